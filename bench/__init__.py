@@ -1,0 +1,1 @@
+"""Workloads, baselines and reports. It measures; nothing imports it."""

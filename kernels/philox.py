@@ -1,0 +1,44 @@
+"""Philox4x32-10: random bits as a pure function of a key and a counter (Salmon et al., SC'11).
+
+Counter-based noise needs no state, so a token's noise depends on nothing but its key and place: not
+on the batch, the drafter or the number of passes. The generator and its word order are those of
+`triton.language.philox`, so that a fused kernel can produce the same bits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_ROUND = (0xD2511F53, 0xCD9E8D57)  # multipliers of the two lanes
+_WEYL = (0x9E3779B9, 0xBB67AE85)  # key schedule
+
+
+def philox(key: int, counter: tuple[int, int, int], blocks: Tensor) -> Tensor:
+    """Random words `int64[4 * n]`, each in [0, 2^32).
+
+    `blocks: int64[n]` is the fastest counter word, one for every four output words; `counter` holds
+    the other three; `key` counts modulo 2^64.
+    """
+    a = blocks & _MASK
+    b, c, d = (torch.full_like(a, word & _MASK) for word in counter)
+    low, high = key & _MASK, key >> 32 & _MASK
+    for _ in range(10):
+        # 32 x 32 -> 64 bit products may wrap into the sign; shift and mask read them unsigned.
+        left, right = a * _ROUND[0], c * _ROUND[1]
+        a, b, c, d = (
+            (right >> 32 & _MASK) ^ b ^ low,
+            right & _MASK,
+            (left >> 32 & _MASK) ^ d ^ high,
+            left & _MASK,
+        )
+        low, high = low + _WEYL[0] & _MASK, high + _WEYL[1] & _MASK
+    return torch.stack((a, b, c, d), dim=-1).view(-1)
+
+
+def uniform(key: int, counter: tuple[int, int, int], n: int, device: torch.device | str) -> Tensor:
+    """`float64[n]` in the open interval (0, 1), midpoints of 2^32 equal cells: never 0, never 1."""
+    blocks = torch.arange(-(-n // 4), device=device, dtype=torch.int64)
+    words = philox(key, counter, blocks)[:n]
+    return (words.to(torch.float64) + 0.5) * 2.0**-32

@@ -1,0 +1,1 @@
+"""Which keys a pass reads: one method a file."""

@@ -1,0 +1,42 @@
+"""Drafter: the seam between those who propose and the target that verifies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from specdec.row import Row
+    from specdec.tree import TokenTree
+    from specdec.verify import Verdict
+
+
+class Drafter(Protocol):
+    """Proposes a token tree for every active row of a batch, once a round.
+
+    A drafter is made for one `generate` call and may keep state per row under `row.index`. It reads
+    `row.tokens` anew in each round and holds nothing to be true beyond `row.tokens[:row.stable]`:
+    later tokens may have been taken back since the last round, when the drafter works inside
+    another one. It never changes a row.
+    """
+
+    name: str
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Meet the rows of the batch; each holds its prompt. Called once."""
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        """One tree a row, with node 0 = `row.tokens[-1]`, no node deeper than the row's limit.
+
+        A tree without drafts is a legal answer. A node that was drawn at random says so by its
+        `Law`, and the tree then holds the law it was drawn from.
+        """
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        """What became of the trees. Called for the same rows after each `propose`.
+
+        `trees` are those that were verified: they may hold other drafters' nodes and lack some of
+        this one's. `row.tokens` already ends with the emitted tokens.
+        """

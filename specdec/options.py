@@ -1,0 +1,53 @@
+"""DraftOptions: how much and with what a drafter drafts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from specdec.errors import InvalidArgument
+
+# Spellings of other libraries; all of them count draft tokens without the bonus token.
+SYNONYMS = {
+    "num_speculative_tokens": "num_draft_tokens",
+    "num_assistant_tokens": "num_draft_tokens",
+    "prompt_lookup_num_tokens": "num_draft_tokens",
+    "max_draft_len": "num_draft_tokens",
+    "assistant_model": "draft_model",
+    "assistant_confidence_threshold": "min_draft_prob",
+    "max_matching_ngram_size": "max_ngram",
+}
+
+
+@dataclass(frozen=True)
+class DraftOptions:
+    """Settings of a drafter; None leaves the choice to the drafter.
+
+    num_draft_tokens: depth of the deepest draft token of a round (without the bonus token).
+    draft_width: nodes per level of the tree; 1 drafts a chain.
+    draft_model: a folder, hub id, .gguf file, loaded transformers model, or "demo".
+    min_draft_prob: stop drafting below this probability of the path under the draft model.
+    min_ngram, max_ngram: shortest and longest match the n-gram drafter acts on.
+    """
+
+    num_draft_tokens: int | None = None
+    draft_width: int | None = None
+    draft_model: Any = None
+    min_draft_prob: float = 0.0
+    min_ngram: int = 2
+    max_ngram: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("num_draft_tokens", "draft_width", "min_ngram", "max_ngram"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InvalidArgument(f"{name}={value!r} is not a whole number")
+            if value is not None and not 1 <= value <= 255:
+                raise InvalidArgument(f"{name}={value} is out of range: give 1 to 255")
+        if not 0.0 <= self.min_draft_prob < 1.0:
+            raise InvalidArgument(f"min_draft_prob={self.min_draft_prob} is outside [0, 1)")
+        if self.min_ngram > self.max_ngram:
+            raise InvalidArgument(f"min_ngram={self.min_ngram} exceeds max_ngram={self.max_ngram}")
+
+
+NAMES = frozenset(f.name for f in fields(DraftOptions))

@@ -1,0 +1,31 @@
+"""Row: one sequence of a batch while it is being generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from specdec.sampler import Sampler
+
+
+@dataclass
+class Row:
+    """What drafters, models and rules need to know of one sequence.
+
+    index: its row in KV stores, fixed for the whole call.
+    tokens: prompt and output so far; the last one is the root of the next tree.
+    num_prompt_tokens: how many of them are the prompt.
+    stable: how many of them can never be taken back. All of them, but for the tokens that a
+        drafter inside another drafter has only proposed.
+    round: how many rounds this sequence has been through; keys the noise of a round.
+    level: 0 in the engine, 1 inside a drafter's own verification, and so on.
+    """
+
+    index: int
+    tokens: list[int]
+    num_prompt_tokens: int
+    sampler: Sampler
+    stable: int
+    round: int = 0
+    level: int = 0
