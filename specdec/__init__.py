@@ -1,1 +1,41 @@
-"""Lossless speculative decoding."""
+"""Lossless speculative decoding for any Hugging Face causal LM.
+
+    from specdec import Engine
+    engine = Engine.from_pretrained("demo")
+    print(engine.generate("Once upon a time", max_new_tokens=64).text)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from specdec._version import __version__
+
+if TYPE_CHECKING:
+    from specdec import hf
+    from specdec.drafter import Drafter
+    from specdec.engine import Engine
+    from specdec.errors import SpecdecError
+    from specdec.options import DraftOptions
+    from specdec.output import Generation, Step
+    from specdec.params import SamplingParams
+    from specdec.tree import Law, TokenTree
+
+# Imported when asked for: `specdec --help` should not wait for torch.
+_PLACES = {
+    "DraftOptions": "specdec.options", "Drafter": "specdec.drafter", "Engine": "specdec.engine",
+    "Generation": "specdec.output", "Law": "specdec.tree", "SamplingParams": "specdec.params",
+    "SpecdecError": "specdec.errors", "Step": "specdec.output", "TokenTree": "specdec.tree",
+    "hf": "specdec.hf",
+}  # fmt: skip
+
+__all__ = [
+    "DraftOptions", "Drafter", "Engine", "Generation", "Law", "SamplingParams", "SpecdecError",
+    "Step", "TokenTree", "__version__", "hf",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'specdec' has no attribute {name!r}")
+    module = import_module(_PLACES[name])
+    return module if _PLACES[name] == f"specdec.{name}" else getattr(module, name)

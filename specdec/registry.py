@@ -34,7 +34,13 @@ DRAFTERS = {
         "specdec.drafts.model:ModelDrafter",
         "a smaller causal LM with the same token ids (draft_model=), as a chain or a tree",
     ),
+    "cascade": Entry(
+        "specdec.drafts.cascade:cascade",
+        "the draft model, itself sped up by n-gram drafts: three levels",
+    ),
 }
+
+COMBINED = Entry("specdec.drafts.combined:Combined", "several drafters, named as in a+b")
 
 VIEWS = {
     "full": Entry("specdec.view:FullView", "every key of the context: the target's own law"),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from specdec.sampler import Sampler
+from specdec.sampler import Sampler
 
 
 @dataclass
@@ -14,8 +12,10 @@ class Row:
     """What drafters, models and rules need to know of one sequence.
 
     index: its row in KV stores, fixed for the whole call.
+    prompt_index: which prompt of the call it continues; rows of one prompt share its KV.
     tokens: prompt and output so far; the last one is the root of the next tree.
     num_prompt_tokens: how many of them are the prompt.
+    max_tokens: `len(tokens)` will never exceed it.
     stable: how many of them can never be taken back. All of them, but for the tokens that a
         drafter inside another drafter has only proposed.
     round: how many rounds this sequence has been through; keys the noise of a round.
@@ -23,8 +23,10 @@ class Row:
     """
 
     index: int
+    prompt_index: int
     tokens: list[int]
     num_prompt_tokens: int
+    max_tokens: int
     sampler: Sampler
     stable: int
     round: int = 0

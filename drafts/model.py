@@ -1,0 +1,133 @@
+"""ModelDrafter: a smaller causal LM proposes a chain, or a tree grown by joint probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specdec.cached_model import CachedModel
+from specdec.errors import InvalidArgument
+from specdec.options import DraftOptions
+from specdec.row import Row
+from specdec.target import Target
+from specdec.tree import Law, TokenTree
+from specdec.verify import Verdict
+from specdec.view import FullView
+from specdec.vocabulary import fit
+
+DEPTH = 4  # draft tokens of a chain; what a 10x smaller model can gain without a controller
+
+
+@dataclass
+class _Leaf:
+    """A node whose children have not been drawn yet."""
+
+    node: int
+    slot: int
+    value: float  # probability of its path under the draft model
+    logits: Tensor
+
+
+class ModelDrafter:
+    """Drafts with `options.draft_model`, a Target that shares the target's token ids.
+
+    With `draft_width` w > 1 each level holds w nodes: as in EAGLE-2 (arXiv 2406.16858) those with
+    the largest joint probability. How many children a node gets is settled from the draft law
+    before they are drawn, so that under rejection their law is known; a node is never dropped
+    for the token it turned out to be.
+    """
+
+    name = "model"
+
+    def __init__(self, target: Target, options: DraftOptions) -> None:
+        if not isinstance(options.draft_model, Target):
+            raise InvalidArgument("drafter 'model' needs draft_model=: a smaller causal LM")
+        self.draft: Target = options.draft_model
+        self.vocab_size = target.vocab_size
+        self.depth = options.num_draft_tokens or DEPTH
+        self.width = options.draft_width or 1
+        self.min_prob = options.min_draft_prob
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        self.model = CachedModel(self.draft, FullView(), rows)
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
+        depths = {
+            row.index: min(self.depth, limit, self.draft.max_positions - len(row.tokens))
+            for row, limit in zip(rows, limits, strict=True)
+        }
+        live = [row for row in rows if depths[row.index] > 0]
+        leaves: dict[int, list[_Leaf]] = {}
+        slots: dict[int, dict[int, int]] = {}  # slot of each tree node the model has read
+        if live:
+            roots = self.model.forward(live, [trees[row.index] for row in live])
+            for row, logits in zip(live, roots, strict=True):
+                slot = self.model.root_slot(row)
+                leaves[row.index] = [_Leaf(0, slot, 1.0, fit(logits[0], self.vocab_size))]
+                slots[row.index] = {0: slot}
+        depth = 0
+        while live:
+            depth += 1
+            drawn = {r.index: self._expand(r, trees[r.index], leaves[r.index]) for r in live}
+            live = [row for row in live if drawn[row.index] and depth < depths[row.index]]
+            if live:
+                leaves |= self._read(live, trees, drawn, slots)
+        return [trees[row.index] for row in rows]
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Nothing to do: the cached model follows the rows' tokens by itself."""
+
+    def _expand(self, row: Row, tree: TokenTree, leaves: list[_Leaf]) -> list[_Leaf]:
+        """Draw one level below `leaves`; the new nodes worth going on from, still without logits."""
+        drawn: list[_Leaf] = []
+        for leaf, count in zip(leaves, self._counts(leaves), strict=True):
+            if not count:
+                continue
+            path = tree.path_tokens(leaf.node)
+            tokens, law, probs = row.sampler.draft_children(
+                row, path, leaf.logits, leaf.slot, count
+            )
+            if law is not Law.POINT:
+                tree.draft_probs[leaf.node] = probs
+            for token in tokens:
+                node = tree.add(leaf.node, token, law, self.name)
+                value = leaf.value * float(probs[token])
+                if value >= self.min_prob:
+                    drawn.append(_Leaf(node, -1, value, probs))
+        return drawn
+
+    def _counts(self, leaves: list[_Leaf]) -> list[int]:
+        """How many children each leaf gets: the `width` best of all (leaf, rank) by probability."""
+        if self.width == 1:
+            return [1] * len(leaves)
+        best = torch.stack(
+            [leaf.value * leaf.logits.softmax(-1).topk(self.width).values for leaf in leaves]
+        )
+        chosen = best.flatten().topk(self.width).indices // self.width
+        return torch.bincount(chosen, minlength=len(leaves)).tolist()
+
+    def _read(
+        self,
+        live: list[Row],
+        trees: dict[int, TokenTree],
+        drawn: dict[int, list[_Leaf]],
+        slots: dict[int, dict[int, int]],
+    ) -> dict[int, list[_Leaf]]:
+        """One pass of the draft model over the nodes just drawn; they become the next leaves."""
+        tokens = [[trees[r.index].tokens[leaf.node] for leaf in drawn[r.index]] for r in live]
+        parents = [
+            [slots[r.index][trees[r.index].parents[leaf.node]] for leaf in drawn[r.index]]
+            for r in live
+        ]
+        first, logits = self.model.grow(live, tokens, parents)
+        for row, row_logits in zip(live, logits, strict=True):
+            for i, leaf in enumerate(drawn[row.index]):
+                leaf.slot, leaf.logits = first + i, fit(row_logits[i], self.vocab_size)
+                slots[row.index][leaf.node] = leaf.slot
+        return {row.index: drawn[row.index] for row in live}

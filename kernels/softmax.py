@@ -1,0 +1,85 @@
+"""One block of attention with its log-sum-exp: what every plain attention op here is made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def partial_softmax(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    visible: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of `q[..., M, D]` over `k[..., S, D]`, `v[..., S, Dv]`: `o[..., M, Dv]`, `lse[..., M]`.
+
+    Both in float32, or float64 for float64 inputs; lse is a natural logarithm of the sum over the
+    keys for which `visible` (broadcast to `[..., M, S]`) is true. A row that sees no key has o = 0
+    and lse = -inf, which `merge` takes as a partial without weight.
+    """
+    if k.shape[-2] == 0:
+        shape = torch.broadcast_shapes(q.shape[:-2], v.shape[:-2])
+        return (
+            _wide(q).new_zeros(*shape, q.shape[-2], v.shape[-1]),
+            _wide(q).new_full((*shape, q.shape[-2]), -torch.inf),
+        )
+    if softcap is None and visible is None and _has_flash(q, v):
+        o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+        return _wide(o), lse
+    scores = torch.matmul(_wide(q) * scale, _wide(k).mT)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
+    lse = scores.logsumexp(-1)
+    floor = torch.finfo(lse.dtype).min  # an empty row: exp(-inf - floor) = 0, not NaN
+    weights = torch.exp(scores - lse.clamp_min(floor).unsqueeze(-1))
+    return torch.matmul(weights, _wide(v)), lse
+
+
+def causal_softmax(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    window: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of a chunk over itself: `q[B, H, n, D]` over `k, v[B, Hkv, n, D]`.
+
+    Returns o `[B, H, n, Dv]` and lse `[B, H, n]` as `partial_softmax` does. Key j is visible to
+    query i if i - window < j <= i.
+    """
+    n = q.shape[-2]
+    if softcap is None and (window is None or window >= n) and _has_flash(q, v):
+        o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, is_causal=True, scale=scale
+        )
+        return _wide(o), lse
+    place = torch.arange(n, device=q.device)
+    ahead = place[:, None] - place[None, :]
+    visible = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
+    batch, heads, group = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
+    o, lse = partial_softmax(
+        q.view(batch, heads, group, n, -1),
+        k.unsqueeze(2),
+        v.unsqueeze(2),
+        scale=scale,
+        softcap=softcap,
+        visible=visible,
+    )
+    return o.view(batch, heads * group, n, -1), lse.view(batch, heads * group, n)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _has_flash(q: Tensor, v: Tensor) -> bool:
+    """PyTorch's CPU flash kernel: one pass over the keys, with lse, for 4D tensors of one head size."""
+    return q.device.type == "cpu" and q.dim() == 4 and q.shape[-1] == v.shape[-1]

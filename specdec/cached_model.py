@@ -1,0 +1,180 @@
+"""CachedModel: a model with a KV store that follows the rows' token lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from specdec.forward_pass import ForwardPass, View
+from specdec.row import Row
+from specdec.store import KVStore
+from specdec.target import Target
+from specdec.tree import TokenTree, ancestor_words
+
+SLACK = 640  # staged slots beyond the text: a tree, what came before it, and padding
+_LONG = 64  # pending tokens from which a causal prefill is better than a tree pass
+
+
+@dataclass
+class _Held:
+    """What the store holds of one row: committed tokens, and the slots staged behind them."""
+
+    tokens: list[int] = field(default_factory=list)
+    sure: int = 0  # leading tokens that are known to be part of the row for good
+    slots: list[int] = field(default_factory=list)  # token of each staged slot, -1 for padding
+    parents: list[int] = field(default_factory=list)  # slot of the parent, -1 for none
+
+
+class CachedModel:
+    """Runs trees of draft tokens for rows, and keeps their KV as far as it proves true.
+
+    Nobody tells it what was accepted: before each pass it compares the row's tokens with what it
+    holds, commits the staged slots that the text went through, forgets what was taken back, and
+    feeds what it has not seen. So drafters can share rows, take over from each other and nest.
+    """
+
+    def __init__(self, target: Target, view: View, rows: Sequence[Row]) -> None:
+        self.target, self.view = target, view
+        self.held = [_Held() for _ in range(1 + max(row.index for row in rows))]
+        self.store = self._prefilled(rows)
+
+    def _prefilled(self, rows: Sequence[Row]) -> KVStore:
+        """A store with every prompt but its last token; rows of one prompt share its KV."""
+        prompts = {row.prompt_index: row for row in reversed(rows)}
+        samples = len(self.held) // len(prompts)
+        longest = max(row.max_tokens for row in rows) + SLACK
+        if samples == 1:
+            store = self.target.new_store(len(self.held), longest)
+        else:
+            capacity = max(row.num_prompt_tokens for row in rows)
+            store = self.target.new_store(len(prompts), capacity)
+        for place, row in enumerate(sorted(prompts.values(), key=lambda row: row.index)):
+            self.target.prefill(store, self.view, place, row.tokens[:-1])
+        if samples > 1:
+            new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
+            store.fork(samples, new + SLACK)
+        for row in rows:
+            held = self.held[row.index]
+            held.tokens, held.sure = row.tokens[:-1], len(row.tokens) - 1
+        return store
+
+    def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> list[Tensor]:
+        """Logits `[len(tree), V]` after every node of each row's tree, in one pass."""
+        tokens, parents, starts = [], [], []
+        for row, tree in zip(rows, trees, strict=True):
+            pending = self._catch_up(row)
+            assert tree.tokens[0] == row.tokens[-1]
+            chain = pending[:-1]  # a path down to the root of the tree
+            starts.append(len(chain))
+            tokens.append([*chain, *tree.tokens])
+            parents.append(
+                [
+                    *range(-1, len(chain) - 1),
+                    *(parent + len(chain) for parent in tree.parents),
+                ]
+            )
+            # the root's parent -1 has become len(chain) - 1: the end of the chain, or none
+        logits = self._stage(rows, tokens, parents)
+        return [
+            rows_logits[start : start + len(tree)]
+            for rows_logits, start, tree in zip(logits, starts, trees, strict=True)
+        ]
+
+    def root_slot(self, row: Row) -> int:
+        """The slot of the last tree's root, from which `grow` goes on."""
+        return len(row.tokens) - 1 - len(self.held[row.index].tokens)
+
+    def grow(
+        self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
+    ) -> tuple[int, Tensor]:
+        """Stage more nodes below those already staged in this round: `parents` are slots.
+
+        Returns the first new slot (new nodes stand there in order) and the logits `[B, n, V]`, where
+        rows with fewer nodes than n are padded.
+        """
+        first = max(len(self.held[row.index].slots) for row in rows)
+        for row in rows:
+            _pad(self.held[row.index], first)
+        return first, self._stage(rows, tokens, parents)
+
+    def _catch_up(self, row: Row) -> list[int]:
+        """Bring the store in line with the row; returns the tokens it has not read, at least one."""
+        held, text = self.held[row.index], row.tokens
+        keep = held.sure
+        while keep < min(len(held.tokens), len(text) - 1) and held.tokens[keep] == text[keep]:
+            keep += 1
+        if keep < len(held.tokens):
+            self.store.crop(row.index, keep)
+            del held.tokens[keep:]
+        else:
+            path: list[int] = []
+            while len(held.tokens) < len(text) - 1:
+                above = path[-1] if path else -1
+                slot = _find(held, above, text[len(held.tokens)])
+                if slot is None:
+                    break
+                path.append(slot)
+                held.tokens.append(held.slots[slot])
+            self.store.commit(row.index, path)
+        held.slots, held.parents = [], []
+        held.sure = min(row.stable, len(held.tokens))
+        pending = text[len(held.tokens) :]
+        if len(pending) > _LONG:
+            self.target.prefill(self.store, self.view, row.index, pending[:-1])
+            held.tokens.extend(pending[:-1])
+            held.sure = min(row.stable, len(held.tokens))
+            pending = pending[-1:]
+        return pending
+
+    def _stage(
+        self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
+    ) -> Tensor:
+        """One pass over new slots of every row, padded to the widest."""
+        helds = [self.held[row.index] for row in rows]
+        first, width = len(helds[0].slots), max(map(len, tokens))
+        for held, new, above in zip(helds, tokens, parents, strict=True):
+            held.slots.extend(new)
+            held.parents.extend(above)
+            _pad(held, first + width)
+        depths = [_depths(held.parents) for held in helds]
+        places = torch.tensor(
+            [[len(h.tokens) + d for d in depth] for h, depth in zip(helds, depths, strict=True)],
+            device=self.target.device,
+        )
+        anc = ancestor_words([held.parents for held in helds], first + width)
+        pass_ = ForwardPass(
+            self.store,
+            self.view,
+            [row.index for row in rows],
+            positions=places[:, first:],
+            staged=first,
+            anc=anc[:, first:].to(self.target.device),
+            staged_positions=places,
+        )
+        ids = [[max(token, 0) for token in held.slots[first:]] for held in helds]
+        return self.target.forward(ids, pass_)
+
+
+def _pad(held: _Held, width: int) -> None:
+    """Fill up with slots that nothing sees, so that the rows of a batch stay side by side."""
+    missing = width - len(held.slots)
+    held.slots.extend([-1] * missing)
+    held.parents.extend([-1] * missing)
+
+
+def _find(held: _Held, above: int, token: int) -> int | None:
+    """The staged slot below `above` that holds `token`."""
+    for slot in range(above + 1, len(held.slots)):
+        if held.slots[slot] == token and held.parents[slot] == above:
+            return slot
+    return None
+
+
+def _depths(parents: Sequence[int]) -> list[int]:
+    depths: list[int] = []
+    for parent in parents:
+        depths.append(0 if parent < 0 else depths[parent] + 1)
+    return depths

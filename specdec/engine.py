@@ -1,0 +1,130 @@
+"""Engine: from a prompt to text, by rounds of propose, verify, observe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from os import PathLike
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from specdec.drafter import Drafter
+from specdec.generation import GenerationStream
+from specdec.output import Generation
+from specdec.registry import COMBINED, DRAFTERS, drafter_names
+from specdec.request import Request
+from specdec.target import Target
+from specdec.vocabulary import check_same_ids
+
+class Engine:
+    """A causal LM that generates losslessly, with any drafter. It holds no state of a request.
+
+    Make one with `Engine.from_pretrained`, or `Engine(model, tokenizer)` for a loaded transformers
+    model; the model's attention is then ours, and on a CPU its linear layers are laid out for
+    passes of few rows, so hand over a model that nobody else uses.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any = None, *, name: str | None = None
+    ) -> None:
+        self.name = name or model.config.name_or_path or type(model).__name__
+        self.tokenizer = tokenizer
+        self.target = Target(model)
+        self.target.pack()
+        self._draft_targets: dict[Any, Target] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: Any = "demo",
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Engine:
+        """Load "demo", a hub id, a folder or a .gguf file; weights from safetensors or GGUF only.
+
+        dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU; device "auto" is CUDA if
+        there is one. Raises WeightsError, UnsupportedModel or InvalidArgument.
+        """
+        from specdec.loader import load
+
+        loaded, tokenizer, source = load(
+            model,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(loaded, tokenizer, name=source)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.target.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.target.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.target.dtype
+
+    def generate(self, prompt: Any, **kwargs: Any) -> Generation | list[Generation]:
+        """The text for a prompt, or a list of them for a list of prompts.
+
+        prompt: a string, token ids (list of int or 1-D tensor), chat messages (list of dicts with
+            role and content), or a list of prompts of these kinds; a batch may be ragged.
+        drafter: "ngram" (default), "model", "none", a combination like "ngram+model"
+            (`specdec list` names all), or a function of (target, DraftOptions).
+        acceptance: "coupled" (default: the seed alone decides the text) or "rejection".
+        streamer: a transformers streamer, fed as tokens are committed (one row only).
+        generation_config: a transformers GenerationConfig, under what is given by name.
+        Every other keyword is a field of SamplingParams or DraftOptions, or a synonym of one; an
+        unknown one raises InvalidArgument with the nearest name.
+        With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.
+        """
+        request = Request.parse(self, prompt, kwargs)
+        stream = GenerationStream(self.target, request, self.make_drafter(request))
+        generations = stream.run()
+        return generations if request.returns_list else generations[0]
+
+    def stream(self, prompt: Any, **kwargs: Any) -> GenerationStream:
+        """As `generate`, but an iterator of `Step`s: the tokens of a row as they are committed.
+
+        After the last step `stream.generations` holds the results, in order of the rows.
+        """
+        request = Request.parse(self, prompt, kwargs)
+        return GenerationStream(self.target, request, self.make_drafter(request))
+
+    def make_drafter(self, request: Request) -> Drafter:
+        """The drafter of one request, with its draft model loaded if it has one."""
+        options, name = request.options, request.drafter
+        if options.draft_model is not None and not isinstance(options.draft_model, Target):
+            options = replace(options, draft_model=self._draft_target(options.draft_model))
+        if not isinstance(name, str):
+            drafter: Drafter = name(self.target, options)
+            return drafter
+        parts = [DRAFTERS[part].load()(self.target, options) for part in drafter_names(name)]
+        return parts[0] if len(parts) == 1 else COMBINED.load()(parts)
+
+    def _draft_target(self, model: Any) -> Target:
+        """A draft model ready to run; loaded once per engine, its token ids compared with ours."""
+        from specdec.loader import load
+
+        key = str(model) if isinstance(model, (str, PathLike)) else id(model)
+        if key not in self._draft_targets:
+            loaded, tokenizer, source = load(model, dtype=self.dtype, device=self.device)
+            check_same_ids(
+                self.tokenizer,
+                tokenizer,
+                self.target.vocab_size,
+                loaded.config.get_text_config().vocab_size,
+                source,
+            )
+            draft = Target(loaded)
+            draft.pack()
+            self._draft_targets[key] = draft
+        return self._draft_targets[key]

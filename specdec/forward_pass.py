@@ -1,0 +1,59 @@
+"""ForwardPass: what the attention of one model call needs to know, handed through the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from specdec.store import KVStore
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One layer's queries, keys and values, after q/k norm and RoPE, with its model's settings.
+
+    q: `[B, H, N, D]`; k, v: `[B, Hkv, N, D]`. `sinks[H]` are extra logits without a value
+    (GPT-OSS); `window` is the number of positions a query sees, its own included.
+    """
+
+    layer: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    softcap: float | None = None
+    window: int | None = None
+    sinks: Tensor | None = None
+
+
+class View(Protocol):
+    """What a forward pass reads of the store."""
+
+    name: str
+    lossless: bool
+
+    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+        """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """A model call over `N` tokens for each of `sequences`, which are staged in `store`.
+
+    positions: `int64[B, N]`, the absolute position of each token.
+    staged: slots that earlier calls of this round have staged; this one writes behind them.
+    anc: ancestor bitmask `int64[B, N, W]` over all `staged + N` slots; None for a causal chunk, which
+        no earlier call of the round may precede.
+    staged_positions: `int64[B, staged + N]`, the positions of all slots that `anc` speaks of.
+    """
+
+    store: KVStore
+    view: View
+    sequences: Sequence[int]
+    positions: Tensor
+    staged: int = 0
+    anc: Tensor | None = None
+    staged_positions: Tensor | None = None

@@ -1,0 +1,220 @@
+"""GenerationStream: the loop that turns one request into text, round by round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from specdec import processors
+from specdec.cached_model import CachedModel
+from specdec.detokenizer import Detokenizer
+from specdec.drafter import Drafter
+from specdec.forward_pass import View
+from specdec.noise import Noise
+from specdec.output import Generation, Step
+from specdec.registry import VIEWS
+from specdec.request import Request
+from specdec.row import Row
+from specdec.sampler import Sampler
+from specdec.stats import Stats
+from specdec.stopping import Stopper
+from specdec.target import Target
+from specdec.tree import TokenTree
+from specdec.verify import Verdict
+
+log = logging.getLogger("specdec")
+
+MAX_NODES = 256  # of one tree, the root included
+
+
+class GenerationStream:
+    """An iterator over the steps of one request; `generations` holds the results at the end.
+
+    The prompts are read at the first step. Rows finish on their own; the others go on without them.
+    """
+
+    def __init__(self, target: Target, request: Request, drafter: Drafter) -> None:
+        self.target, self.request, self.drafter = target, request, drafter
+        self.view: View = VIEWS[request.view].load()()
+        samples = request.params.num_return_sequences
+        self.seed = _seed(request)
+        self.rows = [
+            self._row(prompt, sample, prompt * samples + sample)
+            for prompt in range(len(request.prompts))
+            for sample in range(samples)
+        ]
+        self.stoppers = [self._stopper(row) for row in self.rows]
+        self.stats = [Stats() for _ in self.rows]
+        self.generations: list[Generation] = []
+        self._steps = self._generate()
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    def __next__(self) -> Step:
+        return next(self._steps)
+
+    def run(self) -> list[Generation]:
+        """All steps at once; the results in order of the rows."""
+        for _ in self:
+            pass
+        return self.generations
+
+    def _generate(self) -> Iterator[Step]:
+        self._log()
+        streamer = self.request.streamer
+        if streamer is not None:
+            streamer.put(torch.tensor([self.rows[0].tokens]))
+        start = perf_counter()
+        with torch.inference_mode():
+            self.model = CachedModel(self.target, self.view, self.rows)
+            self.drafter.begin(self.rows)
+        for stats in self.stats:
+            stats.prefill_s = perf_counter() - start
+        active = list(self.rows)
+        while active:
+            for row, verdict, tree in self._round(self._together(active)):
+                step = self._step(row, verdict, tree)
+                if streamer is not None:
+                    streamer.put(torch.tensor(step.token_ids))
+                yield step
+            active = [row for row in active if not self.stoppers[row.index].finish_reason]
+        if streamer is not None:
+            streamer.end()
+        self.generations = [self._generation(row) for row in self.rows]
+
+    @torch.inference_mode()
+    def _round(self, rows: list[Row]) -> list[tuple[Row, Verdict, TokenTree]]:
+        """One round for `rows`: propose, verify, take up what is emitted, let the drafter see it."""
+        start = perf_counter()
+        limits = [self._limit(row) for row in rows]
+        trees = [
+            tree.cropped(MAX_NODES, limit)
+            for tree, limit in zip(self.drafter.propose(rows, limits), limits, strict=True)
+        ]
+        drafted = perf_counter()
+        logits = self.model.forward(rows, trees)
+        verdicts = [
+            self._verify(row, tree, row_logits)
+            for row, tree, row_logits in zip(rows, trees, logits, strict=True)
+        ]
+        verified = perf_counter()
+        for row, verdict in zip(rows, verdicts, strict=True):
+            row.tokens.extend(verdict.tokens)
+            row.stable, row.round = len(row.tokens), row.round + 1
+        self.drafter.observe(rows, trees, verdicts)
+        end = perf_counter()
+        for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
+            stats = self.stats[row.index]
+            stats.record(
+                tree.num_draft_tokens, max(tree.depths()), verdict.num_accepted, len(verdict.tokens)
+            )
+            stats.draft_s += drafted - start + end - verified
+            stats.verify_s += verified - drafted
+            stats.decode_s += end - start
+        return list(zip(rows, verdicts, trees, strict=True))
+
+    def _verify(self, row: Row, tree: TokenTree, logits: Tensor) -> Verdict:
+        stopper = self.stoppers[row.index]
+        stopper.begin_round()
+        return row.sampler.verify(row, tree, logits, stopper.is_final)
+
+    def _limit(self, row: Row) -> int:
+        """The deepest draft that may be worth anything: one token comes from the target itself."""
+        limit = row.max_tokens - len(row.tokens) - 1
+        boundary = self.target.rope_boundary
+        if boundary is not None and len(row.tokens) <= boundary:
+            limit = min(limit, boundary - len(row.tokens))
+        return limit
+
+    def _together(self, active: list[Row]) -> list[Row]:
+        """The rows of the next pass: all, unless the model rotates some differently (longrope)."""
+        boundary = self.target.rope_boundary
+        if boundary is None:
+            return active
+        below = [row for row in active if len(row.tokens) <= boundary]
+        return below or active
+
+    def _step(self, row: Row, verdict: Verdict, tree: TokenTree) -> Step:
+        sources = [tree.proposers[node] for node in verdict.path[1:]]
+        sources += ["target"] * (len(verdict.tokens) - len(sources))
+        stopper = self.stoppers[row.index]
+        return Step(
+            row.index, verdict.tokens, sources, stopper.take_pieces(), stopper.finish_reason
+        )
+
+    def _row(self, prompt: int, sample: int, index: int) -> Row:
+        request, target = self.request, self.target
+        params, tokens = request.params, list(request.prompts[prompt])
+        chain = request.processors
+        if chain is None:
+            chain = processors.build(
+                params, len(tokens), request.eos_token_ids, target.vocab_size, target.device
+            )
+        sampler = Sampler(
+            [processors.fork(p) for p in chain],
+            params.samples,
+            Noise(self.seed or 0, sample),
+            request.acceptance,
+            request.before[prompt] if request.before else (),
+        )
+        room = min(len(tokens) + params.max_new_tokens, target.max_positions)
+        if room < len(tokens) + params.max_new_tokens:
+            log.warning(
+                "prompt %d of %d tokens: %d of max_new_tokens=%d fit the model's %d positions",
+                prompt, len(tokens), room - len(tokens), params.max_new_tokens, room,
+            )  # fmt: skip
+        return Row(index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens))
+
+    def _stopper(self, row: Row) -> Stopper:
+        request = self.request
+        return Stopper(
+            row,
+            request.eos_token_ids,
+            request.params.stop_list,
+            request.params.stopping_criteria or (),
+            Detokenizer(request.tokenizer, row.tokens),
+            self.target.device,
+        )
+
+    def _generation(self, row: Row) -> Generation:
+        stopper, request = self.stoppers[row.index], self.request
+        return Generation(
+            text=stopper.detokenizer.text,
+            token_ids=row.tokens[row.num_prompt_tokens :],
+            finish_reason=stopper.finish_reason or "length",
+            lossless=self.view.lossless,
+            drafter=self.drafter.name,
+            acceptance=request.acceptance,
+            view=self.view.name,
+            seed=self.seed,
+            num_prompt_tokens=row.num_prompt_tokens,
+            prompt_index=row.prompt_index,
+            sample_index=row.sampler.noise.sample,
+            stats=self.stats[row.index],
+        )
+
+    def _log(self) -> None:
+        rows, request = len(self.rows), self.request
+        how = f"sampling, seed {self.seed}" if request.params.samples else "greedy"
+        log.info(
+            "%s in %s on %s: %d sequence%s, drafter %s, acceptance %s, view %s, %s",
+            type(self.target.model).__name__, str(self.target.dtype).removeprefix("torch."),
+            self.target.device, rows, "s" * (rows > 1), self.drafter.name, request.acceptance,
+            self.view.name, how,
+        )  # fmt: skip
+
+
+def _seed(request: Request) -> int | None:
+    """The seed as given, else one from PyTorch's generator, so that `torch.manual_seed` counts."""
+    if not request.params.samples:
+        return None
+    if request.params.seed is not None:
+        return request.params.seed
+    return int(torch.randint(0, 1 << 62, (), dtype=torch.int64))
+
+

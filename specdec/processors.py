@@ -1,0 +1,152 @@
+"""Logits processors: the list that shapes a row's law, in transformers' own order."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+import transformers
+from torch import Tensor
+
+from specdec.errors import InvalidArgument
+from specdec.params import SamplingParams
+
+Processor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+# Processors of transformers that keep a state from call to call; the others are functions.
+_STATEFUL = {
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor",
+    "SynthIDTextWatermarkLogitsProcessor",
+}
+
+
+class OutputPenalty:
+    """Frequency and presence penalties over the output, as OpenAI defines them."""
+
+    stateless = True
+
+    def __init__(self, num_prompt_tokens: int, frequency: float, presence: float) -> None:
+        self.num_prompt_tokens, self.frequency, self.presence = (
+            num_prompt_tokens,
+            frequency,
+            presence,
+        )
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        output = input_ids[0, self.num_prompt_tokens :]
+        counts = torch.bincount(output, minlength=scores.shape[-1])[: scores.shape[-1]]
+        return scores - self.frequency * counts - self.presence * (counts > 0).to(scores)
+
+
+class LogitBias:
+    """A number added to the logits of some tokens."""
+
+    stateless = True
+
+    def __init__(self, bias: Mapping[int, float]) -> None:
+        self.ids = torch.tensor([int(token) for token in bias], dtype=torch.int64)
+        self.values = torch.tensor([float(value) for value in bias.values()])
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        scores[:, self.ids.to(scores.device)] += self.values.to(scores)
+        return scores
+
+
+def build(
+    params: SamplingParams,
+    num_prompt_tokens: int,
+    eos_token_ids: Sequence[int],
+    vocab_size: int,
+    device: torch.device,
+) -> list[Processor]:
+    """The processors of one row: penalties and bans, the user's own, then the warpers."""
+    p, t, chain = params, transformers, list[Processor]()
+    eos = torch.tensor(list(eos_token_ids), dtype=torch.int64, device=device)
+    if p.sequence_bias is not None:
+        chain.append(t.SequenceBiasLogitsProcessor(p.sequence_bias))
+    if p.logit_bias:
+        _check_ids("logit_bias", p.logit_bias, vocab_size)
+        chain.append(LogitBias(p.logit_bias))
+    if p.repetition_penalty not in (None, 1.0):
+        chain.append(t.RepetitionPenaltyLogitsProcessor(float(p.repetition_penalty or 1.0)))
+    if p.frequency_penalty or p.presence_penalty:
+        penalty = OutputPenalty(
+            num_prompt_tokens, p.frequency_penalty or 0.0, p.presence_penalty or 0.0
+        )
+        chain.append(penalty)
+    if p.no_repeat_ngram_size:
+        chain.append(t.NoRepeatNGramLogitsProcessor(p.no_repeat_ngram_size))
+    if p.bad_words_ids is not None:
+        _check_ids("bad_words_ids", [i for word in p.bad_words_ids for i in word], vocab_size)
+        words = [list(word) for word in p.bad_words_ids]
+        chain.append(t.NoBadWordsLogitsProcessor(words, eos if len(eos) else None))
+    if p.min_new_tokens and len(eos):
+        chain.append(
+            t.MinNewTokensLengthLogitsProcessor(
+                num_prompt_tokens, p.min_new_tokens, eos, device=str(device)
+            )
+        )
+    if p.suppress_tokens is not None:
+        _check_ids("suppress_tokens", p.suppress_tokens, vocab_size)
+        chain.append(t.SuppressTokensLogitsProcessor(list(p.suppress_tokens), device=str(device)))
+    chain.extend(p.logits_processor or ())
+    if p.samples:
+        chain.extend(_warpers(p, device))
+    return chain
+
+
+def _warpers(p: SamplingParams, device: torch.device) -> list[Processor]:
+    t, chain = transformers, list[Processor]()
+    if p.temperature not in (None, 1.0):
+        chain.append(t.TemperatureLogitsWarper(float(p.temperature or 1.0)))
+    if p.top_k:
+        chain.append(t.TopKLogitsWarper(p.top_k))
+    if p.top_p is not None and p.top_p < 1.0:
+        chain.append(t.TopPLogitsWarper(float(p.top_p)))
+    if p.min_p:
+        chain.append(t.MinPLogitsWarper(float(p.min_p)))
+    if p.typical_p is not None and p.typical_p < 1.0:
+        chain.append(t.TypicalLogitsWarper(float(p.typical_p)))
+    if p.epsilon_cutoff:
+        chain.append(t.EpsilonLogitsWarper(float(p.epsilon_cutoff)))
+    if p.eta_cutoff:
+        chain.append(t.EtaLogitsWarper(float(p.eta_cutoff), device=str(device)))
+    return chain
+
+
+def is_stateless(processor: Any) -> bool:
+    """Whether a processor is a function of its arguments, so that calls may be left out or added.
+
+    True for transformers' own (but for a few), and for those that say so with `stateless = True`.
+    """
+    if hasattr(processor, "stateless"):
+        return bool(processor.stateless)
+    kind = type(processor)
+    return (
+        kind.__module__ == "transformers.generation.logits_process"
+        and kind.__name__ not in _STATEFUL
+    )
+
+
+def fork(processor: Any) -> Any:
+    """An independent copy of a processor in its present state: its own `fork()`, or a deep copy."""
+    if is_stateless(processor):
+        return processor
+    if hasattr(processor, "fork"):
+        return processor.fork()
+    try:
+        return copy.deepcopy(processor)
+    except Exception as error:
+        raise InvalidArgument(
+            f"logits processor {type(processor).__name__} cannot be copied ({error}): give it a "
+            "fork() method, or stateless = True if it keeps no state between calls"
+        ) from error
+
+
+def _check_ids(name: str, ids: Any, vocab_size: int) -> None:
+    for token in ids:
+        if not 0 <= int(token) < vocab_size:
+            raise InvalidArgument(f"{name} names token {token}, outside 0..{vocab_size - 1}")

@@ -1,0 +1,141 @@
+"""Request: one call of `generate`, understood and checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from specdec import options as draft_options
+from specdec import params as sampling_params
+from specdec.errors import InvalidArgument, PromptTooLong, unknown_name
+from specdec.options import DraftOptions
+from specdec.params import SamplingParams
+from specdec.processors import Processor
+from specdec.prompt import parse_prompts
+from specdec.registry import ACCEPTANCE, VIEWS, drafter_names
+
+if TYPE_CHECKING:
+    from specdec.engine import Engine
+
+_OWN = ("drafter", "acceptance", "view", "streamer", "generation_config", "sampling_params")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate and how; made by `parse` from the keywords of a call.
+
+    prompts: token ids of each prompt. processors: a prepared list in place of the one that
+    `params` describe. before: ids that processors see in front of each prompt (its padding).
+    """
+
+    prompts: list[list[int]]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    options: DraftOptions = field(default_factory=DraftOptions)
+    drafter: str | Callable[..., Any] = "ngram"
+    acceptance: str = "coupled"
+    view: str = "full"
+    streamer: Any = None
+    tokenizer: Any = None
+    eos_token_ids: tuple[int, ...] = ()
+    processors: Sequence[Processor] | None = None
+    before: Sequence[Sequence[int]] = ()
+    returns_list: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.drafter, str):
+            drafter_names(self.drafter)
+        if self.acceptance not in ACCEPTANCE:
+            raise unknown_name("acceptance rule", self.acceptance, ACCEPTANCE)
+        if self.view not in VIEWS:
+            raise unknown_name("view", self.view, VIEWS)
+        rows = len(self.prompts) * self.params.num_return_sequences
+        if self.streamer is not None and rows != 1:
+            raise InvalidArgument(f"streamer takes one sequence, and this call makes {rows}")
+        if self.params.stop_list and self.tokenizer is None:
+            raise InvalidArgument("stop_strings need a tokenizer, and this engine has none")
+
+    @classmethod
+    def parse(cls, engine: Engine, prompt: Any, kwargs: Mapping[str, Any]) -> Request:
+        """The request for `engine.generate(prompt, **kwargs)`."""
+        named, sampling, drafting = _sort_keywords(kwargs)
+        params = named.pop("sampling_params", None)
+        config = named.pop("generation_config", None)
+        if params is not None and (sampling or config is not None):
+            raise InvalidArgument(
+                "sampling_params holds all sampling settings: do not give generation_config or "
+                f"{', '.join(sorted(sampling)) or 'others'} beside it"
+            )
+        if config is not None:
+            params = SamplingParams.from_generation_config(config, **sampling)
+        elif params is None:
+            params = SamplingParams(**sampling)
+        elif not isinstance(params, SamplingParams):
+            raise InvalidArgument(f"sampling_params is a {type(params).__name__}, not SamplingParams")
+        named.setdefault("drafter", "model" if "draft_model" in drafting else "ngram")
+        prompts, returns_list = parse_prompts(prompt, engine.tokenizer, engine.target.vocab_size)
+        _check_room(prompts, engine.target.max_positions)
+        return cls(
+            prompts=prompts,
+            params=params,
+            options=DraftOptions(**drafting),
+            tokenizer=engine.tokenizer,
+            eos_token_ids=_eos(params, engine),
+            returns_list=returns_list or params.num_return_sequences > 1,
+            **named,
+        )
+
+
+def _sort_keywords(
+    kwargs: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Keywords as (our own, of SamplingParams, of DraftOptions), synonyms resolved."""
+    own: dict[str, Any] = {}
+    sampling: dict[str, Any] = {}
+    drafting: dict[str, Any] = {}
+    if kwargs.get("prompt_lookup_num_tokens") is not None:
+        own["drafter"] = kwargs.get("drafter", "ngram")
+    for given, value in kwargs.items():
+        name = sampling_params.SYNONYMS.get(given) or draft_options.SYNONYMS.get(given) or given
+        if name in _OWN:
+            table = own
+        elif name in sampling_params.NAMES:
+            table = sampling
+        elif name in draft_options.NAMES:
+            table = drafting
+        else:
+            synonyms = {**sampling_params.SYNONYMS, **draft_options.SYNONYMS}
+            known = {*_OWN, *sampling_params.NAMES, *draft_options.NAMES, *synonyms}
+            raise unknown_name("argument", given, known)
+        if name in table and given != name:
+            raise InvalidArgument(f"{given} and {name} mean the same: give one of them")
+        if value is not None or name in sampling_params.NAMES:
+            table[name] = value
+    for name in ("max_new_tokens", "num_return_sequences"):  # None means the default
+        if sampling.get(name, 0) is None:
+            del sampling[name]
+    return own, sampling, drafting
+
+
+def _check_room(prompts: Sequence[Sequence[int]], max_positions: int) -> None:
+    for i, ids in enumerate(prompts):
+        if len(ids) >= max_positions:
+            raise PromptTooLong(
+                f"prompt {i} has {len(ids)} tokens, and the model has {max_positions} positions: "
+                "shorten it, so that at least one new token fits"
+            )
+
+
+def _eos(params: SamplingParams, engine: Engine) -> tuple[int, ...]:
+    """End tokens: as given, else those of the model's generation config, else the tokenizer's."""
+    eos = params.eos_token_id
+    if eos is None:
+        config = getattr(engine.model, "generation_config", None)
+        eos = getattr(config, "eos_token_id", None)
+    if eos is None:
+        eos = getattr(engine.tokenizer, "eos_token_id", None)
+    if eos is None:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos)
+
+

@@ -1,0 +1,108 @@
+"""Speculative: speculation inside a drafter, so that a hierarchy is recursion of one class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from specdec.cached_model import CachedModel
+from specdec.drafter import Drafter
+from specdec.forward_pass import View
+from specdec.row import Row
+from specdec.sampler import NodeLaws, Sampler
+from specdec.target import Target
+from specdec.tree import Law, TokenTree
+from specdec.verify import Verdict
+from specdec.vocabulary import fit
+
+_ROUNDS = 1 << 10  # inner rounds that one outer round can number
+
+
+def _never(token: int) -> bool:
+    return False
+
+
+class Speculative:
+    """A model that drafts for someone, and is itself sped up by a drafter of its own.
+
+    Its tokens follow the model's own law exactly, because an inner rejection draws from the
+    residual of its own test; so they form a chain whose law is known at every position, and the
+    outer level may use block verification. (The released TriForce code draws from the model's law
+    after an inner rejection, and its text is then not the target's at temperature > 0.)
+
+    vocab_size: of the outer level; num_draft_tokens: draft tokens for it per round, at most.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Target,
+        view: View,
+        drafter: Drafter,
+        vocab_size: int,
+        num_draft_tokens: int,
+    ) -> None:
+        self.name, self.target, self.view, self.drafter = name, model, view, drafter
+        self.vocab_size, self.num_draft_tokens = vocab_size, num_draft_tokens
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        self.model = CachedModel(self.target, self.view, rows)
+        self.samplers: dict[int, Sampler] = {
+            row.index: row.sampler.without_state() for row in rows
+        }
+        self.drafter.begin(rows)
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
+        inner = [self._shadow(row) for row in rows]
+        room = {
+            row.index: min(limit, self.num_draft_tokens, self.target.max_positions - len(row.tokens))
+            for row, limit in zip(rows, limits, strict=True)
+        }
+        while live := [row for row in inner if room[row.index] > 0]:
+            self._round(live, room, trees)
+        return [trees[row.index] for row in rows]
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Nothing to do: the cached model and the inner drafter follow the rows' tokens."""
+
+    def _shadow(self, row: Row) -> Row:
+        """The row as the inner level sees it, to which it adds tokens that may be taken back."""
+        return replace(
+            row,
+            tokens=list(row.tokens),
+            sampler=self.samplers[row.index],
+            round=row.round * _ROUNDS,
+            level=row.level + 1,
+        )
+
+    def _round(
+        self, rows: Sequence[Row], room: dict[int, int], outer: dict[int, TokenTree]
+    ) -> None:
+        """One inner round; adds what it emits to the rows, and with its law to the `outer` trees."""
+        limits = [room[row.index] - 1 for row in rows]
+        trees = [
+            tree.cropped(len(tree), limit)
+            for tree, limit in zip(self.drafter.propose(rows, limits), limits, strict=True)
+        ]
+        verdicts = []
+        for row, tree, logits in zip(rows, trees, self.model.forward(rows, trees), strict=True):
+            laws = NodeLaws(row.sampler, row, tree, fit(logits, self.vocab_size))
+            verdict = row.sampler.decide(laws, _never)
+            self._extend(outer[row.index], row, laws, verdict)
+            verdicts.append(verdict)
+        for row, verdict in zip(rows, verdicts, strict=True):
+            row.tokens.extend(verdict.tokens)
+            row.round += 1
+            room[row.index] -= len(verdict.tokens)
+        self.drafter.observe(rows, trees, verdicts)
+
+    def _extend(self, chain: TokenTree, row: Row, laws: NodeLaws, verdict: Verdict) -> None:
+        sampled = row.sampler.samples and row.sampler.acceptance == "rejection"
+        for place, token in zip(verdict.path, verdict.tokens, strict=True):
+            end = len(chain) - 1
+            if sampled:
+                chain.draft_probs[end] = laws.probs(place)
+            chain.add(end, token, Law.DRAW if sampled else Law.POINT, self.name)

@@ -1,0 +1,83 @@
+"""Stats: what a generation cost and what speculation brought, in the schema vLLM made common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Stats:
+    """Counts and seconds of one generation; rows of a batch share the time of their passes.
+
+    A *step* is one target pass. `accepted` and `drafted` hold, per step, how many draft tokens were
+    kept and how deep the draft reached (a tree counts by its longest path).
+    """
+
+    accepted: list[int] = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)
+    num_draft_tokens: int = 0
+    num_tokens: int = 0
+    prefill_s: float = 0.0
+    draft_s: float = 0.0
+    verify_s: float = 0.0
+    decode_s: float = 0.0
+
+    def record(self, nodes: int, depth: int, accepted: int, emitted: int) -> None:
+        """Add one step: draft nodes, deepest draft, accepted draft tokens, emitted tokens."""
+        self.num_draft_tokens += nodes
+        self.drafted.append(depth)
+        self.accepted.append(accepted)
+        self.num_tokens += emitted
+
+    @property
+    def num_spec_steps(self) -> int:
+        """Target passes."""
+        return len(self.accepted)
+
+    @property
+    def num_accepted_draft_tokens(self) -> int:
+        return sum(self.accepted)
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens emitted per target pass, the recovered or bonus token included."""
+        return self.num_tokens / self.num_spec_steps if self.num_spec_steps else 0.0
+
+    @property
+    def draft_acceptance_rate(self) -> float:
+        """Accepted over proposed draft tokens; 0 if none was proposed."""
+        if not self.num_draft_tokens:
+            return 0.0
+        return self.num_accepted_draft_tokens / self.num_draft_tokens
+
+    @property
+    def acceptance_histogram(self) -> list[int]:
+        """Entry j: passes that accepted j draft tokens."""
+        counts = Counter(self.accepted)
+        return [counts[j] for j in range(max(counts, default=0) + 1)]
+
+    @property
+    def acceptance_rate_per_position(self) -> list[float]:
+        """Entry i: of the passes whose draft reached depth i + 1, the share that accepted it."""
+        rates = []
+        for position in range(1, max(self.drafted, default=0) + 1):
+            reached = sum(d >= position for d in self.drafted)
+            rates.append(sum(a >= position for a in self.accepted) / reached)
+        return rates
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens per second of decoding, prefill not counted."""
+        return self.num_tokens / self.decode_s if self.decode_s else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures under their public names, ready for JSON."""
+        names = (
+            "mean_acceptance_length", "draft_acceptance_rate", "acceptance_histogram",
+            "acceptance_rate_per_position", "num_spec_steps", "num_draft_tokens",
+            "num_accepted_draft_tokens", "num_tokens", "prefill_s", "decode_s", "tokens_per_s",
+            "draft_s", "verify_s",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,135 @@
+"""KVStore: the keys and values of a batch, as a short list of contiguous levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specdec.errors import SpecdecError
+
+
+class Level:
+    """Contiguous `k, v: [rows, Hkv, capacity, D]` for every layer, and how much of each row counts.
+
+    Buffers are made at the first write to a layer, from the shapes the model really produces.
+    """
+
+    def __init__(self, num_layers: int, rows: int, capacity: int) -> None:
+        self.rows, self.capacity = rows, capacity
+        self.length = torch.zeros(rows, dtype=torch.int32)
+        self.k: list[Tensor | None] = [None] * num_layers
+        self.v: list[Tensor | None] = [None] * num_layers
+
+    def buffers(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """This layer's (k, v), made after the shapes of `k, v: [B, Hkv, n, D]` if need be."""
+        keys, values = self.k[layer], self.v[layer]
+        if keys is None or values is None:
+            keys = k.new_empty(self.rows, k.shape[1], self.capacity, k.shape[-1])
+            values = v.new_empty(self.rows, v.shape[1], self.capacity, v.shape[-1])
+            self.k[layer], self.v[layer] = keys, values
+        return keys, values
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers made so far."""
+        return sum(x.nbytes for x in (*self.k, *self.v) if x is not None)
+
+
+class KVStore:
+    """Committed and staged KV of `sequences` texts.
+
+    A sequence reads, level after level, the committed part of row `row_maps[level][sequence]`; it
+    writes to the last level only, where each sequence has a row of its own. Tokens of a pass are
+    *staged* behind the row's length; `commit` keeps some of them by moving the length past them,
+    and what is not committed needs no undoing, because length hides it.
+    """
+
+    def __init__(self, num_layers: int, sequences: int, capacity: int) -> None:
+        self.num_layers, self.capacity = num_layers, capacity
+        self.levels = [Level(num_layers, sequences, capacity)]
+        self.row_maps = [torch.arange(sequences, dtype=torch.int32)]
+
+    @property
+    def sequences(self) -> int:
+        return self.levels[-1].rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held, over all levels."""
+        return sum(level.nbytes for level in self.levels)
+
+    def offset(self, sequence: int) -> int:
+        """Tokens of `sequence` in the levels below the last one, which it shares."""
+        pairs = zip(self.levels[:-1], self.row_maps[:-1], strict=True)
+        return sum(int(level.length[rows[sequence]]) for level, rows in pairs)
+
+    def length(self, sequence: int) -> int:
+        """Committed tokens of `sequence`, over all levels."""
+        return self.offset(sequence) + int(self.levels[-1].length[sequence])
+
+    def stage(self, layer: int, sequences: Sequence[int], k: Tensor, v: Tensor, at: int) -> None:
+        """Write `k, v: [B, Hkv, n, D]` of one layer, in place, to staged slots `at .. at + n`."""
+        level = self.levels[-1]
+        keys, values = level.buffers(layer, k, v)
+        for i, sequence in enumerate(sequences):
+            start = int(level.length[sequence]) + at
+            end = start + k.shape[2]
+            if end > level.capacity:
+                raise SpecdecError(f"KV store of {level.capacity} slots cannot stage slot {end}")
+            keys[sequence, :, start:end] = k[i]
+            values[sequence, :, start:end] = v[i]
+
+    def staged(self, layer: int, sequences: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+        """The first `count` staged slots of one layer: k, v `[B, Hkv, count, D]`.
+
+        A view for a single sequence, a copy for several.
+        """
+        level = self.levels[-1]
+        keys, values = level.k[layer], level.v[layer]
+        assert keys is not None and values is not None
+        spans = [(s, int(level.length[s])) for s in sequences]
+        if len(spans) == 1:
+            ((s, start),) = spans
+            return keys[s : s + 1, :, start : start + count], values[
+                s : s + 1, :, start : start + count
+            ]
+        return (
+            torch.stack([keys[s, :, start : start + count] for s, start in spans]),
+            torch.stack([values[s, :, start : start + count] for s, start in spans]),
+        )
+
+    def commit(self, sequence: int, path: Sequence[int]) -> None:
+        """Keep the staged slots `path` (strictly increasing), in this order, behind the length."""
+        level = self.levels[-1]
+        start = int(level.length[sequence])
+        if any(slot != i for i, slot in enumerate(path)):
+            source = torch.tensor(path) + start
+            for buffers in (level.k, level.v):
+                for buffer in buffers:
+                    if buffer is not None:
+                        row = buffer[sequence]
+                        row[:, start : start + len(path)] = row[:, source.to(row.device)]
+        level.length[sequence] += len(path)
+
+    def crop(self, sequence: int, length: int) -> None:
+        """Forget committed tokens of `sequence` past `length`; shared levels cannot be cropped."""
+        offset = self.offset(sequence)
+        if not offset <= length <= self.length(sequence):
+            raise SpecdecError(
+                f"cannot crop sequence {sequence} to {length} tokens: it has "
+                f"{self.length(sequence)}, of which {offset} are shared"
+            )
+        self.levels[-1].length[sequence] = length - offset
+
+    def fork(self, samples: int, capacity: int) -> None:
+        """Continue every sequence `samples` times: push a level whose rows share what is committed.
+
+        Sequence s becomes sequences s * samples ... s * samples + samples - 1. Nothing is copied.
+        """
+        sequences = self.sequences * samples
+        self.row_maps = [rows.repeat_interleave(samples) for rows in self.row_maps]
+        self.levels.append(Level(self.num_layers, sequences, capacity))
+        self.row_maps.append(torch.arange(sequences, dtype=torch.int32))
+        self.capacity += capacity

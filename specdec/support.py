@@ -1,0 +1,91 @@
+"""Which models can be driven: those whose whole state is a KV cache that can be rolled back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdec.errors import UnsupportedModel
+
+_LAYERS = {"full_attention", "sliding_attention"}
+
+# Tested against transformers' own attention; others are compared with it once, at load.
+_TESTED = {
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt_oss", "mixtral",
+    "qwen3_moe",
+}  # fmt: skip
+
+
+def check(model: PreTrainedModel) -> None:
+    """Raise UnsupportedModel, with the reason, for a model that cannot be driven losslessly."""
+    config, name = model.config.get_text_config(), type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModel(f"{name} is an encoder-decoder; only causal LMs are supported")
+    other = sorted(set(getattr(config, "layer_types", None) or _LAYERS) - _LAYERS)
+    if other or getattr(model, "_is_stateful", False):
+        kinds = ", ".join(other) or "a recurrent state"
+        raise UnsupportedModel(
+            f"{name} has layers of kind {kinds}: their state cannot be rolled back when a draft "
+            "is rejected, so this model cannot be decoded speculatively"
+        )
+    if getattr(config, "kv_lora_rank", None):
+        raise UnsupportedModel(
+            f"{name} uses multi-head latent attention, whose compressed cache is not supported yet"
+        )
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        raise UnsupportedModel(f"{name} attends in both directions and is no causal LM")
+    if not model._can_set_attn_implementation():
+        raise UnsupportedModel(
+            f"{name} does not use transformers' attention interface, through which we read the KV"
+        )
+
+
+def is_tested(model: PreTrainedModel) -> bool:
+    """Whether the architecture has its own test against transformers' attention."""
+    return model.config.get_text_config().model_type in _TESTED
+
+
+@torch.inference_mode()
+def stock_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Logits `[1, n, V]` of transformers' own forward without a cache, for comparison."""
+    return model(input_ids=ids, use_cache=False).logits
+
+
+def compare(ours: Tensor, stock: Tensor, name: str) -> None:
+    """Raise UnsupportedModel if our attention gives other logits than transformers' does."""
+    gap = (ours.double() - stock.double()).abs().max().item()
+    scale = stock.double().abs().max().item()
+    tolerance = (8e-2 if ours.dtype in (torch.bfloat16, torch.float16) else 1e-3) * max(scale, 1.0)
+    if not gap <= tolerance:
+        raise UnsupportedModel(
+            f"{name}: our attention differs from transformers' by {gap:.2g} in the logits, so "
+            "this architecture has a feature that we do not support"
+        )
+
+
+def rope_boundary(config: Any) -> int | None:
+    """The position count past which a model rotates *all* positions of a pass differently.
+
+    Long-context RoPE of the longrope kind switches factors by the largest position of a pass, so
+    a pass must not reach past the boundary before the text itself does.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") != "longrope":
+        return None
+    boundary = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return int(boundary) if boundary else None
+
+
+def max_positions(config: Any) -> int:
+    """How many positions a text may have, or a very large number if the model sets no limit."""
+    limit = int(getattr(config, "max_position_embeddings", None) or 1 << 40)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":
+        # Dynamic NTK turns all keys anew for each length past this one; cached keys cannot follow.
+        limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))
+    return limit

@@ -1,0 +1,120 @@
+"""Target: an unmodified transformers model that reads and writes our KV store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from specdec import attention, support
+from specdec.forward_pass import ForwardPass, View
+from specdec.kernels import packed_linear
+from specdec.store import KVStore
+from specdec.view import FullView
+
+log = logging.getLogger("specdec")
+
+PREFILL_CHUNK = 1024  # tokens; long enough for matrix products to run at full speed
+
+
+class Target:
+    """Runs passes of a causal LM: whole chunks of a prompt, single tokens, or trees.
+
+    The model's attention is switched to ours for good, unless it is `borrowed`: then its owner
+    does so around each use (`attention.driven`). Raises UnsupportedModel for a model that cannot be
+    driven losslessly.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, borrowed: bool = False) -> None:
+        self.model = model
+        config = model.config.get_text_config()
+        self.vocab_size: int = config.vocab_size
+        self.num_layers: int = config.num_hidden_layers
+        self.max_positions = support.max_positions(config)
+        self.rope_boundary = support.rope_boundary(config)
+        if borrowed:
+            return
+        support.check(model)
+        model.eval()
+        stock, probe = None, torch.arange(8).remainder(self.vocab_size)[None].to(self.device)
+        if not support.is_tested(model):
+            stock = support.stock_logits(model, probe)
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        if stock is not None:
+            support.compare(self._probe(probe), stock, type(model).__name__)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def new_store(self, sequences: int, capacity: int) -> KVStore:
+        """An empty store for this model; `capacity` counts tokens per sequence."""
+        return KVStore(self.num_layers, sequences, capacity)
+
+    @torch.inference_mode()
+    def prefill(self, store: KVStore, view: View, sequence: int, tokens: Sequence[int]) -> None:
+        """Read `tokens` behind what `sequence` holds, and commit them; no logits are made."""
+        start, end = store.length(sequence), store.length(sequence) + len(tokens)
+        chunk = PREFILL_CHUNK
+        if self.rope_boundary is not None and end > self.rope_boundary:
+            chunk = len(tokens)  # one rotation for all of the prompt, as in transformers
+        for first in range(0, len(tokens), chunk):
+            part = tokens[first : first + chunk]
+            positions = torch.arange(start + first, start + first + len(part))[None]
+            pass_ = ForwardPass(store, view, [sequence], positions.to(self.device))
+            self.model.base_model(**self._inputs([part], pass_))
+            store.commit(sequence, range(len(part)))
+
+    @torch.inference_mode()
+    def forward(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> Tensor:
+        """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the pass's store."""
+        return self.model(**self._inputs(tokens, pass_)).logits
+
+    def pack(self) -> int:
+        """Lay out the weights of all linear layers for few-row passes on this CPU, in place.
+
+        The values stay the same bits; the first layout is released except where an embedding
+        shares it. Returns how many layers were packed.
+        """
+        embeddings = self.model.get_input_embeddings()
+        packed = 0
+        for module in self.model.modules():
+            if type(module) is nn.Linear and packed_linear.can_pack(module.weight):
+                keep = embeddings is not None and module.weight is embeddings.weight
+                _pack(module, keep)
+                packed += 1
+        return packed
+
+    def _inputs(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> dict[str, object]:
+        return {
+            "input_ids": torch.tensor([list(row) for row in tokens], device=self.device),
+            "position_ids": pass_.positions,
+            "past_key_values": None,
+            "use_cache": False,
+            "specdec_pass": pass_,
+        }
+
+    def _probe(self, ids: Tensor) -> Tensor:
+        """The same logits as a stock forward over `ids[1, n]`, by a prefill and one more token."""
+        store, view, tokens = self.new_store(1, ids.shape[1]), FullView(), ids[0].tolist()
+        positions = torch.arange(len(tokens), device=self.device)[None]
+        return self.forward([tokens], ForwardPass(store, view, [0], positions))
+
+
+def _pack(module: nn.Linear, keep: bool) -> None:
+    weight = packed_linear.pack(module.weight)
+    if not keep:
+        module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
+
+    def forward(x: Tensor) -> Tensor:
+        return packed_linear.packed_linear(x, weight, module.bias)
+
+    module.forward = forward  # type: ignore[method-assign]

@@ -1,0 +1,97 @@
+"""FullView: a pass that reads every key, the target's own law."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.kernels.merge import merge
+from specdec.kernels.prefix_attention import prefix_attention
+from specdec.kernels.softmax import causal_softmax
+from specdec.kernels.tree_attention import tree_attention
+
+
+class FullView:
+    """All committed keys of every level, and the staged nodes through their ancestor mask."""
+
+    name = "full"
+    lossless = True
+
+    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+        """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
+        pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
+        # A lone token sees itself and all before it: one read, with nothing to mask or merge.
+        is_plain = pass_.anc is not None and call.q.shape[2] == 1 and pass_.staged == 0
+        partials = self._prefix(pass_, call, include_staged=is_plain)
+        if not is_plain:
+            partials.append(self._staged(pass_, call))
+        if call.sinks is not None:
+            partials.append(_sink(call))
+        return merge(partials)[0].to(call.q.dtype)
+
+    def _prefix(
+        self, pass_: ForwardPass, call: AttentionCall, include_staged: bool
+    ) -> list[tuple[Tensor, Tensor]]:
+        store, sequences = pass_.store, list(pass_.sequences)
+        partials = []
+        offset = torch.zeros(len(sequences), dtype=torch.int64)
+        for level, rows in zip(store.levels, store.row_maps, strict=True):
+            row_map, length = rows[sequences], level.length
+            is_last = level is store.levels[-1]
+            if is_last and include_staged:
+                length = length + 1
+            keys, values = level.k[call.layer], level.v[call.layer]
+            if keys is not None and values is not None and bool(length[row_map].any()):
+                first = None
+                if call.window is not None:
+                    first = pass_.positions - (call.window - 1) - offset[:, None].to(call.q.device)
+                partials.append(
+                    prefix_attention(
+                        call.q,
+                        keys,
+                        values,
+                        length,
+                        row_map,
+                        scale=call.scale,
+                        softcap=call.softcap,
+                        first=first,
+                    )
+                )
+            offset += level.length[row_map]
+        return partials
+
+    def _staged(self, pass_: ForwardPass, call: AttentionCall) -> tuple[Tensor, Tensor]:
+        if pass_.anc is None:
+            return causal_softmax(
+                call.q,
+                call.k,
+                call.v,
+                scale=call.scale,
+                softcap=call.softcap,
+                window=call.window,
+            )
+        k, v = call.k, call.v
+        if pass_.staged:
+            count = pass_.staged + k.shape[2]
+            k, v = pass_.store.staged(call.layer, pass_.sequences, count)
+        return tree_attention(
+            call.q,
+            k,
+            v,
+            pass_.anc,
+            scale=call.scale,
+            softcap=call.softcap,
+            window=call.window,
+            q_positions=pass_.positions,
+            k_positions=pass_.staged_positions,
+        )
+
+
+def _sink(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """Attention sinks as a partial: weight in the softmax, but no value."""
+    assert call.sinks is not None
+    batch, heads, nodes, _ = call.q.shape
+    wide = torch.float64 if call.q.dtype == torch.float64 else torch.float32
+    o = call.q.new_zeros(batch, heads, nodes, call.v.shape[-1], dtype=wide)
+    return o, call.sinks.to(wide)[None, :, None].expand(batch, heads, nodes)
