@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from specdec.drafts.model import DEPTH
 from specdec.drafts.ngram import NGramDrafter
-from specdec.errors import InvalidArgument
 from specdec.options import DraftOptions
 from specdec.speculative import Speculative
 from specdec.target import Target
@@ -16,8 +15,7 @@ from specdec.view import FullView
 def cascade(target: Target, options: DraftOptions) -> Speculative:
     """Three levels: n-gram proposes to `draft_model`, whose own text is proposed to the target."""
     model = options.draft_model
-    if not isinstance(model, Target):
-        raise InvalidArgument("drafter 'cascade' needs draft_model=: a smaller causal LM")
+    assert isinstance(model, Target)
     inner = NGramDrafter(model, replace(options, num_draft_tokens=None))
     depth = options.num_draft_tokens or 2 * DEPTH
     return Speculative("cascade", model, FullView(), inner, target.vocab_size, depth)

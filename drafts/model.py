@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from specdec.cached_model import CachedModel
-from specdec.errors import InvalidArgument
 from specdec.options import DraftOptions
 from specdec.row import Row
 from specdec.target import Target
@@ -43,8 +42,7 @@ class ModelDrafter:
     name = "model"
 
     def __init__(self, target: Target, options: DraftOptions) -> None:
-        if not isinstance(options.draft_model, Target):
-            raise InvalidArgument("drafter 'model' needs draft_model=: a smaller causal LM")
+        assert isinstance(options.draft_model, Target)
         self.draft: Target = options.draft_model
         self.vocab_size = target.vocab_size
         self.depth = options.num_draft_tokens or DEPTH

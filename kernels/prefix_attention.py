@@ -76,7 +76,7 @@ def _read(
             slots = torch.arange(start, end, device=q.device)
             visible = (slots >= first[0][:, None]).repeat(heads // kv_heads, 1)
     o, lse = partial_softmax(
-        q.view(1, kv_heads, heads // kv_heads * nodes, dim),
+        q.reshape(1, kv_heads, heads // kv_heads * nodes, dim),
         k[:, :, start:end],
         v[:, :, start:end],
         scale=scale,

@@ -36,6 +36,7 @@ class CachedModel:
     feeds what it has not seen. So drafters can share rows, take over from each other and nest.
     """
 
+    @torch.inference_mode()
     def __init__(self, target: Target, view: View, rows: Sequence[Row]) -> None:
         self.target, self.view = target, view
         self.held = [_Held() for _ in range(1 + max(row.index for row in rows))]
@@ -61,6 +62,7 @@ class CachedModel:
             held.tokens, held.sure = row.tokens[:-1], len(row.tokens) - 1
         return store
 
+    @torch.inference_mode()
     def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> list[Tensor]:
         """Logits `[len(tree), V]` after every node of each row's tree, in one pass."""
         tokens, parents, starts = [], [], []
@@ -87,6 +89,7 @@ class CachedModel:
         """The slot of the last tree's root, from which `grow` goes on."""
         return len(row.tokens) - 1 - len(self.held[row.index].tokens)
 
+    @torch.inference_mode()
     def grow(
         self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
     ) -> tuple[int, Tensor]:

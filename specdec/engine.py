@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from os import PathLike
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from specdec.drafter import Drafter
+from specdec.drafting import DraftModels, make_drafter
 from specdec.generation import GenerationStream
 from specdec.output import Generation
-from specdec.registry import COMBINED, DRAFTERS, drafter_names
 from specdec.request import Request
 from specdec.target import Target
-from specdec.vocabulary import check_same_ids
 
 class Engine:
     """A causal LM that generates losslessly, with any drafter. It holds no state of a request.
@@ -32,7 +28,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.target = Target(model)
         self.target.pack()
-        self._draft_targets: dict[Any, Target] = {}
+        self._draft_models = DraftModels(self.target, tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -87,8 +83,7 @@ class Engine:
         With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.
         """
         request = Request.parse(self, prompt, kwargs)
-        stream = GenerationStream(self.target, request, self.make_drafter(request))
-        generations = stream.run()
+        generations = self._stream(request).run()
         return generations if request.returns_list else generations[0]
 
     def stream(self, prompt: Any, **kwargs: Any) -> GenerationStream:
@@ -96,35 +91,9 @@ class Engine:
 
         After the last step `stream.generations` holds the results, in order of the rows.
         """
-        request = Request.parse(self, prompt, kwargs)
-        return GenerationStream(self.target, request, self.make_drafter(request))
+        return self._stream(Request.parse(self, prompt, kwargs))
 
-    def make_drafter(self, request: Request) -> Drafter:
-        """The drafter of one request, with its draft model loaded if it has one."""
-        options, name = request.options, request.drafter
-        if options.draft_model is not None and not isinstance(options.draft_model, Target):
-            options = replace(options, draft_model=self._draft_target(options.draft_model))
-        if not isinstance(name, str):
-            drafter: Drafter = name(self.target, options)
-            return drafter
-        parts = [DRAFTERS[part].load()(self.target, options) for part in drafter_names(name)]
-        return parts[0] if len(parts) == 1 else COMBINED.load()(parts)
-
-    def _draft_target(self, model: Any) -> Target:
-        """A draft model ready to run; loaded once per engine, its token ids compared with ours."""
-        from specdec.loader import load
-
-        key = str(model) if isinstance(model, (str, PathLike)) else id(model)
-        if key not in self._draft_targets:
-            loaded, tokenizer, source = load(model, dtype=self.dtype, device=self.device)
-            check_same_ids(
-                self.tokenizer,
-                tokenizer,
-                self.target.vocab_size,
-                loaded.config.get_text_config().vocab_size,
-                source,
-            )
-            draft = Target(loaded)
-            draft.pack()
-            self._draft_targets[key] = draft
-        return self._draft_targets[key]
+    def _stream(self, request: Request) -> GenerationStream:
+        model = request.options.draft_model
+        draft = None if model is None else self._draft_models.get(model)
+        return GenerationStream(self.target, request, make_drafter(self.target, request, draft))

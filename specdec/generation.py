@@ -150,17 +150,20 @@ class GenerationStream:
     def _row(self, prompt: int, sample: int, index: int) -> Row:
         request, target = self.request, self.target
         params, tokens = request.params, list(request.prompts[prompt])
-        chain = request.processors
-        if chain is None:
+        if request.processors is not None:
+            chain = list(request.processors[prompt])
+        else:
             chain = processors.build(
                 params, len(tokens), request.eos_token_ids, target.vocab_size, target.device
             )
+        if request.sample_indices is not None:
+            sample = request.sample_indices[prompt]
         sampler = Sampler(
             [processors.fork(p) for p in chain],
             params.samples,
             Noise(self.seed or 0, sample),
             request.acceptance,
-            request.before[prompt] if request.before else (),
+            request.before[prompt] if request.before is not None else (),
         )
         room = min(len(tokens) + params.max_new_tokens, target.max_positions)
         if room < len(tokens) + params.max_new_tokens:

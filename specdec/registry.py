@@ -18,6 +18,7 @@ class Entry:
 
     path: str
     summary: str
+    needs_model: bool = False  # a drafter that runs draft_model=
 
     def load(self) -> Any:
         module, attribute = self.path.split(":")
@@ -33,10 +34,12 @@ DRAFTERS = {
     "model": Entry(
         "specdec.drafts.model:ModelDrafter",
         "a smaller causal LM with the same token ids (draft_model=), as a chain or a tree",
+        needs_model=True,
     ),
     "cascade": Entry(
         "specdec.drafts.cascade:cascade",
         "the draft model, itself sped up by n-gram drafts: three levels",
+        needs_model=True,
     ),
 }
 

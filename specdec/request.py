@@ -25,8 +25,10 @@ _OWN = ("drafter", "acceptance", "view", "streamer", "generation_config", "sampl
 class Request:
     """What to generate and how; made by `parse` from the keywords of a call.
 
-    prompts: token ids of each prompt. processors: a prepared list in place of the one that
-    `params` describe. before: ids that processors see in front of each prompt (its padding).
+    prompts: token ids of each prompt.
+    Prepared elsewhere, and then one entry per prompt: `processors` in place of those that `params`
+    describe; `before`, ids that processors see in front of the prompt (its padding);
+    `sample_indices`, the sample numbers that key the noise.
     """
 
     prompts: list[list[int]]
@@ -38,8 +40,9 @@ class Request:
     streamer: Any = None
     tokenizer: Any = None
     eos_token_ids: tuple[int, ...] = ()
-    processors: Sequence[Processor] | None = None
-    before: Sequence[Sequence[int]] = ()
+    processors: Sequence[Sequence[Processor]] | None = None
+    before: Sequence[Sequence[int]] | None = None
+    sample_indices: Sequence[int] | None = None
     returns_list: bool = False
 
     def __post_init__(self) -> None:

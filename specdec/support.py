@@ -48,10 +48,16 @@ def is_tested(model: PreTrainedModel) -> bool:
     return model.config.get_text_config().model_type in _TESTED
 
 
+def probe(model: PreTrainedModel) -> Tensor:
+    """A few token ids `[1, n]` to compare two ways of attention on."""
+    vocab_size = model.config.get_text_config().vocab_size
+    return torch.arange(8).remainder(vocab_size)[None].to(model.device)
+
+
 @torch.inference_mode()
-def stock_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Logits `[1, n, V]` of transformers' own forward without a cache, for comparison."""
-    return model(input_ids=ids, use_cache=False).logits
+def stock_logits(model: PreTrainedModel) -> Tensor:
+    """Logits `[1, n, V]` of transformers' own forward over the probe, without a cache."""
+    return model(input_ids=probe(model), use_cache=False).logits
 
 
 def compare(ours: Tensor, stock: Tensor, name: str) -> None:

@@ -39,13 +39,18 @@ class Target:
             return
         support.check(model)
         model.eval()
-        stock, probe = None, torch.arange(8).remainder(self.vocab_size)[None].to(self.device)
-        if not support.is_tested(model):
-            stock = support.stock_logits(model, probe)
+        stock = None if support.is_tested(model) else support.stock_logits(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
         if stock is not None:
-            support.compare(self._probe(probe), stock, type(model).__name__)
+            self.compare(stock)
+
+    def compare(self, stock: Tensor) -> None:
+        """Raise UnsupportedModel unless our attention gives `support.stock_logits(model)` too."""
+        tokens = support.probe(self.model)[0].tolist()
+        positions = torch.arange(len(tokens), device=self.device)[None]
+        pass_ = ForwardPass(self.new_store(1, len(tokens)), FullView(), [0], positions)
+        support.compare(self.forward([tokens], pass_), stock, type(self.model).__name__)
 
     @property
     def device(self) -> torch.device:
@@ -101,12 +106,6 @@ class Target:
             "use_cache": False,
             "specdec_pass": pass_,
         }
-
-    def _probe(self, ids: Tensor) -> Tensor:
-        """The same logits as a stock forward over `ids[1, n]`, by a prefill and one more token."""
-        store, view, tokens = self.new_store(1, ids.shape[1]), FullView(), ids[0].tolist()
-        positions = torch.arange(len(tokens), device=self.device)[None]
-        return self.forward([tokens], ForwardPass(store, view, [0], positions))
 
 
 def _pack(module: nn.Linear, keep: bool) -> None:

@@ -1,0 +1,69 @@
+"""From a drafter's name to a drafter: draft models loaded and compared with the target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from os import PathLike
+from typing import Any
+
+from specdec.drafter import Drafter
+from specdec.errors import InvalidArgument
+from specdec.registry import COMBINED, DRAFTERS, drafter_names
+from specdec.request import Request
+from specdec.target import Target
+from specdec.vocabulary import check_same_ids
+
+
+def make_drafter(target: Target, request: Request, draft: Target | None) -> Drafter:
+    """The drafter that `request` names, for one call; `draft` is its draft model if it has one."""
+    options = replace(request.options, draft_model=draft)
+    if not isinstance(request.drafter, str):
+        drafter: Drafter = request.drafter(target, options)
+        return drafter
+    names = drafter_names(request.drafter)
+    if draft is None and any(DRAFTERS[name].needs_model for name in names):
+        raise InvalidArgument(
+            f"drafter {request.drafter!r} needs draft_model=: a smaller causal LM with the same "
+            "token ids, as a folder, hub id, .gguf file or loaded model"
+        )
+    if draft is not None and not any(DRAFTERS[name].needs_model for name in names):
+        raise InvalidArgument(
+            f"drafter {request.drafter!r} has no use for draft_model: leave it out, or "
+            f"name a drafter that has, as in '{request.drafter}+model'"
+        )
+    parts = [DRAFTERS[name].load()(target, options) for name in names]
+    return parts[0] if len(parts) == 1 else COMBINED.load()(parts)
+
+
+class DraftModels:
+    """Draft models of one engine, each loaded once."""
+
+    def __init__(self, target: Target, tokenizer: Any) -> None:
+        self.target, self.tokenizer = target, tokenizer
+        self._loaded: dict[Any, tuple[Any, Target]] = {}
+
+    def get(self, model: Any) -> Target:
+        """The draft model behind a name, path or loaded model, ready to run.
+
+        Raises VocabularyMismatch if its token ids mean something else than the target's.
+        """
+        from specdec.loader import load
+
+        if isinstance(model, Target):
+            return model
+        key = str(model) if isinstance(model, (str, PathLike)) else id(model)
+        if key not in self._loaded:
+            loaded, tokenizer, source = load(
+                model, dtype=self.target.dtype, device=self.target.device
+            )
+            check_same_ids(
+                self.tokenizer,
+                tokenizer,
+                self.target.vocab_size,
+                loaded.config.get_text_config().vocab_size,
+                source,
+            )
+            draft = Target(loaded)
+            draft.pack()
+            self._loaded[key] = (model, draft)  # keeps the model alive, so that its id stays its own
+        return self._loaded[key][1]
