@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import transformers as t
 from transformers import PreTrainedModel
@@ -52,10 +54,13 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
-def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+def build(
+    name: str, seed: int = 0, dtype: torch.dtype = torch.float64, vocab_size: int = VOCAB
+) -> PreTrainedModel:
     """A random model whose logits differ enough between tokens to make choices clear."""
     torch.manual_seed(seed)
     config = ARCHITECTURES[name]()
+    config.vocab_size = vocab_size
     config._experts_implementation = "eager"  # the fused one does not take float64
     model = t.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
@@ -65,3 +70,14 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTr
             elif parameter.dim() > 1:
                 parameter.normal_(0.0, 0.3)
     return model.to(dtype).eval()
+
+
+def disturbed(model: PreTrainedModel, noise: float) -> PreTrainedModel:
+    """A copy with noise on its weights: a draft model that is right often and wrong often."""
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(noise * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    other.set_attn_implementation("eager")
+    return other
