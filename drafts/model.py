@@ -82,7 +82,7 @@ class ModelDrafter:
         """Nothing to do: the cached model follows the rows' tokens by itself."""
 
     def _expand(self, row: Row, tree: TokenTree, leaves: list[_Leaf]) -> list[_Leaf]:
-        """Draw one level below `leaves`; the new nodes worth going on from, still without logits."""
+        """Draw one level below `leaves`; the new nodes worth going on from, without logits."""
         drawn: list[_Leaf] = []
         for leaf, count in zip(leaves, self._counts(leaves), strict=True):
             if not count:

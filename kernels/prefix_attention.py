@@ -26,8 +26,8 @@ def prefix_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention of `q[B, H, N, D]` over the first `length[r]` keys of each sequence's row.
 
-    k, v: `[R, Hkv, C, D]` and `[R, Hkv, C, Dv]`, one level; `length: int32[R]`; sequence b reads row
-    `row_map[b]` (`int32[B]`), H is a multiple of Hkv and heads of one group are adjacent.
+    k, v: `[R, Hkv, C, D]` and `[R, Hkv, C, Dv]`, one level; `length: int32[R]`; sequence b reads
+    row `row_map[b]` (`int32[B]`), H is a multiple of Hkv and heads of one group are adjacent.
     first: `int64[B, N]`, the first key slot a query may see (sliding windows), or None for all.
     Returns o `[B, H, N, Dv]` and the natural-log lse `[B, H, N]`, float32 (float64 for float64).
     """

@@ -15,11 +15,12 @@ def partial_softmax(
     softcap: float | None = None,
     visible: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of `q[..., M, D]` over `k[..., S, D]`, `v[..., S, Dv]`: `o[..., M, Dv]`, `lse[..., M]`.
+    """Attention of `q[..., M, D]` over `k[..., S, D]` and `v[..., S, Dv]`.
 
-    Both in float32, or float64 for float64 inputs; lse is a natural logarithm of the sum over the
-    keys for which `visible` (broadcast to `[..., M, S]`) is true. A row that sees no key has o = 0
-    and lse = -inf, which `merge` takes as a partial without weight.
+    Returns o `[..., M, Dv]` and lse `[..., M]`, both in float32, or float64 for float64 inputs. lse
+    is the natural logarithm of the sum over the keys for which `visible` (broadcast to
+    `[..., M, S]`) is true. A row that sees no key has o = 0 and lse = -inf, which `merge` takes as a
+    partial without weight.
     """
     if k.shape[-2] == 0:
         shape = torch.broadcast_shapes(q.shape[:-2], v.shape[:-2])
@@ -81,5 +82,5 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _has_flash(q: Tensor, v: Tensor) -> bool:
-    """PyTorch's CPU flash kernel: one pass over the keys, with lse, for 4D tensors of one head size."""
+    """PyTorch's CPU flash kernel: one pass over the keys, with lse, for one head size."""
     return q.device.type == "cpu" and q.dim() == 4 and q.shape[-1] == v.shape[-1]

@@ -1,8 +1,8 @@
 """Lossless speculative decoding for any Hugging Face causal LM.
 
-    from specdec import Engine
-    engine = Engine.from_pretrained("demo")
-    print(engine.generate("Once upon a time", max_new_tokens=64).text)
+from specdec import Engine
+engine = Engine.from_pretrained("demo")
+print(engine.generate("Once upon a time", max_new_tokens=64).text)
 """
 
 from importlib import import_module

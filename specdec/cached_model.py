@@ -95,8 +95,8 @@ class CachedModel:
     ) -> tuple[int, Tensor]:
         """Stage more nodes below those already staged in this round: `parents` are slots.
 
-        Returns the first new slot (new nodes stand there in order) and the logits `[B, n, V]`, where
-        rows with fewer nodes than n are padded.
+        Returns the first new slot (new nodes stand there in order) and the logits `[B, n, V]`,
+        where rows with fewer nodes than n are padded.
         """
         first = max(len(self.held[row.index].slots) for row in rows)
         for row in rows:
@@ -104,7 +104,7 @@ class CachedModel:
         return first, self._stage(rows, tokens, parents)
 
     def _catch_up(self, row: Row) -> list[int]:
-        """Bring the store in line with the row; returns the tokens it has not read, at least one."""
+        """Bring the store in line with the row; returns the tokens it has not read."""
         held, text = self.held[row.index], row.tokens
         keep = held.sure
         while keep < min(len(held.tokens), len(text) - 1) and held.tokens[keep] == text[keep]:

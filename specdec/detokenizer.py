@@ -42,7 +42,7 @@ class Detokenizer:
         return piece
 
     def cut_before(self, stop_strings: Sequence[str]) -> bool:
-        """Whether the text now holds a stop string; if so `text` is cut before the first, in place."""
+        """Whether the text holds a stop string; if so `text` is cut before the first, in place."""
         places = []
         for stop in stop_strings:
             # Only the end of the text is new; a stop string may have begun before it.

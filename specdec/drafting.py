@@ -7,7 +7,6 @@ from os import PathLike
 from typing import Any
 
 from specdec.drafter import Drafter
-from specdec.errors import InvalidArgument
 from specdec.registry import COMBINED, DRAFTERS, drafter_names
 from specdec.request import Request
 from specdec.target import Target
@@ -21,16 +20,6 @@ def make_drafter(target: Target, request: Request, draft: Target | None) -> Draf
         drafter: Drafter = request.drafter(target, options)
         return drafter
     names = drafter_names(request.drafter)
-    if draft is None and any(DRAFTERS[name].needs_model for name in names):
-        raise InvalidArgument(
-            f"drafter {request.drafter!r} needs draft_model=: a smaller causal LM with the same "
-            "token ids, as a folder, hub id, .gguf file or loaded model"
-        )
-    if draft is not None and not any(DRAFTERS[name].needs_model for name in names):
-        raise InvalidArgument(
-            f"drafter {request.drafter!r} has no use for draft_model: leave it out, or "
-            f"name a drafter that has, as in '{request.drafter}+model'"
-        )
     parts = [DRAFTERS[name].load()(target, options) for name in names]
     return parts[0] if len(parts) == 1 else COMBINED.load()(parts)
 
@@ -65,5 +54,8 @@ class DraftModels:
             )
             draft = Target(loaded)
             draft.pack()
-            self._loaded[key] = (model, draft)  # keeps the model alive, so that its id stays its own
+            self._loaded[key] = (
+                model,
+                draft,
+            )  # keeps the model alive, so that its id stays its own
         return self._loaded[key][1]

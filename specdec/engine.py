@@ -13,6 +13,7 @@ from specdec.output import Generation
 from specdec.request import Request
 from specdec.target import Target
 
+
 class Engine:
     """A causal LM that generates losslessly, with any drafter. It holds no state of a request.
 

@@ -1,11 +1,11 @@
 """What can go wrong, as one tree.
 
-    SpecdecError
-    ├── InvalidArgument (also ValueError)   a name, value or combination we cannot honour
-    ├── UnsupportedModel (also ValueError)  a model that cannot be rolled back or driven
-    ├── PromptTooLong (also ValueError)     no room for one new token
-    ├── WeightsError (also OSError)         missing, damaged or unsafe weights
-    └── VocabularyMismatch (also ValueError) draft and target do not share token ids
+SpecdecError
+├── InvalidArgument (also ValueError)   a name, value or combination we cannot honour
+├── UnsupportedModel (also ValueError)  a model that cannot be rolled back or driven
+├── PromptTooLong (also ValueError)     no room for one new token
+├── WeightsError (also OSError)         missing, damaged or unsafe weights
+└── VocabularyMismatch (also ValueError) draft and target do not share token ids
 """
 
 from collections.abc import Iterable

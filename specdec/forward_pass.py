@@ -45,8 +45,8 @@ class ForwardPass:
 
     positions: `int64[B, N]`, the absolute position of each token.
     staged: slots that earlier calls of this round have staged; this one writes behind them.
-    anc: ancestor bitmask `int64[B, N, W]` over all `staged + N` slots; None for a causal chunk, which
-        no earlier call of the round may precede.
+    anc: ancestor bitmask `int64[B, N, W]` over all `staged + N` slots; None for a causal chunk,
+        which no earlier call of the round may precede.
     staged_positions: `int64[B, staged + N]`, the positions of all slots that `anc` speaks of.
     """
 

@@ -89,7 +89,7 @@ class GenerationStream:
 
     @torch.inference_mode()
     def _round(self, rows: list[Row]) -> list[tuple[Row, Verdict, TokenTree]]:
-        """One round for `rows`: propose, verify, take up what is emitted, let the drafter see it."""
+        """One round for `rows`: propose, verify, take up what is emitted, let drafters see it."""
         start = perf_counter()
         limits = [self._limit(row) for row in rows]
         trees = [
@@ -219,5 +219,3 @@ def _seed(request: Request) -> int | None:
     if request.params.seed is not None:
         return request.params.seed
     return int(torch.randint(0, 1 << 62, (), dtype=torch.int64))
-
-

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from specdec import attention, support
 from specdec.drafting import DraftModels, make_drafter
@@ -97,7 +97,9 @@ def _check(config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
             raise InvalidArgument(f"{name}={getattr(config, name)!r} is not supported by specdec")
     cache = model_kwargs.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
-        raise InvalidArgument("past_key_values holds tokens already: specdec keeps its own KV store")
+        raise InvalidArgument(
+            "past_key_values holds tokens already: specdec keeps its own KV store"
+        )
     if model_kwargs.get("inputs_embeds") is not None:
         raise InvalidArgument("inputs_embeds is not supported by specdec: give input_ids")
 
@@ -162,7 +164,7 @@ def _padded(
     new = [[*text, *([pad or 0] * (longest - len(text)))] for text in texts]
     sequences = torch.cat([input_ids, torch.tensor(new, device=input_ids.device)], dim=-1)
     if config.return_dict_in_generate:
-        return GenerateDecoderOnlyOutput(sequences=sequences)
+        return GenerateDecoderOnlyOutput(sequences=sequences)  # type: ignore[arg-type]
     return sequences
 
 

@@ -31,9 +31,7 @@ class Noise:
         """Gumbel noise `float64[V]` of the token at absolute `position`."""
         return self._gumbel((position, self.sample, _TARGET), vocab_size, device)
 
-    def draft(
-        self, round_: int, node: int, vocab_size: int, device: torch.device | str
-    ) -> Tensor:
+    def draft(self, round_: int, node: int, vocab_size: int, device: torch.device | str) -> Tensor:
         """Gumbel noise `float64[V]` for drawing the children of `node` in one round."""
         return self._gumbel((round_, self.sample, node << 2 | _DRAFT), vocab_size, device)
 

@@ -38,8 +38,8 @@ class Step:
     """The tokens that one round added to one row.
 
     sources[i] names the drafter that proposed token i, or is "target" where the target itself
-    chose it (plain, recovered and bonus tokens). pieces[i] is the text that token i completed, which
-    may be empty; together they are `text`.
+    chose it (plain, recovered and bonus tokens). pieces[i] is the text that token i completed,
+    which may be empty; together they are `text`.
     """
 
     row: int

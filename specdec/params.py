@@ -19,8 +19,9 @@ SYNONYMS = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "sto
 _IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "num_beams": (None, 1), "num_beam_groups": (None, 1), "penalty_alpha": (None, 0.0),
     "dola_layers": (None,), "constraints": (None,), "force_words_ids": (None,),
-    "guidance_scale": (None, 1, 1.0), "watermarking_config": (None,), "token_healing": (None, False),
-    "diversity_penalty": (None, 0.0), "forced_bos_token_id": (None,), "forced_eos_token_id": (None,),
+    "guidance_scale": (None, 1, 1.0), "watermarking_config": (None,),
+    "token_healing": (None, False), "diversity_penalty": (None, 0.0),
+    "forced_bos_token_id": (None,), "forced_eos_token_id": (None,),
     "exponential_decay_length_penalty": (None,), "begin_suppress_tokens": (None,),
     "encoder_repetition_penalty": (None, 1.0), "encoder_no_repeat_ngram_size": (None, 0),
     "min_length": (None, 0), "max_time": (None,), "top_h": (None,),

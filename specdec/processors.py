@@ -13,7 +13,7 @@ from torch import Tensor
 from specdec.errors import InvalidArgument
 from specdec.params import SamplingParams
 
-Processor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Processor: TypeAlias = Callable[..., Tensor]
 
 # Processors of transformers that keep a state from call to call; the others are functions.
 _STATEFUL = {

@@ -13,7 +13,7 @@ from specdec.options import DraftOptions
 from specdec.params import SamplingParams
 from specdec.processors import Processor
 from specdec.prompt import parse_prompts
-from specdec.registry import ACCEPTANCE, VIEWS, drafter_names
+from specdec.registry import ACCEPTANCE, DRAFTERS, VIEWS, drafter_names
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
@@ -47,7 +47,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if isinstance(self.drafter, str):
-            drafter_names(self.drafter)
+            self._check_drafter(self.drafter)
         if self.acceptance not in ACCEPTANCE:
             raise unknown_name("acceptance rule", self.acceptance, ACCEPTANCE)
         if self.view not in VIEWS:
@@ -57,6 +57,20 @@ class Request:
             raise InvalidArgument(f"streamer takes one sequence, and this call makes {rows}")
         if self.params.stop_list and self.tokenizer is None:
             raise InvalidArgument("stop_strings need a tokenizer, and this engine has none")
+
+    def _check_drafter(self, drafter: str) -> None:
+        """Known names, and a draft model exactly where one of them runs it."""
+        needs_model = any(DRAFTERS[name].needs_model for name in drafter_names(drafter))
+        if needs_model and self.options.draft_model is None:
+            raise InvalidArgument(
+                f"drafter {drafter!r} needs draft_model=: a smaller causal LM with the same "
+                "token ids, as a folder, hub id, .gguf file or loaded model"
+            )
+        if not needs_model and self.options.draft_model is not None:
+            raise InvalidArgument(
+                f"drafter {drafter!r} has no use for draft_model: leave it out, or name a drafter "
+                "that has, such as 'ngram+model'"
+            )
 
     @classmethod
     def parse(cls, engine: Engine, prompt: Any, kwargs: Mapping[str, Any]) -> Request:
@@ -74,7 +88,9 @@ class Request:
         elif params is None:
             params = SamplingParams(**sampling)
         elif not isinstance(params, SamplingParams):
-            raise InvalidArgument(f"sampling_params is a {type(params).__name__}, not SamplingParams")
+            raise InvalidArgument(
+                f"sampling_params is a {type(params).__name__}, not SamplingParams"
+            )
         named.setdefault("drafter", "model" if "draft_model" in drafting else "ngram")
         prompts, returns_list = parse_prompts(prompt, engine.tokenizer, engine.target.vocab_size)
         _check_room(prompts, engine.target.max_positions)
@@ -96,6 +112,7 @@ def _sort_keywords(
     own: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
     drafting: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
     if kwargs.get("prompt_lookup_num_tokens") is not None:
         own["drafter"] = kwargs.get("drafter", "ngram")
     for given, value in kwargs.items():
@@ -110,8 +127,9 @@ def _sort_keywords(
             synonyms = {**sampling_params.SYNONYMS, **draft_options.SYNONYMS}
             known = {*_OWN, *sampling_params.NAMES, *draft_options.NAMES, *synonyms}
             raise unknown_name("argument", given, known)
-        if name in table and given != name:
-            raise InvalidArgument(f"{given} and {name} mean the same: give one of them")
+        if name in spelled:
+            raise InvalidArgument(f"{spelled[name]} and {given} mean the same: give one of them")
+        spelled[name] = given
         if value is not None or name in sampling_params.NAMES:
             table[name] = value
     for name in ("max_new_tokens", "num_return_sequences"):  # None means the default
@@ -140,5 +158,3 @@ def _eos(params: SamplingParams, engine: Engine) -> tuple[int, ...]:
     if eos is None:
         return ()
     return (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos)
-
-

@@ -47,16 +47,16 @@ class Speculative:
 
     def begin(self, rows: Sequence[Row]) -> None:
         self.model = CachedModel(self.target, self.view, rows)
-        self.samplers: dict[int, Sampler] = {
-            row.index: row.sampler.without_state() for row in rows
-        }
+        self.samplers: dict[int, Sampler] = {row.index: row.sampler.without_state() for row in rows}
         self.drafter.begin(rows)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
         inner = [self._shadow(row) for row in rows]
         room = {
-            row.index: min(limit, self.num_draft_tokens, self.target.max_positions - len(row.tokens))
+            row.index: min(
+                limit, self.num_draft_tokens, self.target.max_positions - len(row.tokens)
+            )
             for row, limit in zip(rows, limits, strict=True)
         }
         while live := [row for row in inner if room[row.index] > 0]:
@@ -81,7 +81,7 @@ class Speculative:
     def _round(
         self, rows: Sequence[Row], room: dict[int, int], outer: dict[int, TokenTree]
     ) -> None:
-        """One inner round; adds what it emits to the rows, and with its law to the `outer` trees."""
+        """One inner round; what it emits goes to the rows, and with its law to `outer`."""
         limits = [room[row.index] - 1 for row in rows]
         trees = [
             tree.cropped(len(tree), limit)

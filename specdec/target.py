@@ -80,7 +80,7 @@ class Target:
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> Tensor:
-        """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the pass's store."""
+        """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the store."""
         return self.model(**self._inputs(tokens, pass_)).logits
 
     def pack(self) -> int:
@@ -116,4 +116,4 @@ def _pack(module: nn.Linear, keep: bool) -> None:
     def forward(x: Tensor) -> Tensor:
         return packed_linear.packed_linear(x, weight, module.bias)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward  # type: ignore[method-assign, assignment]

@@ -23,7 +23,7 @@ def check_same_ids(
         if draft_size < target_size:
             raise VocabularyMismatch(
                 f"draft model {draft_name} has {draft_size} token ids, the target {target_size}, "
-                "and without tokenizers they cannot be compared: use a draft model of the same family"
+                "and without tokenizers they cannot be compared: use one of the same family"
             )
         return
     ours, theirs = target.get_vocab(), draft.get_vocab()

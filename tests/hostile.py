@@ -30,7 +30,9 @@ class Hostile:
     def observe(self, rows, trees, verdicts):
         for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
             assert row.tokens[-1] == verdict.tokens[-1]
-            assert [tree.tokens[i] for i in verdict.path[1:]] == verdict.tokens[: verdict.num_accepted]
+            assert [tree.tokens[i] for i in verdict.path[1:]] == verdict.tokens[
+                : verdict.num_accepted
+            ]
             self.observed += 1
 
 
@@ -54,7 +56,9 @@ class RandomTrees(Hostile):
     def tree(self, row, limit):
         tree = TokenTree.root(row.tokens[-1])
         for _ in range(self.rng.randrange(70)):
-            tree.add(self.rng.randrange(len(tree)), self.rng.randrange(self.vocab_size), proposer="r")
+            tree.add(
+                self.rng.randrange(len(tree)), self.rng.randrange(self.vocab_size), proposer="r"
+            )
         return tree
 
 

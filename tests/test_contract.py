@@ -63,7 +63,7 @@ CONTROLS = {
     },
     "greedy-penalty": {"repetition_penalty": 1.5},
     "no_repeat": {"no_repeat_ngram_size": 2},
-    "bans": {"bad_words_ids": [[3], [5, 6]], "suppress_tokens": [11], "logit_bias": {4: 2.5, 8: -9}},
+    "bans": {"bad_words_ids": [[3], [5, 6]], "suppress_tokens": [11], "logit_bias": {4: 2.5}},
     "sequence_bias": {"sequence_bias": [[[3], 2.0], [[1, 2], -4.0]]},
     "min_new_tokens": {"min_new_tokens": 9, "eos_token_id": [2, 9, 17, 21]},
     "eos": {"eos_token_id": [2, 9], "temperature": 1.0, "seed": 11},

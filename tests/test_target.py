@@ -225,7 +225,7 @@ def test_longrope_boundary():
     ("config", "reason"),
     [
         (
-            transformers.MambaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, state_size=4),
+            transformers.MambaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1),
             "rolled back",
         ),
         (

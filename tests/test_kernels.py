@@ -1,0 +1,151 @@
+"""Plain attention ops against one softmax over all keys, in float64; others by their own error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specdec.kernels.merge import merge
+from specdec.kernels.packed_linear import can_pack, pack, packed_linear
+from specdec.kernels.prefix_attention import prefix_attention
+from specdec.kernels.softmax import causal_softmax, partial_softmax
+from specdec.kernels.tree_attention import tree_attention, unpack
+from specdec.tree import ancestor_words
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+def dense(q, k, v, visible, scale, softcap=None):
+    """One softmax in float64: q `[B, H, N, D]`, k and v `[B, Hkv, S, D]`, visible `[B, N, S]`."""
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.double().repeat_interleave(group, dim=1) for x in (k, v))
+    scores = q.double() @ k.mT * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~visible[:, None], -torch.inf)
+    lse = scores.logsumexp(-1)
+    weights = torch.where(lse.isinf()[..., None], 0.0, (scores - lse[..., None]).exp())
+    return weights.nan_to_num(0.0) @ v, lse
+
+
+def own_error(q, k, v, visible, scale, softcap):
+    """The error of plain PyTorch in this dtype: twice that, plus rounding, is what we allow."""
+    exact, _ = dense(q, k, v, visible, scale, softcap)
+    group = q.shape[1] // k.shape[1]
+    wide_k, wide_v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    scores = (q * scale) @ wide_k.mT
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~visible[:, None], torch.finfo(q.dtype).min)
+    naive = scores.softmax(-1) @ wide_v
+    empty = ~visible.any(-1)[:, None, :, None]
+    return (naive.double().masked_fill(empty, 0.0) - exact).abs().max().item()
+
+
+def close(ours, exact, error, dtype):
+    assert (ours.double() - exact).abs().max().item() <= 2 * error + 4 * torch.finfo(dtype).eps
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_prefix_tree_and_merge_are_one_softmax(data):
+    """Shared rows, ragged lengths, trees, windows and softcap, in every dtype."""
+    draw = data.draw
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1 << 30)))
+    batch, rows, nodes = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 9))
+    kv_heads, group = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 3, 4]))
+    dim = draw(st.sampled_from([4, 8]))
+    value_dim = draw(st.sampled_from([dim, 6]))
+    dtype = draw(st.sampled_from(DTYPES))
+    softcap = draw(st.sampled_from([None, 0.7]))
+    window = draw(st.sampled_from([None, 1, 3, 20]))
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    capacity = 14
+    length = torch.tensor([draw(st.integers(0, capacity)) for _ in range(rows)], dtype=torch.int32)
+    row_map = torch.tensor([draw(st.integers(0, rows - 1)) for _ in range(batch)]).int()
+    parents = [[-1, *(draw(st.integers(0, i - 1)) for i in range(1, nodes))] for _ in range(batch)]
+    q = normal(batch, kv_heads * group, nodes, dim)
+    k, v = normal(rows, kv_heads, capacity, dim), normal(rows, kv_heads, capacity, value_dim)
+    k[:, :, length.max() :] = torch.nan  # behind every length: must not be read
+    tree_k, tree_v = normal(batch, kv_heads, nodes, dim), normal(batch, kv_heads, nodes, value_dim)
+    anc = ancestor_words(parents, nodes)
+    corner = unpack(anc, nodes)
+    depth = corner.sum(-1) - 1
+    positions = length[row_map.long()][:, None] + depth
+    first = None if window is None else positions - window + 1
+    scale = dim**-0.5
+
+    prefix = prefix_attention(q, k, v, length, row_map, scale=scale, softcap=softcap, first=first)
+    tree = tree_attention(
+        q, tree_k, tree_v, anc, scale=scale, softcap=softcap, window=window,
+        q_positions=positions, k_positions=positions,
+    )  # fmt: skip
+    o, lse = merge([prefix, tree])
+
+    slots = torch.arange(capacity)
+    seen = slots < length[row_map.long()][:, None, None]
+    seen = seen.expand(batch, nodes, capacity).clone()
+    if first is not None:
+        seen &= slots >= first[..., None]
+        corner = corner & (positions[:, :, None] - positions[:, None, :] < window)
+    all_k = torch.cat([k[row_map.long()].nan_to_num(0.0), tree_k], dim=2)
+    all_v = torch.cat([v[row_map.long()], tree_v], dim=2)
+    visible = torch.cat([seen, corner], dim=2)
+    want_o, want_lse = dense(q, all_k, all_v, visible, scale, softcap)
+    error = own_error(q, all_k, all_v, visible, scale, softcap)
+    close(o, want_o, error, dtype)
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(dtype, 0.02)
+    torch.testing.assert_close(lse.double(), want_lse, rtol=tolerance, atol=tolerance)
+    assert o.dtype == lse.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 7, 100])
+@pytest.mark.parametrize("softcap", [None, 0.7])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_causal(n, softcap, window):
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 6, n, 8).double(), torch.randn(2, 2, n, 8).double()
+    v = torch.randn(2, 2, n, 8).double()
+    o, lse = causal_softmax(q, k, v, scale=0.3, softcap=softcap, window=window)
+    ahead = torch.arange(n)[:, None] - torch.arange(n)
+    visible = (ahead >= 0) & (ahead < (window or n + 1))
+    want_o, want_lse = dense(q, k, v, visible.expand(2, n, n), 0.3, softcap)
+    torch.testing.assert_close(o, want_o)
+    torch.testing.assert_close(lse, want_lse)
+
+
+def test_merge_of_any_parts():
+    """Random splits of the keys, empty ones included, and nothing but empty ones."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 1, n, 4).double() for n in (3, 10, 10))
+    whole = partial_softmax(q, k, v, scale=0.5)
+    for cuts in ([0, 10], [0, 0, 3, 10], [0, 4, 4, 10, 10], [0, 1, 2, 9, 10]):
+        parts = [
+            partial_softmax(q, k[:, :, a:b], v[:, :, a:b], scale=0.5)
+            for a, b in zip(cuts, cuts[1:])
+        ]
+        for ours, want in zip(merge(parts), whole):
+            torch.testing.assert_close(ours, want)
+    empty = partial_softmax(q, k[:, :, :0], v[:, :, :0], scale=0.5)
+    o, lse = merge([empty, empty])
+    assert torch.equal(o, torch.zeros_like(o)) and torch.isneginf(lse).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 33])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_linear(rows, bias):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, rows, 24), torch.randn(40, 24)
+    b = torch.randn(40) if bias else None
+    assert can_pack(weight) and not can_pack(weight.double()) and not can_pack(x)
+    packed = pack(weight)
+    assert torch.equal(packed.to_dense(), weight)
+    exact = torch.nn.functional.linear(x.double(), weight.double(), b.double() if bias else None)
+    plain = torch.nn.functional.linear(x, weight, b)
+    error = (plain.double() - exact).abs().max().item()
+    close(packed_linear(x, packed, b), exact, error, torch.float32)
