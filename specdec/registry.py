@@ -60,6 +60,11 @@ ACCEPTANCE = {
     ),
 }
 
+BENCH = {
+    "run": Entry("specdec.bench.suite:run", "measures"),
+    "markdown": Entry("specdec.bench.report:markdown", "a measurement as a table"),
+}
+
 
 def drafter_names(spec: str) -> list[str]:
     """The drafters of a name such as "ngram" or the combination "ngram+model", all known."""

@@ -61,9 +61,7 @@ class TokenTree:
         """Whether any node was drawn at random, so that its law matters for verification."""
         return any(law is not Law.POINT for law in self.laws)
 
-    def add(
-        self, parent: int, token: int, law: Law = Law.POINT, proposer: str = ""
-    ) -> int:
+    def add(self, parent: int, token: int, law: Law = Law.POINT, proposer: str = "") -> int:
         """Append a child and return its node; in place.
 
         A token that stands under `parent` already is not added twice (the existing node is
@@ -79,14 +77,24 @@ class TokenTree:
         return len(self.tokens) - 1
 
     def graft(self, other: TokenTree) -> None:
-        """Merge another drafter's tree over the same root into this one, in place."""
+        """Merge another drafter's tree over the same root into this one, in place.
+
+        Siblings must be drawn from one law: where this tree drew from another one than `other`,
+        the children that `other` drew are left out, with all below them.
+        """
         assert other.tokens[0] == self.tokens[0]
-        place = [0]
+        place: list[int | None] = [0]
         for node in range(1, len(other)):
-            parent = place[other.parents[node]]
-            place.append(self.add(parent, other.tokens[node], other.laws[node], other.proposers[node]))
-        for node, law in other.draft_probs.items():
-            self.draft_probs[place[node]] = law
+            law, parent = other.laws[node], other.parents[node]
+            above = place[parent]
+            if above is not None and law is not Law.POINT:
+                probs = other.draft_probs[parent]
+                if not torch.equal(self.draft_probs.setdefault(above, probs), probs):
+                    above = None
+            if above is None:
+                place.append(None)
+            else:
+                place.append(self.add(above, other.tokens[node], law, other.proposers[node]))
 
     def child(self, node: int, token: int) -> int | None:
         """The first child of `node` that holds `token`."""
@@ -161,6 +169,6 @@ def ancestor_words(parents: Sequence[Sequence[int]], width: int) -> Tensor:
 
 
 def _signed(word: int) -> int:
-    """The low 64 bits of `word` as a signed integer, the only 64-bit integer torch computes with."""
+    """The low 64 bits of `word` as a signed integer, the only kind torch computes with."""
     word &= (1 << WORD) - 1
     return word - (1 << WORD) if word >> (WORD - 1) else word

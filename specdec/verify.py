@@ -107,6 +107,8 @@ def traversal(
             law = torch.zeros_like(target_at(parent))
             law[tree.tokens[child]] = 1.0
             return law
+        if tree.laws[child] is Law.IID:
+            return tree.draft_probs[parent].to(target_at(parent))
         if parent not in draft:
             draft[parent] = tree.draft_probs[parent].to(target_at(parent))
         return draft[parent]
@@ -122,7 +124,7 @@ def traversal(
         denominator = mass + 1.0 - owed
         keep[parent] = mass / denominator if denominator > 0.0 else 1.0
         children[parent].remove(child)
-        if tree.laws[child] is not Law.IID and parent in tree.draft_probs:
+        if parent in tree.draft_probs:
             _exclude(draft, parent, tree, p, tree.tokens[child])
 
     node = 0

@@ -1,0 +1,31 @@
+"""NoDrafter: plain decoding, one token a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdec.options import DraftOptions
+from specdec.row import Row
+from specdec.tree import TokenTree
+from specdec.verify import Verdict
+
+
+class NoDrafter:
+    """Proposes nothing, so that every verification is a plain decoding step."""
+
+    name = "none"
+
+    def __init__(self, target: object, options: DraftOptions) -> None:
+        pass
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        pass
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        """A bare root for every row."""
+        return [TokenTree.root(row.tokens[-1]) for row in rows]
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        pass

@@ -1,0 +1,28 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="'demo', a hub id, a folder, or a .gguf file.")
+]
+Drafter = Annotated[
+    str | None,
+    typer.Option("--drafter", "-d", help="Who drafts: see `specdec list`. Default: ngram."),
+]
+DraftModel = Annotated[
+    str | None,
+    typer.Option(help="A smaller model with the same token ids; 'random' for a useless one."),
+]
+NumDraftTokens = Annotated[int | None, typer.Option(help="Depth of a draft.")]
+Dtype = Annotated[
+    str, typer.Option(help="auto, float32, bfloat16, float16 or float64; auto on a CPU: float32.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let a model run Python code of its own.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

@@ -1,0 +1,105 @@
+"""`specdec check`: is speculative text the plain text, token for token, on this machine?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from specdec.cli import arguments, console, prompts
+from specdec.progress import progress_bar
+
+if TYPE_CHECKING:
+    from specdec.check import Divergence, Report
+
+
+def check(
+    model: arguments.Model = "demo",
+    drafter: arguments.Drafter = None,
+    draft_model: arguments.DraftModel = None,
+    num_draft_tokens: arguments.NumDraftTokens = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            "-f",
+            help=".jsonl with a field prompt, text or turns (the first counts), or a text file "
+            "with a prompt a line. Default: four short ones.",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first N prompts.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n")] = 64,
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-t", help="Of the sampled runs; 0 leaves them out.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="Of the first prompt; the next has the next.")] = 0,
+    dtype: arguments.Dtype = "auto",
+    device: arguments.Device = "auto",
+    trust_remote_code: arguments.TrustRemoteCode = False,
+    as_json: arguments.AsJson = False,
+) -> None:
+    """Compare speculative with plain decoding: greedy, and sampled with coupled noise.
+
+    Prints the first divergence of each text, and ends with status 1 if there is one.
+
+    \b
+    Examples:
+      specdec check
+      specdec check --draft-model random --dtype float64
+      specdec check --model ./my-model --prompts questions.jsonl --limit 20 --chat
+    """  # fmt: skip
+    texts = prompts.SHORT if prompt_file is None else prompts.read_prompts(prompt_file, limit)
+    texts = texts[:limit]
+    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    from specdec.check import check as run
+
+    options: dict[str, Any] = console.drafting(
+        engine, drafter=drafter, draft_model=draft_model, num_draft_tokens=num_draft_tokens
+    )
+    with progress_bar("Comparing") as progress:
+        report = run(
+            engine,
+            [prompts.as_chat(text) if chat else text for text in texts],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            progress=progress,
+            **options,
+        )
+    if as_json:
+        console.print_json({"model": engine.name, **report.to_dict()})
+    else:
+        _print(report, engine.name)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _print(report: Report, model: str) -> None:
+    out = console.out()
+    for divergence in report.divergences:
+        out.print(_line(divergence), style="red", markup=False)
+    for mode, count in report.num_tokens.items():
+        bad = sum(d.mode == mode for d in report.divergences)
+        found = f"{bad} of {report.num_prompts} texts differ" if bad else "all equal"
+        length = report.mean_acceptance_length.get(mode, 0.0)
+        out.print(
+            f"{mode}: {report.num_prompts} prompts, {count} tokens, acceptance length "
+            f"{length:.2f}: {found}",
+            style="red" if bad else "green",
+        )
+    out.print(f"{model}, {report.dtype}, drafter {report.drafter}", style="dim", markup=False)
+
+
+def _line(d: Divergence) -> str:
+    plain, drafted = (
+        "the end" if token is None else f"{console.harmless(text)!r} ({token})"
+        for token, text in ((d.plain_id, d.plain_text), (d.drafted_id, d.drafted_text))
+    )
+    return (
+        f"prompt {d.prompt}, {d.mode}, position {d.position}: plain {plain}, drafted {drafted}; "
+        f"the target's top-2 logit gap there is {d.top2_gap:.3g}"
+    )

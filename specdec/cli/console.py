@@ -1,0 +1,63 @@
+"""Where commands write: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from specdec.engine import Engine
+
+# Control characters that a model may print to move the cursor or recolour the terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def out() -> Console:
+    """stdout; made anew for each command, as tests and pipes replace it."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def err() -> Console:
+    """stderr."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def harmless(text: str) -> str:
+    """Text of a model without characters that a terminal obeys."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def load_engine(model: str, dtype: str, device: str, trust_remote_code: bool) -> Engine:
+    """The engine of a command; the wait for PyTorch is shown on a terminal."""
+    # Imports make a million objects and no garbage: looking for some costs a fifth of the start,
+    # and walking them again in later collections would pause the decoding.
+    gc.disable()
+    try:
+        with err().status("Starting PyTorch"):
+            from specdec.engine import Engine
+        return Engine.from_pretrained(
+            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def drafting(engine: Engine, **given: Any) -> dict[str, Any]:
+    """The options among `given` that were set, with the draft model 'random' made."""
+    options = {name: value for name, value in given.items() if value is not None}
+    if options.get("draft_model") == "random":
+        from specdec.cli.random_draft import random_draft
+
+        options["draft_model"] = random_draft(engine)
+    return options

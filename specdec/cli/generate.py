@@ -1,0 +1,191 @@
+"""`specdec generate`: text for a prompt, and what speculation brought."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from specdec.cli import arguments, console, prompts
+
+if TYPE_CHECKING:
+    from specdec.engine import Engine
+    from specdec.output import Generation
+
+_PLAIN_TOKENS = 32  # of the plain run that the summary compares with
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A plain run of the first tokens of the same request. equal is None if not comparable."""
+
+    num_tokens: int
+    tokens_per_s: float
+    equal: bool | None
+
+
+def generate(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="Default: standard input; at a terminal, a built-in example."),
+    ] = None,
+    model: arguments.Model = "demo",
+    prompt_file: Annotated[Path | None, typer.Option("--prompt-file", "-f")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")
+    ] = False,
+    drafter: arguments.Drafter = None,
+    draft_model: arguments.DraftModel = None,
+    num_draft_tokens: arguments.NumDraftTokens = None,
+    acceptance: Annotated[str, typer.Option(help="coupled or rejection.")] = "coupled",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option()] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    min_p: Annotated[float | None, typer.Option()] = None,
+    repetition_penalty: Annotated[float | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="Of sampling; default: a new one.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; may be repeated.")
+    ] = None,
+    dtype: arguments.Dtype = "auto",
+    device: arguments.Device = "auto",
+    trust_remote_code: arguments.TrustRemoteCode = False,
+    as_json: arguments.AsJson = False,
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            help="Decode the first 32 tokens plainly too, and compare. Default: yes, but for JSON."
+        ),
+    ] = None,
+) -> None:
+    """Generate text, with accepted draft tokens in green and a summary at the end.
+
+    The text goes to standard output, everything else to standard error.
+    Ends with status 1 if it differs from plain decoding.
+
+    \b
+    Examples:
+      specdec generate
+      specdec generate "Once upon a time" -n 64 --temperature 0.8 --seed 1
+      specdec generate --chat --prompt-file question.txt --drafter none
+      git diff | specdec generate --model ./my-model --json
+    """
+    text = prompts.read_prompt(prompt, prompt_file)
+    if text is None and not as_json:
+        note = f"No prompt given: a built-in example.\n\n{prompts.DEMO}\n"
+        console.err().print(note, style="dim", markup=False)
+    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    if text is None:
+        text, chat = prompts.DEMO, bool(getattr(engine.tokenizer, "chat_template", None))
+    request: Any = prompts.as_chat(text) if chat else text
+    sampling = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop_strings": stop or None,
+        "seed": seed,
+    }
+    settings = {name: value for name, value in sampling.items() if value is not None}
+    options = console.drafting(
+        engine, drafter=drafter, draft_model=draft_model, num_draft_tokens=num_draft_tokens
+    )
+    stream = engine.stream(
+        request, acceptance=acceptance, max_new_tokens=max_new_tokens, **options, **settings
+    )
+    result = _print_text(stream) if not as_json else stream.run()[0]
+    comparison = None
+    if compare if compare is not None else not as_json:
+        comparison = _compare(engine, request, result, settings)
+    if as_json:
+        console.print_json(_as_dict(result, comparison))
+    else:
+        _print_summary(result, comparison)
+    if comparison is not None and comparison.equal is False:
+        raise typer.Exit(1)
+
+
+def _print_text(stream: Any) -> Generation:
+    """The text as it comes, accepted draft tokens in green."""
+    out = console.out()
+    for step in stream:
+        line = Text()
+        for source, piece in zip(step.sources, step.pieces, strict=True):
+            line.append(console.harmless(piece), "" if source == "target" else "green")
+        out.print(line, end="")
+    out.print()
+    generation: Generation = stream.generations[0]
+    return generation
+
+
+def _compare(
+    engine: Engine, request: Any, result: Generation, settings: dict[str, Any]
+) -> Comparison:
+    """Decode the start of the same request plainly, in this process: its speed and its tokens."""
+    if result.seed is not None:
+        settings = {**settings, "seed": result.seed}
+    count = min(_PLAIN_TOKENS, len(result.token_ids))
+    plain = engine.generate(request, drafter="none", max_new_tokens=count, **settings)
+    assert not isinstance(plain, list)
+    equal = None
+    if result.seed is None or result.acceptance == "coupled":
+        equal = plain.token_ids == result.token_ids[:count]
+    return Comparison(len(plain.token_ids), plain.stats.tokens_per_s, equal)
+
+
+def _print_summary(result: Generation, comparison: Comparison | None) -> None:
+    stats = result.stats
+    parts = [f"{len(result.token_ids)} tokens ({result.finish_reason})"]
+    speed = f"{stats.tokens_per_s:.1f} tok/s"
+    if comparison is not None:
+        factor = stats.tokens_per_s / comparison.tokens_per_s if comparison.tokens_per_s else 0.0
+        speed += (
+            f" with {result.drafter}, {comparison.tokens_per_s:.1f} plain ({factor:.2f}x; plain: "
+            f"the first {comparison.num_tokens} tokens once more, without drafts)"
+        )
+    parts.append(speed)
+    parts.append(f"acceptance length {stats.mean_acceptance_length:.2f}")
+    parts.append(f"acceptance rate {stats.draft_acceptance_rate:.0%}")
+    parts.append(f"lossless {_verdict(result, comparison)}")
+    if result.seed is not None:
+        parts.append(f"seed {result.seed}")
+    failed = comparison is not None and comparison.equal is False
+    console.err().print("\n" + " · ".join(parts), style="red" if failed else "cyan")
+
+
+def _verdict(result: Generation, comparison: Comparison | None) -> str:
+    if not result.lossless:
+        return "no (a view that does not read everything was asked for)"
+    if comparison is None:
+        return "yes (not compared)"
+    if comparison.equal is None:
+        return "yes (in distribution: rejection draws other tokens than plain decoding)"
+    if comparison.equal:
+        return f"yes (its first {comparison.num_tokens} tokens equal plain decoding's)"
+    return "NO: the text differs from plain decoding; `specdec check` shows where"
+
+
+def _as_dict(result: Generation, comparison: Comparison | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "prompt_tokens": result.num_prompt_tokens,
+        "finish_reason": result.finish_reason,
+        "drafter": result.drafter,
+        "acceptance": result.acceptance,
+        "lossless": result.lossless,
+        "seed": result.seed,
+        "stats": result.stats.to_dict(),
+    }
+    if comparison is not None:
+        fields["plain"] = {
+            "num_tokens": comparison.num_tokens,
+            "tokens_per_s": comparison.tokens_per_s,
+            "equal": comparison.equal,
+        }
+    return fields

@@ -1,0 +1,151 @@
+"""load: a model and its tokenizer from wherever they are, never from a format that runs code."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from specdec import demo, weights
+from specdec.cachedir import is_complete
+from specdec.convert import convert, converted_folder
+from specdec.errors import InvalidArgument, WeightsError
+from specdec.placement import resolve_device, resolve_dtype
+from specdec.progress import progress_bar, quiet_transformers
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+
+
+class Loaded(NamedTuple):
+    """A model ready for inference, its tokenizer if it has one, and where they came from."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    source: str
+
+
+def load(
+    model: str | Path | PreTrainedModel,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Loaded:
+    """Load `model`: "demo", a folder, a path ending in .gguf, a hub id, or a loaded model.
+
+    dtype "auto" is float32 on the CPU and the checkpoint's own elsewhere, where a GGUF's
+    dequantised values count as float32; device "auto" is CUDA if there is one. A loaded model is
+    taken as it is and where it is.
+
+    Raises InvalidArgument for a bad argument, WeightsError for weights that are missing, damaged,
+    incomplete or pickled, UnsupportedModel for what is no causal LM of transformers.
+    """
+    if isinstance(model, PreTrainedModel):
+        return _take(model, dtype, device, revision)
+    if not isinstance(model, (str, Path)):
+        raise InvalidArgument(
+            f"model is a {type(model).__name__}: give 'demo', a folder, a .gguf file, a hub id "
+            "or a loaded transformers model"
+        )
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    local = _is_local(str(model))
+    if local and revision is not None:
+        raise InvalidArgument(f"revision={revision!r} is for hub ids; {model} is not one")
+    where, source = _local_folder(str(model), kind) if local else (str(model), f"hub: {model}")
+    options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
+    loaded = _load_model(where, local, kind, options)
+    loaded.requires_grad_(False).to(place)  # type: ignore[arg-type]
+    return Loaded(loaded, _load_tokenizer(where, local, options), source)
+
+
+def _is_local(name: str) -> bool:
+    """Whether `name` is "demo", a folder or a file; otherwise it can be a hub id, or it raises."""
+    path = Path(name).expanduser()
+    if name == "demo" or path.is_dir() or path.suffix.lower() == ".gguf":
+        return True
+    if path.is_file():
+        raise WeightsError(f"{name} is a file: give the folder that holds it, or a .gguf file")
+    if not _HUB_ID.fullmatch(name):
+        raise WeightsError(
+            f"there is no folder {path}, and {name!r} cannot be a hub id (owner/name) either"
+        )
+    return False
+
+
+def _local_folder(name: str, kind: torch.dtype | None) -> tuple[str, str]:
+    """The folder with safetensors weights behind a local name, made if need be; and its story."""
+    path = Path(name).expanduser()
+    if name == "demo":
+        folder = converted_folder(demo.SHA256)
+        if not is_complete(folder):
+            folder = convert(demo.demo_gguf(), sha256=demo.SHA256)
+        return str(folder), f"demo: {demo.NAME} from {demo.REQUIREMENT}, as float32"
+    if path.is_dir():
+        weights.check_folder(path)
+        return str(path), f"folder: {path}"
+    if not path.is_file():
+        raise WeightsError(f"there is no file {path}; a GGUF on the hub must be downloaded first")
+    # Only a 16-bit model is worth a copy of its own: half the disk and memory.
+    stored = kind if kind in (torch.bfloat16, torch.float16) else torch.float32
+    return str(convert(path, stored)), f"GGUF: {path}"
+
+
+def _load_model(
+    where: str, local: bool, kind: torch.dtype | None, options: dict[str, Any]
+) -> PreTrainedModel:
+    auto: Any = AutoModelForCausalLM
+    try:
+        with progress_bar("Loading weights") as progress, quiet_transformers(progress):
+            model, report = auto.from_pretrained(
+                where,
+                dtype="auto" if kind is None else kind,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=local,
+                **options,
+            )
+    except Exception as error:  # of many libraries: what they say is passed on
+        raise weights.explained(error, where, local) from error
+    mismatched = [str(entry[0]) for entry in report["mismatched_keys"]]
+    weights.check_loaded(where, sorted(report["missing_keys"]), sorted(mismatched))
+    return model
+
+
+def _load_tokenizer(where: str, local: bool, options: dict[str, Any]) -> Any:
+    """The tokenizer, or None where there is none: the engine then takes token ids only."""
+    if local and not any(any(Path(where).glob(kind)) for kind in _TOKENIZER_FILES):
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local, **options)
+    except Exception as error:
+        if not local and isinstance(error, OSError):
+            return None  # the model came from there, so it is the files that are missing
+        raise WeightsError(f"the tokenizer of {where} cannot be loaded: {error}") from error
+    return tokenizer if len(tokenizer) else None
+
+
+def _take(model: PreTrainedModel, dtype: Any, device: Any, revision: str | None) -> Loaded:
+    """A model that the caller loaded: checked against what else they ask for, not changed."""
+    if revision is not None:
+        raise InvalidArgument(f"revision={revision!r} is for hub ids; this model is loaded already")
+    place = model.device if device == "auto" else resolve_device(device)
+    if place.type != model.device.type or place.index not in (None, model.device.index):
+        raise InvalidArgument(
+            f"device={str(device)!r}, but the model is on {model.device}: call model.to() before"
+        )
+    if dtype != "auto" and resolve_dtype(dtype, place) != model.dtype:
+        raise InvalidArgument(
+            f"dtype={dtype!r}, but the model is in {model.dtype}: call model.to() before"
+        )
+    name, tokenizer = model.name_or_path, None
+    if name:
+        # What is at hand; a loaded model may well be driven by token ids alone.
+        with suppress(OSError, ValueError):
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    return Loaded(model, tokenizer, f"loaded: {type(model).__name__} {name}".rstrip())

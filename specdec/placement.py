@@ -1,0 +1,44 @@
+"""Where and in what precision a model computes: `device` and `dtype` arguments made definite."""
+
+from __future__ import annotations
+
+import torch
+
+from specdec.errors import InvalidArgument
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device that `device` names; "auto" is CUDA if there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InvalidArgument(f"device={device!r} is unknown: give auto, cpu or cuda") from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise InvalidArgument(
+            f"device={str(place)!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices: "
+            "give device='cpu', or install a PyTorch build for this machine's GPU"
+        )
+    return place
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | None:
+    """The dtype to compute in on `device`; None stands for the checkpoint's own.
+
+    "auto" is float32 on the CPU, where 16-bit arithmetic is slow or emulated on many machines and
+    float32 makes greedy text reproducible, and the checkpoint's own dtype elsewhere.
+    """
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    kind = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if kind not in DTYPES.values():
+        raise InvalidArgument(f"dtype={dtype!r} is unknown: give auto, {', '.join(DTYPES)}")
+    return kind

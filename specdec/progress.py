@@ -1,0 +1,83 @@
+"""A progress bar on stderr, and transformers kept quiet meanwhile."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+# progress(done, total): what a long job calls; total None means unknown.
+Progress = Callable[[int, "int | None"], None]
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A bar on stderr with percentage and elapsed time; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn(title), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def quiet_transformers(progress: Progress | None = None) -> Iterator[None]:
+    """Silence transformers' bars and warnings; `progress`, if given, hears of its loops instead."""
+    from transformers.utils import logging
+
+    gguf_loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    hook = logging.set_tqdm_hook(lambda factory, args, kwargs: _Loop(progress, *args, **kwargs))
+    # The GGUF loader of older architectures takes tqdm past that hook.
+    bar = getattr(gguf_loader, "tqdm", None)
+    gguf_loader.tqdm = functools.partial(_Loop, progress)
+    try:
+        yield
+    finally:
+        gguf_loader.tqdm = bar
+        logging.set_tqdm_hook(hook)
+        logging.set_verbosity(verbosity)
+
+
+class _Loop:
+    """The part of tqdm's interface that loops use, told to a `Progress`."""
+
+    def __init__(
+        self, progress: Progress | None, iterable: Any = None, *_: Any, **options: Any
+    ) -> None:
+        self._progress = progress
+        self._iterable = iterable
+        self._total = options.get("total")
+        if self._total is None and hasattr(iterable, "__len__"):
+            self._total = len(iterable)
+        self._done = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._iterable:
+            yield item
+            self.update()
+
+    def update(self, n: int | float | None = 1) -> None:
+        self._done += int(n or 0)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None  # set_description, close, refresh ...
+
+    def __enter__(self) -> _Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
