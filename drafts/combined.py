@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.drafter import Drafter
+from specdec.cached_model import CachedModel
+from specdec.drafter import Drafter, Wants, wants_of
 from specdec.row import Row
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
@@ -23,11 +24,12 @@ class Combined:
     def __init__(self, parts: Sequence[Drafter]) -> None:
         self.parts = list(parts)
         self.name = "+".join(part.name for part in parts)
+        self.wants = Wants.all_of([wants_of(part) for part in parts])
         self._asked: list[set[int]] = [set() for _ in parts]
 
-    def begin(self, rows: Sequence[Row]) -> None:
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         for part in self.parts:
-            part.begin(rows)
+            part.begin(rows, verifier)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}

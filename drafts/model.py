@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.cached_model import CachedModel
+from specdec.forward_pass import View
 from specdec.options import DraftOptions
 from specdec.row import Row
 from specdec.target import Target
@@ -43,14 +44,22 @@ class ModelDrafter:
 
     def __init__(self, target: Target, options: DraftOptions) -> None:
         assert isinstance(options.draft_model, Target)
-        self.draft: Target = options.draft_model
-        self.vocab_size = target.vocab_size
+        self.start(target, options.draft_model, options)
+
+    def start(self, target: Target, draft: Target, options: DraftOptions) -> None:
+        """Settle who drafts for whom, and how much."""
+        self.draft, self.vocab_size = draft, target.vocab_size
+        self.view: View = FullView()
         self.depth = options.num_draft_tokens or DEPTH
         self.width = options.draft_width or 1
         self.min_prob = options.min_draft_prob
 
-    def begin(self, rows: Sequence[Row]) -> None:
-        self.model = CachedModel(self.draft, FullView(), rows)
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        self.model = self.open(rows, verifier)
+
+    def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
+        """The model that drafts, with a KV store of its own."""
+        return CachedModel(self.draft, self.view, rows)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}

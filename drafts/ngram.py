@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush, nlargest
 from itertools import count
 
+from specdec.cached_model import CachedModel
 from specdec.drafts.suffix_automaton import Match, SuffixAutomaton
 from specdec.options import DraftOptions
 from specdec.row import Row
@@ -69,7 +70,7 @@ class NGramDrafter:
         self._width = options.draft_width or (WIDTH if self._adaptive else 1)
         self._texts: dict[int, _Text] = {}
 
-    def begin(self, rows: Sequence[Row]) -> None:
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         """Index the prompts."""
         for row in rows:
             self._text(row, len(row.tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from specdec.cached_model import CachedModel
 from specdec.options import DraftOptions
 from specdec.row import Row
 from specdec.tree import TokenTree
@@ -18,7 +19,7 @@ class NoDrafter:
     def __init__(self, target: object, options: DraftOptions) -> None:
         pass
 
-    def begin(self, rows: Sequence[Row]) -> None:
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         pass
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:

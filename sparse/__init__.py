@@ -1,1 +1,1 @@
-"""Which keys a pass reads: one method a file."""
+"""Which keys a pass reads: one scorer a file, and the view that composes it with a sharing plan."""

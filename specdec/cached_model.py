@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from specdec.forward_pass import ForwardPass, View
+from specdec.recorder import QueryRecorder
 from specdec.row import Row
 from specdec.store import KVStore
 from specdec.target import Target
@@ -26,6 +28,7 @@ class _Held:
     sure: int = 0  # leading tokens that are known to be part of the row for good
     slots: list[int] = field(default_factory=list)  # token of each staged slot, -1 for padding
     parents: list[int] = field(default_factory=list)  # slot of the parent, -1 for none
+    base: int = -1  # leading tokens that another CachedModel holds for us
 
 
 class CachedModel:
@@ -34,13 +37,28 @@ class CachedModel:
     Nobody tells it what was accepted: before each pass it compares the row's tokens with what it
     holds, commits the staged slots that the text went through, forgets what was taken back, and
     feeds what it has not seen. So drafters can share rows, take over from each other and nest.
+
+    base: another CachedModel of the same model, whose committed KV this one reads in place of its
+    own; what it writes itself goes to a level of its own and is dropped when the base moves on.
+    recorder: keeps queries of prompts and of this model's passes for those who ask for them.
     """
 
     @torch.inference_mode()
-    def __init__(self, target: Target, view: View, rows: Sequence[Row]) -> None:
-        self.target, self.view = target, view
+    def __init__(
+        self,
+        target: Target,
+        view: View,
+        rows: Sequence[Row],
+        *,
+        base: CachedModel | None = None,
+        recorder: QueryRecorder | None = None,
+    ) -> None:
+        self.target, self.view, self.base = target, view, base
+        self.recorder = base.recorder if base is not None else recorder
         self.held = [_Held() for _ in range(1 + max(row.index for row in rows))]
-        self.store = self._prefilled(rows)
+        self.rounds = [0] * len(self.held)
+        self.state: dict[Any, Any] = {}
+        self.store = self._prefilled(rows) if base is None else base.store.overlay(SLACK)
 
     def _prefilled(self, rows: Sequence[Row]) -> KVStore:
         """A store with every prompt but its last token; rows of one prompt share its KV."""
@@ -53,7 +71,7 @@ class CachedModel:
             capacity = max(row.num_prompt_tokens for row in rows)
             store = self.target.new_store(len(prompts), capacity)
         for place, row in enumerate(sorted(prompts.values(), key=lambda row: row.index)):
-            self.target.prefill(store, self.view, place, row.tokens[:-1])
+            self._prefill(store, place, row.tokens[:-1])
         if samples > 1:
             new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
             store.fork(samples, new + SLACK)
@@ -103,18 +121,18 @@ class CachedModel:
             _pad(self.held[row.index], first)
         return first, self._stage(rows, tokens, parents)
 
-    def _catch_up(self, row: Row) -> list[int]:
-        """Bring the store in line with the row; returns the tokens it has not read."""
+    def settle(self, row: Row, upto: int) -> None:
+        """Bring the store in line with the row's first `upto` tokens, as far as it read them."""
         held, text = self.held[row.index], row.tokens
-        keep = held.sure
-        while keep < min(len(held.tokens), len(text) - 1) and held.tokens[keep] == text[keep]:
+        keep = min(held.sure, len(held.tokens))
+        while keep < min(len(held.tokens), upto) and held.tokens[keep] == text[keep]:
             keep += 1
         if keep < len(held.tokens):
             self.store.crop(row.index, keep)
             del held.tokens[keep:]
-        else:
+        elif held.slots:
             path: list[int] = []
-            while len(held.tokens) < len(text) - 1:
+            while len(held.tokens) < upto:
                 above = path[-1] if path else -1
                 slot = _find(held, above, text[len(held.tokens)])
                 if slot is None:
@@ -122,15 +140,40 @@ class CachedModel:
                 path.append(slot)
                 held.tokens.append(held.slots[slot])
             self.store.commit(row.index, path)
+            if self.recorder is not None and self.base is None:
+                self.recorder.note_path(row.index, path)
         held.slots, held.parents = [], []
         held.sure = min(row.stable, len(held.tokens))
+
+    def _catch_up(self, row: Row) -> list[int]:
+        """Bring the store in line with the row; returns the tokens it has not read."""
+        held, text = self.held[row.index], row.tokens
+        if self.base is not None:
+            self._rebase(row, self.base)
+        self.settle(row, len(text) - 1)
+        if self.base is None:
+            self.rounds[row.index] += 1
         pending = text[len(held.tokens) :]
         if len(pending) > _LONG:
-            self.target.prefill(self.store, self.view, row.index, pending[:-1])
+            self._prefill(self.store, row.index, pending[:-1])
             held.tokens.extend(pending[:-1])
             held.sure = min(row.stable, len(held.tokens))
             pending = pending[-1:]
         return pending
+
+    def _rebase(self, row: Row, base: CachedModel) -> None:
+        """Read what the base has committed since; our own tokens are then out of place."""
+        base.settle(row, row.stable - 1)
+        held, below = self.held[row.index], base.held[row.index]
+        if held.base != len(below.tokens):
+            held.tokens, held.base = list(below.tokens), len(below.tokens)
+            held.sure = held.base
+            held.slots, held.parents = [], []
+            self.store.levels[-1].crop(row.index, 0)
+            self.rounds[row.index] += 1
+
+    def _prefill(self, store: KVStore, sequence: int, tokens: Sequence[int]) -> None:
+        self.target.prefill(store, self.view, sequence, tokens, self.recorder)
 
     def _stage(
         self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
@@ -156,6 +199,10 @@ class CachedModel:
             staged=first,
             anc=anc[:, first:].to(self.target.device),
             staged_positions=places,
+            rounds=[self.rounds[row.index] for row in rows],
+            state=self.state,
+            recorder=self.recorder,
+            records=self.base is None,
         )
         ids = [[max(token, 0) for token in held.slots[first:]] for held in helds]
         return self.target.forward(ids, pass_)

@@ -13,8 +13,9 @@ from specdec.prompt import parse_prompts
 from specdec.view import FullView
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from specdec.engine import Engine
-    from specdec.output import Generation
     from specdec.progress import Progress
 
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 class Divergence:
     """The first token at which a speculative text differs from the plain one.
 
-    mode: "greedy" or "coupled". position: index into the new tokens. plain_id, drafted_id: the
-    token of each text there; None where that text had ended. top2_gap: how far the target's best
+    mode: "greedy" or "coupled"; or "transformers", where the plain text is that of
+    transformers' own greedy `generate`. position: index into the new tokens. plain_id,
+    drafted_id: the token of each text there; None where that text had ended. top2_gap: how far the target's best
     logit lies above its second best there: a gap near the rounding error of the dtype is a tie that
     passes of different width broke differently, a large one is an error of ours.
     """
@@ -66,15 +68,17 @@ def check(
     max_new_tokens: int = 64,
     temperature: float = 0.8,
     seed: int = 0,
+    stock: PreTrainedModel | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
     """Decode every prompt plainly and speculatively, greedily and by coupled sampling; compare.
 
     prompts: what `Engine.generate` takes as one prompt each. temperature, seed: of the coupled
-    runs; prompt i samples with seed + i, and temperature 0 leaves them out. `options` go to the
-    speculative runs (draft_model, num_draft_tokens ...). The report holds the first divergence of
-    every run.
+    runs; prompt i samples with seed + i, and temperature 0 leaves them out. stock: the same model
+    as transformers loads it; the greedy texts are then compared with its `generate`, too.
+    `options` go to the speculative runs (draft_model, num_draft_tokens ...). The report holds the
+    first divergence of every run.
     """
     chosen = {} if drafter is None else {"drafter": drafter}
     modes: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0.0}}
@@ -95,11 +99,13 @@ def check(
             report.drafter = drafted.drafter
             report.num_tokens[mode] += len(drafted.token_ids)
             steps[mode] += drafted.stats.num_spec_steps
-            position = first_difference(plain.token_ids, drafted.token_ids)
-            if position is not None:
-                report.divergences.append(
-                    _divergence(engine, ids, i, mode, position, plain, drafted)
-                )
+            references = {mode: plain.token_ids}
+            if stock is not None and mode == "greedy":
+                references["transformers"] = _stock_text(stock, ids, max_new_tokens)
+            for name, reference in references.items():
+                found = _divergence(engine, ids, i, name, reference, drafted.token_ids)
+                if found is not None:
+                    report.divergences.append(found)
         report.num_prompts += 1
         if progress is not None:
             progress(i + 1, len(prompts))
@@ -118,19 +124,28 @@ def first_difference(plain: Sequence[int], drafted: Sequence[int]) -> int | None
 
 
 def _divergence(
-    engine: Engine,
-    ids: list[int],
-    prompt: int,
-    mode: str,
-    position: int,
-    plain: Generation,
-    drafted: Generation,
-) -> Divergence:
-    tokens = [g.token_ids[position : position + 1] for g in (plain, drafted)]
+    engine: Engine, ids: list[int], prompt: int, mode: str, plain: list[int], drafted: list[int]
+) -> Divergence | None:
+    position = first_difference(plain, drafted)
+    if position is None:
+        return None
+    tokens = [text[position : position + 1] for text in (plain, drafted)]
     texts = ["".join(map(engine.tokenizer.decode, t)) if engine.tokenizer else "" for t in tokens]
-    gap = top2_gap(engine, [*ids, *plain.token_ids[:position]])
+    gap = top2_gap(engine, [*ids, *plain[:position]])
     first, second = (t[0] if t else None for t in tokens)
     return Divergence(prompt, mode, position, first, second, texts[0], texts[1], gap)
+
+
+def _stock_text(model: PreTrainedModel, ids: list[int], max_new_tokens: int) -> list[int]:
+    prompt = torch.tensor([ids], device=model.device)
+    out = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+    )
+    text: list[int] = out[0, len(ids) :].tolist()
+    return text
 
 
 def top2_gap(engine: Engine, ids: list[int]) -> float:

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from specdec.cached_model import CachedModel
     from specdec.row import Row
     from specdec.tree import TokenTree
     from specdec.verify import Verdict
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What a drafter or view asks the verifying model to keep for it: see `QueryRecorder`.
+
+    prompt_queries: the last so many queries of each prompt; verified: those of verification.
+    """
+
+    prompt_queries: int = 0
+    verified: bool = False
+
+    @classmethod
+    def all_of(cls, wants: Sequence[Wants]) -> Wants:
+        """What satisfies everyone."""
+        return cls(
+            max((w.prompt_queries for w in wants), default=0), any(w.verified for w in wants)
+        )
+
+
+def wants_of(someone: object) -> Wants:
+    """The `wants` of a drafter or view; one that has none wants nothing."""
+    wants: Wants = getattr(someone, "wants", Wants())
+    return wants
 
 
 class Drafter(Protocol):
@@ -17,13 +43,16 @@ class Drafter(Protocol):
     A drafter is made for one `generate` call and may keep state per row under `row.index`. It reads
     `row.tokens` anew in each round and holds nothing to be true beyond `row.tokens[:row.stable]`:
     later tokens may have been taken back since the last round, when the drafter works inside
-    another one. It never changes a row.
+    another one. It never changes a row. An attribute `wants` may ask the verifier to keep queries.
     """
 
     name: str
 
-    def begin(self, rows: Sequence[Row]) -> None:
-        """Meet the rows of the batch; each holds its prompt. Called once."""
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        """Meet the rows of the batch, each with its prompt, and who will verify. Called once.
+
+        `verifier` holds the prompts' KV already; a drafter may read it, but never writes to it.
+        """
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         """One tree a row, with node 0 = `row.tokens[-1]`, no node deeper than the row's limit.

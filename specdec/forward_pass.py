@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from specdec.recorder import QueryRecorder
 from specdec.store import KVStore
 
 
@@ -48,6 +49,9 @@ class ForwardPass:
     anc: ancestor bitmask `int64[B, N, W]` over all `staged + N` slots; None for a causal chunk,
         which no earlier call of the round may precede.
     staged_positions: `int64[B, staged + N]`, the positions of all slots that `anc` speaks of.
+    rounds: for each sequence how often its committed text has grown; state: what the view keeps
+        from pass to pass, for as long as the store lives.
+    recorder: keeps queries for others; `records` tells it a verification from a draft.
     """
 
     store: KVStore
@@ -57,3 +61,7 @@ class ForwardPass:
     staged: int = 0
     anc: Tensor | None = None
     staged_positions: Tensor | None = None
+    rounds: Sequence[int] = ()
+    state: dict[Any, Any] = field(default_factory=dict)
+    recorder: QueryRecorder | None = None
+    records: bool = False

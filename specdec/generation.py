@@ -12,10 +12,11 @@ from torch import Tensor
 from specdec import processors
 from specdec.cached_model import CachedModel
 from specdec.detokenizer import Detokenizer
-from specdec.drafter import Drafter
+from specdec.drafter import Drafter, Wants, wants_of
 from specdec.forward_pass import View
 from specdec.noise import Noise
 from specdec.output import Generation, Step
+from specdec.recorder import QueryRecorder
 from specdec.registry import VIEWS
 from specdec.request import Request
 from specdec.row import Row
@@ -39,7 +40,7 @@ class GenerationStream:
 
     def __init__(self, target: Target, request: Request, drafter: Drafter) -> None:
         self.target, self.request, self.drafter = target, request, drafter
-        self.view: View = VIEWS[request.view].load()()
+        self.view: View = VIEWS[request.view].load()(target, request.options)
         samples = request.params.num_return_sequences
         self.seed = _seed(request)
         self.rows = [
@@ -71,8 +72,8 @@ class GenerationStream:
             streamer.put(torch.tensor([self.rows[0].tokens]))
         start = perf_counter()
         with torch.inference_mode():
-            self.model = CachedModel(self.target, self.view, self.rows)
-            self.drafter.begin(self.rows)
+            self.model = CachedModel(self.target, self.view, self.rows, recorder=self._recorder())
+            self.drafter.begin(self.rows, self.model)
         for stats in self.stats:
             stats.prefill_s = perf_counter() - start
         active = list(self.rows)
@@ -200,6 +201,13 @@ class GenerationStream:
             sample_index=row.sampler.noise.sample,
             stats=self.stats[row.index],
         )
+
+    def _recorder(self) -> QueryRecorder | None:
+        """Keeps the queries that the drafter or the view asks for, if any."""
+        wants = Wants.all_of([wants_of(self.drafter), wants_of(self.view)])
+        if wants == Wants():
+            return None
+        return QueryRecorder(wants.prompt_queries, wants.verified)
 
     def _log(self) -> None:
         rows, request = len(self.rows), self.request

@@ -28,6 +28,10 @@ class DraftOptions:
     draft_model: a folder, hub id, .gguf file, loaded transformers model, or "demo".
     min_draft_prob: stop drafting below this probability of the path under the draft model.
     min_ngram, max_ngram: shortest and longest match the n-gram drafter acts on.
+    budget: tokens of the context that each layer of a sparse view reads.
+    sink, recent: first and last tokens that it always reads; refresh: when it chooses anew ("pass",
+        "round", "falling", "prompt" or a number of rounds).
+    anchors, dense: layers that choose for those above them, and layers that read everything.
     """
 
     num_draft_tokens: int | None = None
@@ -36,6 +40,12 @@ class DraftOptions:
     min_draft_prob: float = 0.0
     min_ngram: int = 2
     max_ngram: int = 32
+    budget: int | None = None
+    sink: int | None = None
+    recent: int | None = None
+    refresh: str | int | None = None
+    anchors: tuple[int, ...] | None = None
+    dense: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_draft_tokens", "draft_width", "min_ngram", "max_ngram"):
@@ -44,6 +54,14 @@ class DraftOptions:
                 raise InvalidArgument(f"{name}={value!r} is not a whole number")
             if value is not None and not 1 <= value <= 255:
                 raise InvalidArgument(f"{name}={value} is out of range: give 1 to 255")
+        for name in ("budget", "sink", "recent"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise InvalidArgument(f"{name}={value!r} is not a number of tokens")
+        for name in ("anchors", "dense"):
+            value = getattr(self, name)
+            if value is not None and not all(isinstance(layer, int) for layer in value):
+                raise InvalidArgument(f"{name}={value!r} are not layer numbers")
         if not 0.0 <= self.min_draft_prob < 1.0:
             raise InvalidArgument(f"min_draft_prob={self.min_draft_prob} is outside [0, 1)")
         if self.min_ngram > self.max_ngram:

@@ -18,7 +18,8 @@ class Entry:
 
     path: str
     summary: str
-    needs_model: bool = False  # a drafter that runs draft_model=
+    needs_model: bool = False  # a drafter that cannot do without draft_model=
+    takes_model: bool = False  # a drafter that can do with or without it
 
     def load(self) -> Any:
         module, attribute = self.path.split(":")
@@ -41,12 +42,77 @@ DRAFTERS = {
         "the draft model, itself sped up by n-gram drafts: three levels",
         needs_model=True,
     ),
+    "triforce": Entry(
+        "specdec.drafts.triforce:triforce",
+        "three levels: n-gram or draft_model, the target on retrieved chunks, the full target",
+        takes_model=True,
+    ),
+    "streaming": Entry(
+        "specdec.drafts.self_draft:streaming",
+        "the target itself, on sinks and a window of recent tokens (StreamingLLM)",
+    ),
+    "triforce-chunks": Entry(
+        "specdec.drafts.self_draft:triforce_chunks",
+        "the target itself, on chunks of 8 by their mean key (TriForce)",
+    ),
+    "quest": Entry(
+        "specdec.drafts.self_draft:quest",
+        "the target itself, on pages of 16 by a bound on their logits (Quest)",
+    ),
+    "double-sparsity": Entry(
+        "specdec.drafts.self_draft:double_sparsity",
+        "the target itself, on tokens by a few label channels (Double Sparsity)",
+    ),
+    "tidal": Entry(
+        "specdec.drafts.self_draft:tidal",
+        "the target itself, on exact top tokens of anchor layers, shared by others (TidalDecode)",
+    ),
+    "snapkv": Entry(
+        "specdec.drafts.self_draft:snapkv",
+        "the target itself, on tokens that the prompt's last queries vote for, once (SnapKV)",
+    ),
+    "verified": Entry(
+        "specdec.drafts.self_draft:verified",
+        "the target itself, on pages by their mass in the last verification, which reads all",
+    ),
+    "oracle": Entry(
+        "specdec.drafts.self_draft:oracle",
+        "the target itself, on exact top tokens of every layer: to measure the others against",
+    ),
 }
 
 COMBINED = Entry("specdec.drafts.combined:Combined", "several drafters, named as in a+b")
 
 VIEWS = {
-    "full": Entry("specdec.view:FullView", "every key of the context: the target's own law"),
+    "full": Entry("specdec.view:full", "every key of the context: the target's own law"),
+    "streaming": Entry(
+        "specdec.sparse.presets:streaming", "sinks and a window of recent tokens (StreamingLLM)"
+    ),
+    "triforce-chunks": Entry(
+        "specdec.sparse.presets:triforce_chunks", "chunks of 8 by their mean key (TriForce)"
+    ),
+    "quest": Entry(
+        "specdec.sparse.presets:quest", "pages of 16 by a bound on their logits (Quest)"
+    ),
+    "double-sparsity": Entry(
+        "specdec.sparse.presets:double_sparsity", "tokens by a few label channels (Double Sparsity)"
+    ),
+    "tidal": Entry(
+        "specdec.sparse.presets:tidal",
+        "exact top tokens of a few anchor layers, shared by the others (TidalDecode)",
+    ),
+    "snapkv": Entry(
+        "specdec.sparse.presets:snapkv",
+        "tokens that the prompt's last queries vote for, once (SnapKV)",
+    ),
+    "verified": Entry(
+        "specdec.sparse.presets:verified",
+        "pages by their mass in the last verification, which reads everything anyway",
+    ),
+    "oracle": Entry(
+        "specdec.sparse.presets:oracle",
+        "exact top tokens of every layer: to measure the others against",
+    ),
 }
 
 ACCEPTANCE = {

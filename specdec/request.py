@@ -60,13 +60,15 @@ class Request:
 
     def _check_drafter(self, drafter: str) -> None:
         """Known names, and a draft model exactly where one of them runs it."""
-        needs_model = any(DRAFTERS[name].needs_model for name in drafter_names(drafter))
+        entries = [DRAFTERS[name] for name in drafter_names(drafter)]
+        needs_model = any(entry.needs_model for entry in entries)
+        takes_model = needs_model or any(entry.takes_model for entry in entries)
         if needs_model and self.options.draft_model is None:
             raise InvalidArgument(
                 f"drafter {drafter!r} needs draft_model=: a smaller causal LM with the same "
                 "token ids, as a folder, hub id, .gguf file or loaded model"
             )
-        if not needs_model and self.options.draft_model is not None:
+        if not takes_model and self.options.draft_model is not None:
             raise InvalidArgument(
                 f"drafter {drafter!r} has no use for draft_model: leave it out, or name a drafter "
                 "that has, such as 'ngram+model'"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from specdec.cached_model import CachedModel
-from specdec.drafter import Drafter
+from specdec.drafter import Drafter, Wants, wants_of
 from specdec.forward_pass import View
 from specdec.row import Row
 from specdec.sampler import NodeLaws, Sampler
@@ -31,6 +31,7 @@ class Speculative:
     after an inner rejection, and its text is then not the target's at temperature > 0.)
 
     vocab_size: of the outer level; num_draft_tokens: draft tokens for it per round, at most.
+    shares_kv: the model is the outer level's own and reads its KV, through `view`.
     """
 
     def __init__(
@@ -41,14 +42,18 @@ class Speculative:
         drafter: Drafter,
         vocab_size: int,
         num_draft_tokens: int,
+        shares_kv: bool = False,
     ) -> None:
         self.name, self.target, self.view, self.drafter = name, model, view, drafter
         self.vocab_size, self.num_draft_tokens = vocab_size, num_draft_tokens
+        self.shares_kv = shares_kv
+        self.wants = Wants.all_of([wants_of(view), wants_of(drafter) if shares_kv else Wants()])
 
-    def begin(self, rows: Sequence[Row]) -> None:
-        self.model = CachedModel(self.target, self.view, rows)
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        base = verifier if self.shares_kv else None
+        self.model = CachedModel(self.target, self.view, rows, base=base)
         self.samplers: dict[int, Sampler] = {row.index: row.sampler.without_state() for row in rows}
-        self.drafter.begin(rows)
+        self.drafter.begin(rows, self.model)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from specdec.errors import SpecdecError
+
+
+class Sidecar(Protocol):
+    """What someone keeps beside one row of a level: it hears of tokens that are taken back."""
+
+    def crop(self, length: int) -> None:
+        """The row now has `length` committed tokens, fewer than before."""
 
 
 class Level:
@@ -21,6 +29,14 @@ class Level:
         self.length = torch.zeros(rows, dtype=torch.int32)
         self.k: list[Tensor | None] = [None] * num_layers
         self.v: list[Tensor | None] = [None] * num_layers
+        self.sidecars: dict[tuple[str, int, int], Sidecar] = {}  # (name, layer, row)
+
+    def crop(self, row: int, length: int) -> None:
+        """Forget committed tokens of `row` past `length`, in place."""
+        self.length[row] = length
+        for (_, _, owner), sidecar in self.sidecars.items():
+            if owner == row:
+                sidecar.crop(length)
 
     def buffers(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """This layer's (k, v), made after the shapes of `k, v: [B, Hkv, n, D]` if need be."""
@@ -50,6 +66,9 @@ class KVStore:
         self.num_layers, self.capacity = num_layers, capacity
         self.levels = [Level(num_layers, sequences, capacity)]
         self.row_maps = [torch.arange(sequences, dtype=torch.int32)]
+        self.num_shared = 0  # leading levels that belong to another store
+        # The last queries of each prompt, [rows, H, w, D] per layer, if a drafter asked for them.
+        self.prompt_queries: dict[tuple[int, int], Tensor] = {}
 
     @property
     def sequences(self) -> int:
@@ -121,7 +140,7 @@ class KVStore:
                 f"cannot crop sequence {sequence} to {length} tokens: it has "
                 f"{self.length(sequence)}, of which {offset} are shared"
             )
-        self.levels[-1].length[sequence] = length - offset
+        self.levels[-1].crop(sequence, length - offset)
 
     def fork(self, samples: int, capacity: int) -> None:
         """Continue every sequence `samples` times: push a level whose rows share what is committed.
@@ -133,3 +152,13 @@ class KVStore:
         self.levels.append(Level(self.num_layers, sequences, capacity))
         self.row_maps.append(torch.arange(sequences, dtype=torch.int32))
         self.capacity += capacity
+
+    def overlay(self, capacity: int) -> KVStore:
+        """A store that reads this one's levels and writes to one of its own, of `capacity`.
+
+        What a draft view of the same model writes is provisional: it never touches this store.
+        """
+        store = KVStore(self.num_layers, self.sequences, capacity)
+        store.levels[:0], store.row_maps[:0] = self.levels, self.row_maps
+        store.num_shared = len(self.levels)
+        return store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from specdec import attention, support
 from specdec.forward_pass import ForwardPass, View
 from specdec.kernels import packed_linear
+from specdec.recorder import QueryRecorder
 from specdec.store import KVStore
 from specdec.view import FullView
 
@@ -33,6 +35,8 @@ class Target:
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
+        types = getattr(config, "layer_types", None)
+        self.layer_types: list[str] = list(types or _layer_types(config))
         self.max_positions = support.max_positions(config)
         self.rope_boundary = support.rope_boundary(config)
         if borrowed:
@@ -65,7 +69,14 @@ class Target:
         return KVStore(self.num_layers, sequences, capacity)
 
     @torch.inference_mode()
-    def prefill(self, store: KVStore, view: View, sequence: int, tokens: Sequence[int]) -> None:
+    def prefill(
+        self,
+        store: KVStore,
+        view: View,
+        sequence: int,
+        tokens: Sequence[int],
+        recorder: QueryRecorder | None = None,
+    ) -> None:
         """Read `tokens` behind what `sequence` holds, and commit them; no logits are made."""
         start, end = store.length(sequence), store.length(sequence) + len(tokens)
         chunk = PREFILL_CHUNK
@@ -74,7 +85,9 @@ class Target:
         for first in range(0, len(tokens), chunk):
             part = tokens[first : first + chunk]
             positions = torch.arange(start + first, start + first + len(part))[None]
-            pass_ = ForwardPass(store, view, [sequence], positions.to(self.device))
+            pass_ = ForwardPass(
+                store, view, [sequence], positions.to(self.device), recorder=recorder
+            )
             self.model.base_model(**self._inputs([part], pass_))
             store.commit(sequence, range(len(part)))
 
@@ -106,6 +119,12 @@ class Target:
             "use_cache": False,
             "specdec_pass": pass_,
         }
+
+
+def _layer_types(config: Any) -> list[str]:
+    """Kinds of layers of a config that does not name them: all alike."""
+    kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    return [kind] * int(config.num_hidden_layers)
 
 
 def _pack(module: nn.Linear, keep: bool) -> None:

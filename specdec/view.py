@@ -21,13 +21,15 @@ class FullView:
     def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
+        if pass_.recorder is not None:
+            _record(pass_, call)
         # A lone token sees itself and all before it: one read, with nothing to mask or merge.
         is_plain = pass_.anc is not None and call.q.shape[2] == 1 and pass_.staged == 0
         partials = self._prefix(pass_, call, include_staged=is_plain)
         if not is_plain:
-            partials.append(self._staged(pass_, call))
+            partials.append(self.staged(pass_, call))
         if call.sinks is not None:
-            partials.append(_sink(call))
+            partials.append(sink_partial(call))
         return merge(partials)[0].to(call.q.dtype)
 
     def _prefix(
@@ -61,7 +63,8 @@ class FullView:
             offset += level.length[row_map]
         return partials
 
-    def _staged(self, pass_: ForwardPass, call: AttentionCall) -> tuple[Tensor, Tensor]:
+    def staged(self, pass_: ForwardPass, call: AttentionCall) -> tuple[Tensor, Tensor]:
+        """The partial (o, lse) over the staged tokens, this call's own included."""
         if pass_.anc is None:
             return causal_softmax(
                 call.q,
@@ -88,10 +91,25 @@ class FullView:
         )
 
 
-def _sink(call: AttentionCall) -> tuple[Tensor, Tensor]:
+def full(target: object, options: object) -> FullView:
+    """The full view of any model."""
+    return FullView()
+
+
+def sink_partial(call: AttentionCall) -> tuple[Tensor, Tensor]:
     """Attention sinks as a partial: weight in the softmax, but no value."""
     assert call.sinks is not None
     batch, heads, nodes, _ = call.q.shape
     wide = torch.float64 if call.q.dtype == torch.float64 else torch.float32
     o = call.q.new_zeros(batch, heads, nodes, call.v.shape[-1], dtype=wide)
     return o, call.sinks.to(wide)[None, :, None].expand(batch, heads, nodes)
+
+
+def _record(pass_: ForwardPass, call: AttentionCall) -> None:
+    """Leave the queries to those who choose what a draft reads."""
+    assert pass_.recorder is not None
+    for q, sequence in zip(call.q, pass_.sequences, strict=True):
+        if pass_.anc is None:
+            pass_.recorder.note_prompt(call.layer, sequence, q)
+        elif pass_.records:
+            pass_.recorder.note_pass(call.layer, sequence, q)

@@ -21,7 +21,7 @@ class Hostile:
         self.rng = random.Random(0)
         self.observed = 0
 
-    def begin(self, rows):
+    def begin(self, rows, verifier):
         self.rows = {row.index for row in rows}
 
     def propose(self, rows, limits):

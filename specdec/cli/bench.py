@@ -22,9 +22,7 @@ def run(
     baselines: Annotated[str, typer.Option(help="Of hf, hf-pld; empty for none.")] = "hf,hf-pld",
     repeats: Annotated[int, typer.Option(min=1, help="Measured rounds; medians count.")] = 3,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", "-n", min=16)] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for result.json and result.md.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for result.json and result.md.")] = None,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
     as_json: arguments.AsJson = False,

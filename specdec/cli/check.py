@@ -37,6 +37,10 @@ def check(
         float, typer.Option("--temperature", "-t", help="Of the sampled runs; 0 leaves them out.")
     ] = 0.8,
     seed: Annotated[int, typer.Option(help="Of the first prompt; the next has the next.")] = 0,
+    transformers: Annotated[
+        bool,
+        typer.Option("--transformers", help="Compare with transformers' own greedy text, too."),
+    ] = False,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -60,6 +64,11 @@ def check(
     options: dict[str, Any] = console.drafting(
         engine, drafter=drafter, draft_model=draft_model, num_draft_tokens=num_draft_tokens
     )
+    stock = None
+    if transformers:
+        from specdec.loader import load
+
+        stock = load(model, engine.dtype, engine.device, trust_remote_code).model
     with progress_bar("Comparing") as progress:
         report = run(
             engine,
@@ -67,25 +76,29 @@ def check(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
+            stock=stock,
             progress=progress,
             **options,
         )
     if as_json:
         console.print_json({"model": engine.name, **report.to_dict()})
     else:
-        _print(report, engine.name)
+        _print(report, engine.name, transformers)
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _print(report: Report, model: str) -> None:
+def _print(report: Report, model: str, transformers: bool) -> None:
     out = console.out()
     for divergence in report.divergences:
         out.print(_line(divergence), style="red", markup=False)
-    for mode, count in report.num_tokens.items():
+    counts = dict(report.num_tokens)
+    if transformers:
+        counts["transformers"] = counts["greedy"]
+    for mode, count in counts.items():
         bad = sum(d.mode == mode for d in report.divergences)
         found = f"{bad} of {report.num_prompts} texts differ" if bad else "all equal"
-        length = report.mean_acceptance_length.get(mode, 0.0)
+        length = report.mean_acceptance_length.get(mode, report.mean_acceptance_length["greedy"])
         out.print(
             f"{mode}: {report.num_prompts} prompts, {count} tokens, acceptance length "
             f"{length:.2f}: {found}",

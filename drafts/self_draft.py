@@ -1,0 +1,60 @@
+"""SelfDraft: the target drafts for itself, reading a sparse part of its own KV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from specdec.cached_model import CachedModel
+from specdec.drafts.model import ModelDrafter
+from specdec.options import DraftOptions
+from specdec.registry import VIEWS
+from specdec.row import Row
+from specdec.sparse.view import SparseView
+from specdec.target import Target
+from specdec.tree import TokenTree
+from specdec.verify import Verdict
+
+FALLING = 0.6  # acceptance below which a view with refresh "falling" chooses anew
+MEMORY = 0.7  # of the running mean of acceptance
+
+
+class SelfDraft(ModelDrafter):
+    """The target's own weights under the sparse view that `view` names.
+
+    It reads the KV that verification has committed; its own goes to a level apart, is read by the
+    rest of the draft, and is dropped when the text moves on. So an error of the view can cost
+    acceptance, never change the text.
+    """
+
+    def __init__(self, view: str, target: Target, options: DraftOptions) -> None:
+        self.start(target, target, options)
+        self.view: SparseView = VIEWS[view].load()(target, options)
+        self.name, self.wants = view, self.view.wants
+        self._acceptance: dict[int, float] = {}
+
+    def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
+        return CachedModel(self.draft, self.view, rows, base=verifier)
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Tell the view where acceptance is falling."""
+        for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
+            drafted = max(tree.depths())
+            if drafted:
+                before = self._acceptance.get(row.index, 1.0)
+                now = MEMORY * before + (1 - MEMORY) * verdict.num_accepted / drafted
+                self.model.state["falling", row.index] = now < FALLING
+                # after a new choice its own acceptance counts
+                self._acceptance[row.index] = 1.0 if now < FALLING else now
+
+
+streaming = partial(SelfDraft, "streaming")
+triforce_chunks = partial(SelfDraft, "triforce-chunks")
+quest = partial(SelfDraft, "quest")
+double_sparsity = partial(SelfDraft, "double-sparsity")
+tidal = partial(SelfDraft, "tidal")
+snapkv = partial(SelfDraft, "snapkv")
+verified = partial(SelfDraft, "verified")
+oracle = partial(SelfDraft, "oracle")

@@ -1,0 +1,34 @@
+"""TriForce (arXiv 2404.11912): a tiny drafter, the target on retrieved chunks, the full target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from specdec.drafter import Drafter
+from specdec.drafts.model import ModelDrafter
+from specdec.drafts.ngram import NGramDrafter
+from specdec.options import DraftOptions
+from specdec.registry import VIEWS
+from specdec.speculative import Speculative
+from specdec.target import Target
+
+DEPTH = 6  # draft tokens for the full target in a round
+INNER_DEPTH = 2  # draft tokens of a small model for one middle pass
+
+
+def triforce(target: Target, options: DraftOptions) -> Speculative:
+    """Three levels; the middle one reads chunks of the target's own KV, `options.budget` tokens.
+
+    The innermost is `draft_model` with a streaming cache if there is one, else n-grams.
+    """
+    inner: Drafter
+    if options.draft_model is not None:
+        inner = ModelDrafter(target, replace(options, num_draft_tokens=INNER_DEPTH))
+        inner.view = VIEWS["streaming"].load()(
+            options.draft_model, DraftOptions(budget=256, sink=16)
+        )
+    else:
+        inner = NGramDrafter(target, replace(options, num_draft_tokens=None))
+    middle = VIEWS["triforce-chunks"].load()(target, options)
+    depth = options.num_draft_tokens or DEPTH
+    return Speculative("triforce", target, middle, inner, target.vocab_size, depth, shares_kv=True)

@@ -1,0 +1,34 @@
+"""ExactMass: the attention itself, summed over each page (TidalDecode, SnapKV, and our own)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from specdec.sparse.scorer import Memo
+
+
+@dataclass(frozen=True)
+class ExactMass:
+    """Keeps nothing and reads every key; pages of one token give exact top-k.
+
+    What it costs depends on whose queries it scores: a draft's own (TidalDecode's anchors, the
+    oracle), the prompt's, once (SnapKV), or those of the last verification, which read all keys
+    anyway.
+    """
+
+    page_size: int = 1
+    name: str = "exact-mass"
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.page_size}"
+
+    def summarize(self, k: Tensor, memo: Memo) -> None:
+        return None
+
+    def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
+        """log of the sum of exp(q.k) over each page."""
+        logits = q @ pages.flatten(1, 2).to(q).mT * scale
+        return logits.unflatten(-1, pages.shape[1:3]).logsumexp(-1)

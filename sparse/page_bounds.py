@@ -1,0 +1,34 @@
+"""PageBounds: an upper bound on every key's logit, per page (Quest, arXiv 2406.10774)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specdec.sparse.scorer import Memo
+
+
+@dataclass(frozen=True)
+class PageBounds:
+    """Keeps the channelwise minimum and maximum of a page's keys.
+
+    A page's logit is sum_i max(q_i min_i, q_i max_i): no key of the page has a larger one.
+    """
+
+    page_size: int = 16
+    name: str = "page-bounds"
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.page_size}"
+
+    def summarize(self, k: Tensor, memo: Memo) -> Tensor:
+        """Minimum and maximum, `[Hkv, P, 2, D]`."""
+        return torch.stack(k.aminmax(dim=2), dim=2)
+
+    def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
+        """The bound of q.k over each page, times `scale`."""
+        low, high = pages.to(q).unbind(dim=2)
+        return (q.clamp_max(0.0) @ low.mT + q.clamp_min(0.0) @ high.mT) * scale

@@ -1,0 +1,83 @@
+"""PageIndex: a scorer's summaries of one row's full pages, kept beside the store's level."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specdec.sparse.scorer import Memo, Scorer
+from specdec.store import Level
+
+
+class PageIndex:
+    """Summaries of the committed, full pages of one row in one layer (Invariant 2).
+
+    `update` summarises pages that have become full; the store calls `crop` when tokens are taken
+    back. The open page is never in it, so nothing that may still change is.
+    """
+
+    def __init__(self, scorer: Scorer, queries: Tensor | None) -> None:
+        self.scorer = scorer
+        self.memo: Memo = {} if queries is None else {"queries": queries}
+        self.pages = 0
+        self.summary: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, level: Level, layer: int, row: int, scorer: Scorer, queries: Tensor | None
+    ) -> PageIndex:
+        """The index of a row, made and kept in the level's sidecars at the first call."""
+        key = (scorer.key, layer, row)
+        index = level.sidecars.get(key)
+        if index is None:
+            index = level.sidecars[key] = cls(scorer, queries)
+        assert isinstance(index, PageIndex)
+        return index
+
+    def crop(self, length: int) -> None:
+        """Forget pages that are no longer full of committed tokens."""
+        self.pages = min(self.pages, length // self.scorer.page_size)
+
+    def update(self, keys: Tensor, length: int) -> int:
+        """Take up the pages that are full now: `keys[Hkv, capacity, D]`, `length` committed.
+
+        Returns how many pages the index covers.
+        """
+        full = length // self.scorer.page_size
+        if full > self.pages:
+            fresh = paged(keys, self.pages, full, self.scorer.page_size)
+            summary = self.scorer.summarize(fresh, self.memo)
+            if summary is not None:
+                self._store(summary, full)
+            self.pages = full
+        return self.pages
+
+    def logits(self, q: Tensor, keys: Tensor, scale: float) -> Tensor:
+        """Page logits `[Hkv, M, pages]` for queries `q[Hkv, M, D]`."""
+        if self.summary is not None:
+            pages = self.summary[:, : self.pages]
+        else:
+            pages = paged(keys, 0, self.pages, self.scorer.page_size)
+        return self.scorer.logits(q, pages, scale, self.memo)
+
+    def _store(self, summary: Tensor, full: int) -> None:
+        """Append, in a buffer that doubles, so that growing costs O(1) per page."""
+        if self.summary is None or self.summary.shape[1] < full:
+            room = max(full, 2 * (0 if self.summary is None else self.summary.shape[1]))
+            grown = summary.new_empty(summary.shape[0], room, *summary.shape[2:])
+            if self.summary is not None:
+                grown[:, : self.pages] = self.summary[:, : self.pages]
+            self.summary = grown
+        self.summary[:, self.pages : full] = summary
+
+
+def paged(keys: Tensor, first: int, last: int, page_size: int) -> Tensor:
+    """Pages `first .. last` of `keys[Hkv, capacity, D]`: `[Hkv, last - first, page, D]`, a view."""
+    return keys[:, first * page_size : last * page_size].unflatten(1, (last - first, page_size))
+
+
+def gather(x: Tensor, pages: Tensor, page_size: int) -> Tensor:
+    """Tokens of `pages[Hkv, n]` out of `x[Hkv, capacity, D]`: `[Hkv, n * page_size, D]`, a copy."""
+    count = x.shape[1] // page_size
+    heads = torch.arange(x.shape[0], device=x.device)[:, None]
+    return paged(x, 0, count, page_size)[heads, pages].flatten(1, 2)

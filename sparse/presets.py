@@ -1,0 +1,115 @@
+"""Presets: the published views by name, and two of our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specdec.options import DraftOptions
+from specdec.sparse.chunk_means import ChunkMeans
+from specdec.sparse.exact_mass import ExactMass
+from specdec.sparse.label_channels import LabelChannels
+from specdec.sparse.page_bounds import PageBounds
+from specdec.sparse.recency import Recency
+from specdec.sparse.scorer import Scorer
+from specdec.sparse.sharing import Sharing
+from specdec.sparse.view import SparseView
+from specdec.target import Target
+
+
+def streaming(target: Target, options: DraftOptions) -> SparseView:
+    """Sinks and a window (StreamingLLM, arXiv 2309.17453); rotations stay as they were cached."""
+    return _view("streaming", Recency(), target, options, sink=4, recent=0)
+
+
+def triforce_chunks(target: Target, options: DraftOptions) -> SparseView:
+    """Chunks of 8 by their mean key and the last query, chunk 0 kept (TriForce, 2404.11912)."""
+    return _view("triforce-chunks", ChunkMeans(8), target, options, sink=8, recent=0)
+
+
+def quest(target: Target, options: DraftOptions) -> SparseView:
+    """Pages of 16 by a bound on their logits, first two layers dense (Quest, 2406.10774)."""
+    return _view(
+        "quest", PageBounds(16), target, options, dense=(0, 1), sink=0, recent=0, refresh="pass"
+    )
+
+
+def double_sparsity(target: Target, options: DraftOptions) -> SparseView:
+    """Tokens by 16 label channels, first two layers dense (Double Sparsity, 2408.07092)."""
+    return _view(
+        "double-sparsity", LabelChannels(16), target, options, dense=(0, 1), refresh="pass"
+    )
+
+
+def tidal(target: Target, options: DraftOptions) -> SparseView:
+    """Exact top tokens of anchor layers, reused by those above (TidalDecode, 2410.05076)."""
+    return _view(
+        "tidal",
+        ExactMass(1),
+        target,
+        options,
+        dense=(0, 1),
+        anchors=default_anchors(target),
+        exact_anchors=True,
+        refresh="pass",
+    )
+
+
+def snapkv(target: Target, options: DraftOptions) -> SparseView:
+    """Votes of the prompt's last queries, pooled, once per prompt (SnapKV, 2404.14469)."""
+    return _view(
+        "snapkv", ExactMass(1), target, options, queries="prompt", refresh="prompt",
+        votes="mean", pool=5,
+    )  # fmt: skip
+
+
+def verified(target: Target, options: DraftOptions) -> SparseView:
+    """Page masses under the queries of the last verification, which read every key anyway."""
+    return _view("verified", ExactMass(8), target, options, queries="verified", votes="mean")
+
+
+def oracle(target: Target, options: DraftOptions) -> SparseView:
+    """Exact top tokens of every layer at every pass: what the others are measured against."""
+    return _view("oracle", ExactMass(1), target, options, refresh="pass")
+
+
+def default_anchors(target: Target) -> tuple[int, ...]:
+    """Layer 2 and the ends of the first two thirds, moved up to layers with full attention."""
+    layers = len(target.layer_types)
+    full = [i for i, kind in enumerate(target.layer_types) if kind != "sliding_attention"]
+    wanted = {min(2, layers - 1), layers // 3, 2 * layers // 3}
+    return tuple(sorted({min([i for i in full if i >= w] or full[-1:]) for w in wanted if full}))
+
+
+def _view(
+    name: str,
+    scorer: Scorer,
+    target: Target,
+    options: DraftOptions,
+    *,
+    dense: tuple[int, ...] = (),
+    anchors: tuple[int, ...] | None = None,
+    exact_anchors: bool = False,
+    sink: int = 16,
+    recent: int = 64,
+    refresh: str | int = "round",
+    **settings: Any,
+) -> SparseView:
+    """A preset under the caller's options, checked against the model."""
+    layers = len(target.layer_types)
+    sharing = Sharing(
+        dense=options.dense if options.dense is not None else tuple(i for i in dense if i < layers),
+        anchors=options.anchors if options.anchors is not None else anchors,
+        exact_anchors=exact_anchors,
+    )
+    view = SparseView(
+        name,
+        scorer,
+        sharing,
+        budget=512 if options.budget is None else options.budget,
+        sink=sink if options.sink is None else options.sink,
+        recent=recent if options.recent is None else options.recent,
+        refresh=refresh if options.refresh is None else options.refresh,
+        **settings,
+    )
+    view.check(target)
+    return view

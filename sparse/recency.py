@@ -1,0 +1,30 @@
+"""Recency: no score at all, only sinks and the recent window (StreamingLLM, arXiv 2309.17453)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specdec.sparse.scorer import Memo
+
+
+@dataclass(frozen=True)
+class Recency:
+    """Later pages come first; with sinks forced, that is a window. Positions stay as they are."""
+
+    page_size: int = 1
+    name: str = "recency"
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.page_size}"
+
+    def summarize(self, k: Tensor, memo: Memo) -> Tensor:
+        """Nothing of the keys: an empty summary, `[Hkv, P, 0]`."""
+        return k[:, :, 0, :0]
+
+    def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
+        heads, count = pages.shape[:2]
+        return torch.arange(count, device=q.device, dtype=torch.float32).expand(heads, 1, count)

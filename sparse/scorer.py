@@ -1,0 +1,56 @@
+"""Scorer: how important each page of a level is for some queries."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+# What a scorer keeps for one layer of one row; "queries" `[Hkv, M, D]` are there from the start if
+# the prompt's last queries were recorded.
+Memo: TypeAlias = dict[str, Tensor]
+
+
+class Scorer(Protocol):
+    """Scores pages of `page_size` tokens; a page of one token scores tokens.
+
+    `summarize` turns the keys of full pages into what is kept of them beside the store, once;
+    `logits` then needs no keys. A scorer whose summary is None reads the keys themselves, which is
+    exact and costs a full read.
+    """
+
+    name: str
+    page_size: int
+
+    @property
+    def key(self) -> str:
+        """Name of its summaries: scorers with the same key can share them."""
+
+    def summarize(self, k: Tensor, memo: Memo) -> Tensor | None:
+        """A summary `[Hkv, P, ...]` of the keys `k[Hkv, P, page_size, D]` of P full pages."""
+
+    def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
+        """Page logits `[Hkv, M, P]` of queries `q[Hkv, M, D]`, M = group heads x tokens.
+
+        Their softmax over all pages is the attention mass each page is expected to get.
+        pages: the summaries of all P pages; where there are none, their keys `[Hkv, P, page, D]`.
+        """
+
+
+def importance(logits: Tensor, votes: str, pool: int) -> Tensor:
+    """Page logits `[Hkv, M, P]` as one importance `[Hkv, P]` per KV head.
+
+    Selecting per KV head keeps the bytes of grouped-query attention down. Heads are compared by
+    their softmax, not their raw logits. votes "max": a page matters as much as to the query it
+    matters most to; "mean": votes add up (SnapKV). pool: width of a moving average over
+    neighbouring pages, so that what stands beside an important token is kept, too.
+    """
+    mass = torch.softmax(logits.float(), dim=-1)
+    score = mass.amax(dim=1) if votes == "max" else mass.mean(dim=1)
+    if pool > 1:
+        pages = score.shape[-1]
+        score = torch.nn.functional.avg_pool1d(
+            score, pool, stride=1, padding=pool // 2, count_include_pad=False
+        )[:, :pages]
+    return score
