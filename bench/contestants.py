@@ -47,7 +47,10 @@ class Run:
 
 
 class Contestant(Protocol):
-    name: str
+    """Someone who takes part."""
+
+    @property
+    def name(self) -> str: ...
 
     def run(self, ids: list[int], max_new_tokens: int) -> Run:
         """Greedy text for a prompt, exactly `max_new_tokens` long."""

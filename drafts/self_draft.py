@@ -7,6 +7,7 @@ from functools import partial
 
 from specdec.cached_model import CachedModel
 from specdec.drafts.model import ModelDrafter
+from specdec.early_exit import first_layers
 from specdec.options import DraftOptions
 from specdec.registry import VIEWS
 from specdec.row import Row
@@ -24,11 +25,14 @@ class SelfDraft(ModelDrafter):
 
     It reads the KV that verification has committed; its own goes to a level apart, is read by the
     rest of the draft, and is dropped when the text moves on. So an error of the view can cost
-    acceptance, never change the text.
+    acceptance, never change the text. With `draft_layers` it leaves the model early, too.
     """
 
     def __init__(self, view: str, target: Target, options: DraftOptions) -> None:
-        self.start(target, target, options)
+        draft = target
+        if options.draft_layers is not None:
+            draft = Target(first_layers(target.model, options.draft_layers), borrowed=True)
+        self.start(target, draft, options)
         self.view: SparseView = VIEWS[view].load()(target, options)
         self.name, self.wants = view, self.view.wants
         self._acceptance: dict[int, float] = {}

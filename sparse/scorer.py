@@ -20,8 +20,11 @@ class Scorer(Protocol):
     exact and costs a full read.
     """
 
-    name: str
-    page_size: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def page_size(self) -> int: ...
 
     @property
     def key(self) -> str:

@@ -25,9 +25,9 @@ class Divergence:
 
     mode: "greedy" or "coupled"; or "transformers", where the plain text is that of
     transformers' own greedy `generate`. position: index into the new tokens. plain_id,
-    drafted_id: the token of each text there; None where that text had ended. top2_gap: how far the target's best
-    logit lies above its second best there: a gap near the rounding error of the dtype is a tie that
-    passes of different width broke differently, a large one is an error of ours.
+    drafted_id: the token of each text there; None where that text had ended. top2_gap: how far
+    the target's best logit lies above its second best there: a gap near the rounding error of the
+    dtype is a tie that passes of different width broke differently, a large one is our error.
     """
 
     prompt: int

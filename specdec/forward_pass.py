@@ -33,8 +33,11 @@ class AttentionCall:
 class View(Protocol):
     """What a forward pass reads of the store."""
 
-    name: str
-    lossless: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lossless(self) -> bool: ...
 
     def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""

@@ -187,6 +187,8 @@ class GenerationStream:
 
     def _generation(self, row: Row) -> Generation:
         stopper, request = self.stoppers[row.index], self.request
+        if hasattr(self.drafter, "inner_stats"):
+            self.stats[row.index].inner = self.drafter.inner_stats(row.index)
         return Generation(
             text=stopper.detokenizer.text,
             token_ids=row.tokens[row.num_prompt_tokens :],

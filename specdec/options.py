@@ -31,6 +31,7 @@ class DraftOptions:
     budget: tokens of the context that each layer of a sparse view reads.
     sink, recent: first and last tokens that it always reads; refresh: when it chooses anew ("pass",
         "round", "falling", "prompt" or a number of rounds).
+    draft_layers: a drafter that runs the target itself leaves it after so many layers.
     anchors, dense: layers that choose for those above them, and layers that read everything.
     """
 
@@ -44,11 +45,12 @@ class DraftOptions:
     sink: int | None = None
     recent: int | None = None
     refresh: str | int | None = None
+    draft_layers: int | None = None
     anchors: tuple[int, ...] | None = None
     dense: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_draft_tokens", "draft_width", "min_ngram", "max_ngram"):
+        for name in ("num_draft_tokens", "draft_width", "min_ngram", "max_ngram", "draft_layers"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InvalidArgument(f"{name}={value!r} is not a whole number")

@@ -10,6 +10,7 @@ from specdec.drafter import Drafter, Wants, wants_of
 from specdec.forward_pass import View
 from specdec.row import Row
 from specdec.sampler import NodeLaws, Sampler
+from specdec.stats import Stats
 from specdec.target import Target
 from specdec.tree import Law, TokenTree
 from specdec.verify import Verdict
@@ -52,8 +53,13 @@ class Speculative:
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         base = verifier if self.shares_kv else None
         self.model = CachedModel(self.target, self.view, rows, base=base)
+        self.stats = {row.index: Stats() for row in rows}
         self.samplers: dict[int, Sampler] = {row.index: row.sampler.without_state() for row in rows}
         self.drafter.begin(rows, self.model)
+
+    def inner_stats(self, row: int) -> dict[str, Stats]:
+        """What this level's verification made of its drafter's tokens, for one row."""
+        return {f"{self.drafter.name} for {self.view.name}": self.stats[row]}
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
@@ -98,7 +104,13 @@ class Speculative:
             verdict = row.sampler.decide(laws, _never)
             self._extend(outer[row.index], row, laws, verdict)
             verdicts.append(verdict)
-        for row, verdict in zip(rows, verdicts, strict=True):
+        for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
+            self.stats[row.index].record(
+                tree.num_draft_tokens,
+                max(tree.depths()),
+                verdict.num_accepted,
+                len(verdict.tokens),
+            )
             row.tokens.extend(verdict.tokens)
             row.round += 1
             room[row.index] -= len(verdict.tokens)

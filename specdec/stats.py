@@ -23,6 +23,7 @@ class Stats:
     draft_s: float = 0.0
     verify_s: float = 0.0
     decode_s: float = 0.0
+    inner: dict[str, Stats] = field(default_factory=dict)  # of drafters with a verification inside
 
     def record(self, nodes: int, depth: int, accepted: int, emitted: int) -> None:
         """Add one step: draft nodes, deepest draft, accepted draft tokens, emitted tokens."""
@@ -80,4 +81,12 @@ class Stats:
             "num_accepted_draft_tokens", "num_tokens", "prefill_s", "decode_s", "tokens_per_s",
             "draft_s", "verify_s",
         )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names}
+        if self.inner:
+            keep = ("mean_acceptance_length", "draft_acceptance_rate", "num_spec_steps",
+                    "num_draft_tokens", "num_accepted_draft_tokens")  # fmt: skip
+            values["inner"] = {
+                name: {key: getattr(stats, key) for key in keep}
+                for name, stats in self.inner.items()
+            }
+        return values

@@ -201,6 +201,18 @@ def test_a_budget_of_everything_is_the_full_view(llama, view):
     assert out.stats.draft_acceptance_rate == 1.0
 
 
+def test_early_exit(llama):
+    """A draft that leaves the model after its first layer; and triforce's figures by level."""
+    want = llama.generate(PROMPTS, drafter="none", max_new_tokens=NEW)
+    out = llama.generate(PROMPTS, drafter="quest", draft_layers=1, max_new_tokens=NEW, **SMALL)
+    assert [g.token_ids for g in out] == [g.token_ids for g in want]
+    with pytest.raises(InvalidArgument, match="give 1 to 1"):
+        llama.generate(PROMPTS, drafter="quest", draft_layers=2)
+    out = llama.generate(PROMPTS[0], drafter="triforce", max_new_tokens=NEW, min_ngram=1, **SMALL)
+    (inner,) = out.stats.to_dict()["inner"].values()
+    assert inner["num_spec_steps"] >= out.stats.num_spec_steps
+
+
 def test_bad_views():
     target = Target(models.build("gemma3"))
     bad = {

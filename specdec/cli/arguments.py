@@ -18,6 +18,8 @@ DraftModel = Annotated[
     typer.Option(help="A smaller model with the same token ids; 'random' for a useless one."),
 ]
 NumDraftTokens = Annotated[int | None, typer.Option(help="Depth of a draft.")]
+DraftWidth = Annotated[int | None, typer.Option(help="Nodes per level; more than 1 is a tree.")]
+Budget = Annotated[int | None, typer.Option(help="Tokens of context that a sparse view reads.")]
 Dtype = Annotated[
     str, typer.Option(help="auto, float32, bfloat16, float16 or float64; auto on a CPU: float32.")
 ]

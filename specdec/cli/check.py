@@ -19,6 +19,8 @@ def check(
     drafter: arguments.Drafter = None,
     draft_model: arguments.DraftModel = None,
     num_draft_tokens: arguments.NumDraftTokens = None,
+    draft_width: arguments.DraftWidth = None,
+    budget: arguments.Budget = None,
     prompt_file: Annotated[
         Path | None,
         typer.Option(
@@ -62,7 +64,12 @@ def check(
     from specdec.check import check as run
 
     options: dict[str, Any] = console.drafting(
-        engine, drafter=drafter, draft_model=draft_model, num_draft_tokens=num_draft_tokens
+        engine,
+        drafter=drafter,
+        draft_model=draft_model,
+        num_draft_tokens=num_draft_tokens,
+        draft_width=draft_width,
+        budget=budget,
     )
     stock = None
     if transformers:

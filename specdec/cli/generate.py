@@ -40,6 +40,11 @@ def generate(
     drafter: arguments.Drafter = None,
     draft_model: arguments.DraftModel = None,
     num_draft_tokens: arguments.NumDraftTokens = None,
+    draft_width: arguments.DraftWidth = None,
+    budget: arguments.Budget = None,
+    view: Annotated[
+        str, typer.Option(help="What the model itself reads; all but 'full' change the text.")
+    ] = "full",
     acceptance: Annotated[str, typer.Option(help="coupled or rejection.")] = "coupled",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")] = 0.0,
@@ -93,10 +98,20 @@ def generate(
     }
     settings = {name: value for name, value in sampling.items() if value is not None}
     options = console.drafting(
-        engine, drafter=drafter, draft_model=draft_model, num_draft_tokens=num_draft_tokens
+        engine,
+        drafter=drafter,
+        draft_model=draft_model,
+        num_draft_tokens=num_draft_tokens,
+        draft_width=draft_width,
+        budget=budget,
     )
     stream = engine.stream(
-        request, acceptance=acceptance, max_new_tokens=max_new_tokens, **options, **settings
+        request,
+        acceptance=acceptance,
+        view=view,
+        max_new_tokens=max_new_tokens,
+        **options,
+        **settings,
     )
     result = _print_text(stream) if not as_json else stream.run()[0]
     comparison = None
@@ -151,6 +166,11 @@ def _print_summary(result: Generation, comparison: Comparison | None) -> None:
     parts.append(speed)
     parts.append(f"acceptance length {stats.mean_acceptance_length:.2f}")
     parts.append(f"acceptance rate {stats.draft_acceptance_rate:.0%}")
+    for name, inner in stats.inner.items():
+        parts.append(
+            f"{name}: acceptance rate {inner.draft_acceptance_rate:.0%}, length "
+            f"{inner.mean_acceptance_length:.2f}"
+        )
     parts.append(f"lossless {_verdict(result, comparison)}")
     if result.seed is not None:
         parts.append(f"seed {result.seed}")
