@@ -16,7 +16,7 @@ from specdec.recorder import QueryRecorder
 from specdec.row import Row
 from specdec.sampler import Sampler
 from specdec.target import Target
-from specdec.tree import Law, TokenTree
+from specdec.tree import TokenTree
 from specdec.view import FullView
 
 
@@ -60,9 +60,7 @@ class Walk:
 
     def verify(self) -> Tensor:
         """Logits `[depth + 1, V]` of the full view: after the last token and the coming ones."""
-        tree = TokenTree.root(self.row.tokens[-1])
-        for node, token in enumerate(self.coming[:-1]):
-            tree.add(node, token, Law.POINT, "text")
+        tree = TokenTree.chain(self.row.tokens[-1], self.coming[:-1])
         return self.model.forward([self.row], [tree])[0]
 
     def advance(self) -> None:

@@ -92,7 +92,8 @@ class HuggingFace:
 
     def run(self, ids: list[int], max_new_tokens: int) -> Run:
         watch = Stopwatch()
-        out = self.model.generate(
+        generate: Any = self.model.generate
+        out = generate(
             torch.tensor([ids], device=self.model.device),
             attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=self.model.device),
             do_sample=False,

@@ -98,9 +98,7 @@ class ProfiledView:
         depth, layers = self.walk.depth, self.walk.target.num_layers
         self.agreement, self.overlap = [0.0] * depth, [0.0] * depth
         self.recall = [0.0] * layers
-        self.model = CachedModel(
-            self.walk.target, self.view, [self.walk.row], base=self.walk.model
-        )
+        self.model = CachedModel(self.walk.target, self.view, [self.walk.row], base=self.walk.model)
         self._before: Choices = {}
 
     def draft(self) -> None:

@@ -28,6 +28,11 @@ def _prose(topic: str, characters: int) -> str:
     return text[: text.rindex(". ") + 1]
 
 
+def manual() -> str:
+    """The chapters of the language reference, about 100,000 tokens."""
+    return "\n\n".join(topics.values())
+
+
 def quick() -> list[Workload]:
     """Copying, editing, summing up and chatting: from all of the answer in the prompt to none."""
     code = inspect.getsource(fnmatch)

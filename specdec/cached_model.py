@@ -54,11 +54,11 @@ class CachedModel:
         recorder: QueryRecorder | None = None,
     ) -> None:
         self.target, self.view, self.base = target, view, base
-        self.recorder = base.recorder if base is not None else recorder
+        self.recorder: QueryRecorder | None = base.recorder if base is not None else recorder
         self.held = [_Held() for _ in range(1 + max(row.index for row in rows))]
         self.rounds = [0] * len(self.held)
         self.state: dict[Any, Any] = {}
-        self.store = self._prefilled(rows) if base is None else base.store.overlay(SLACK)
+        self.store: KVStore = self._prefilled(rows) if base is None else base.store.overlay(SLACK)
 
     def _prefilled(self, rows: Sequence[Row]) -> KVStore:
         """A store with every prompt but its last token; rows of one prompt share its KV."""

@@ -138,7 +138,8 @@ def _divergence(
 
 def _stock_text(model: PreTrainedModel, ids: list[int], max_new_tokens: int) -> list[int]:
     prompt = torch.tensor([ids], device=model.device)
-    out = model.generate(
+    generate: Any = model.generate
+    out = generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         do_sample=False,

@@ -129,6 +129,10 @@ ACCEPTANCE = {
 BENCH = {
     "run": Entry("specdec.bench.suite:run", "measures"),
     "markdown": Entry("specdec.bench.report:markdown", "a measurement as a table"),
+    "profile": Entry("specdec.bench.view_profile:profile", "compares sparse views on a text"),
+    "anchors": Entry("specdec.bench.anchors:find_anchors", "calibrates the anchors of a view"),
+    "plot": Entry("specdec.bench.plots:plot_profile", "a profile as a picture"),
+    "manual": Entry("specdec.bench.workloads:manual", "a long text that is always there"),
 }
 
 

@@ -194,7 +194,7 @@ def test_lossy_view_says_so(llama):
 
 @pytest.mark.parametrize("view", ["oracle", "quest", "tidal", "triforce-chunks"])
 def test_a_budget_of_everything_is_the_full_view(llama, view):
-    """One token short of the whole text, the draft is the target: all but everything is accepted."""
+    """With nothing left out the draft is the target, and every draft token is accepted."""
     out = llama.generate(
         PROMPTS[0], drafter=view, max_new_tokens=NEW, budget=400, num_draft_tokens=3
     )

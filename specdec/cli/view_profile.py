@@ -1,0 +1,157 @@
+"""`specdec profile`: which sparse view, budget and anchors for a model and a text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from specdec.cli import arguments, console, prompts
+from specdec.errors import InvalidArgument
+from specdec.progress import progress_bar
+from specdec.registry import BENCH, VIEWS
+
+if TYPE_CHECKING:
+    from specdec.engine import Engine
+
+_VIEWS = [name for name in VIEWS if name != "full"]
+
+
+def view_profile(
+    model: arguments.Model = "demo",
+    views: Annotated[
+        str, typer.Option("--drafter", "-d", help="Sparse views, separated by commas.")
+    ] = ",".join(_VIEWS),
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option("--prompt-file", "-f", help="Text to measure on. Default: the Python manual."),
+    ] = None,
+    budgets: Annotated[
+        str, typer.Option(help="Tokens that a layer reads of the context, separated by commas.")
+    ] = "128,256,512",
+    depth: Annotated[int, typer.Option(min=1, max=255, help="Draft positions.")] = 8,
+    positions: Annotated[int, typer.Option(min=1, help="Drafts along the end of the text.")] = 32,
+    context: Annotated[
+        int, typer.Option(min=64, help="Take only the first tokens of the text.")
+    ] = 4096,
+    anchors: Annotated[
+        int | None,
+        typer.Option(
+            "--find-anchors", metavar="N", help="Find the best N anchors for 'tidal' instead."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for profile.json and profile.png.")
+    ] = None,
+    dtype: arguments.Dtype = "auto",
+    device: arguments.Device = "auto",
+    trust_remote_code: arguments.TrustRemoteCode = False,
+    as_json: arguments.AsJson = False,
+) -> None:
+    """Compare sparse views with the full one on a text: agreement, recall, and bytes read.
+
+    The model reads the text once; then each view drafts along its last part, fed the text's own
+    tokens, and is asked how far its predictions are those of the full view. The sum of min(p, q) is
+    the share of drafts that sampling at temperature 1 would accept.
+
+    \b
+    Examples:
+      specdec profile --prompt-file LICENSE --out profile
+      specdec profile -d quest,verified --budgets 256,512 --depth 4 --positions 16
+      specdec profile --find-anchors 3 --budgets 512
+    """
+    names, sizes = [name for name in views.split(",") if name], _sizes(budgets)
+    text = None if prompt_file is None else prompts.read_prompt(None, prompt_file)
+    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    tokens = _tokens(engine, text, context, positions * (depth + 1), sizes)
+    with progress_bar("Measuring") as progress:
+        if anchors is not None:
+            document = BENCH["anchors"].load()(
+                engine.target, tokens, anchors, max(sizes), depth, positions, progress
+            )
+        else:
+            document = BENCH["profile"].load()(
+                engine.target, tokens, names, sizes, depth, positions, progress
+            )
+    document = {"model": engine.name, "text": str(prompt_file or "Python manual"), **document}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        name = "profile" if anchors is None else "anchors"
+        (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+        if anchors is None:
+            BENCH["plot"].load()(document, out / "profile.png")
+    if as_json:
+        console.print_json(document)
+    elif anchors is None:
+        _print(document)
+    else:
+        chosen = tuple(document["anchors"])
+        console.out().print(
+            f"anchors={chosen}, with which the other layers keep "
+            f"{document['mean_recall']:.1%} of their attention at a budget of {max(sizes)}.\n"
+            f'Use them as engine.generate(..., drafter="tidal", anchors={chosen}).',
+            markup=False,
+        )
+
+
+def _sizes(budgets: str) -> list[int]:
+    try:
+        sizes = [int(budget) for budget in budgets.split(",") if budget]
+    except ValueError:
+        sizes = []
+    if not sizes:
+        raise InvalidArgument(f"--budgets {budgets!r}: give numbers of tokens, as in 128,256")
+    return sizes
+
+
+def _tokens(
+    engine: Engine, text: str | None, context: int, walk: int, sizes: list[int]
+) -> list[int]:
+    """The text's first tokens, as many as fit; raises if budgets leave nothing out of them."""
+    if text is None:
+        text = BENCH["manual"].load()()
+    if engine.tokenizer is None:
+        raise InvalidArgument("this model has no tokenizer, and a text needs one")
+    limit = min(context, engine.target.max_positions)
+    tokens = list(engine.tokenizer(text)["input_ids"])[:limit]
+    need = max(sizes) + walk + 1
+    if len(tokens) <= need:
+        raise InvalidArgument(
+            f"the text has {len(tokens)} tokens (--context and the model allow {limit}), and "
+            f"drafting along its last {walk} of them with a budget of {max(sizes)} needs more than "
+            f"{need}: give a longer text, smaller --budgets, or fewer --positions"
+        )
+    return tokens
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    depth, out = document["depth"], console.out()
+    table = Table(box=None, header_style="bold")
+    table.add_column("view")
+    for column in ("budget", "agreement", "overlap 1", f"overlap 1-{depth}", "recall", "bytes"):
+        table.add_column(column, justify="right")
+    for row in document["views"]:
+        shares = (
+            _mean(row["agreement"]),
+            row["overlap"][0],
+            _mean(row["overlap"]),
+            _mean(row["recall"]),
+        )
+        cells = [*(f"{share:.3f}" for share in shares), f"{row['bytes_share']:.1%}"]
+        table.add_row(row["view"], str(row["budget"]), *cells)
+    out.print(table)
+    out.print(
+        f"{document['model']}, {document['num_prompt_tokens']} tokens of context and "
+        f"{document['rounds']} drafts. agreement: same best token as the full view; overlap: sum "
+        "of min(p, q); recall: attention mass on what is read; bytes: of keys, values and index.",
+        style="dim",
+        markup=False,
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
