@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from specdec.forward_pass import ForwardPass, View
+from specdec.held import Held
 from specdec.recorder import QueryRecorder
 from specdec.row import Row
 from specdec.store import KVStore
@@ -18,17 +18,6 @@ from specdec.tree import TokenTree, ancestor_words
 
 SLACK = 640  # staged slots beyond the text: a tree, what came before it, and padding
 _LONG = 64  # pending tokens from which a causal prefill is better than a tree pass
-
-
-@dataclass
-class _Held:
-    """What the store holds of one row: committed tokens, and the slots staged behind them."""
-
-    tokens: list[int] = field(default_factory=list)
-    sure: int = 0  # leading tokens that are known to be part of the row for good
-    slots: list[int] = field(default_factory=list)  # token of each staged slot, -1 for padding
-    parents: list[int] = field(default_factory=list)  # slot of the parent, -1 for none
-    base: int = -1  # leading tokens that another CachedModel holds for us
 
 
 class CachedModel:
@@ -55,7 +44,7 @@ class CachedModel:
     ) -> None:
         self.target, self.view, self.base = target, view, base
         self.recorder: QueryRecorder | None = base.recorder if base is not None else recorder
-        self.held = [_Held() for _ in range(1 + max(row.index for row in rows))]
+        self.held = [Held() for _ in range(1 + max(row.index for row in rows))]
         self.rounds = [0] * len(self.held)
         self.state: dict[Any, Any] = {}
         self.store: KVStore = self._prefilled(rows) if base is None else base.store.overlay(SLACK)
@@ -118,7 +107,7 @@ class CachedModel:
         """
         first = max(len(self.held[row.index].slots) for row in rows)
         for row in rows:
-            _pad(self.held[row.index], first)
+            self.held[row.index].pad(first)
         return first, self._stage(rows, tokens, parents)
 
     def settle(self, row: Row, upto: int) -> None:
@@ -131,18 +120,11 @@ class CachedModel:
             self.store.crop(row.index, keep)
             del held.tokens[keep:]
         elif held.slots:
-            path: list[int] = []
-            while len(held.tokens) < upto:
-                above = path[-1] if path else -1
-                slot = _find(held, above, text[len(held.tokens)])
-                if slot is None:
-                    break
-                path.append(slot)
-                held.tokens.append(held.slots[slot])
+            path = held.follow(text[len(held.tokens) : upto])
             self.store.commit(row.index, path)
             if self.recorder is not None and self.base is None:
                 self.recorder.note_path(row.index, path)
-        held.slots, held.parents = [], []
+        held.unstage()
         held.sure = min(row.stable, len(held.tokens))
 
     def _catch_up(self, row: Row) -> list[int]:
@@ -168,7 +150,7 @@ class CachedModel:
         if held.base != len(below.tokens):
             held.tokens, held.base = list(below.tokens), len(below.tokens)
             held.sure = held.base
-            held.slots, held.parents = [], []
+            held.unstage()
             self.store.levels[-1].crop(row.index, 0)
             self.rounds[row.index] += 1
 
@@ -184,8 +166,8 @@ class CachedModel:
         for held, new, above in zip(helds, tokens, parents, strict=True):
             held.slots.extend(new)
             held.parents.extend(above)
-            _pad(held, first + width)
-        depths = [_depths(held.parents) for held in helds]
+            held.pad(first + width)
+        depths = [held.depths() for held in helds]
         places = torch.tensor(
             [[len(h.tokens) + d for d in depth] for h, depth in zip(helds, depths, strict=True)],
             device=self.target.device,
@@ -206,25 +188,3 @@ class CachedModel:
         )
         ids = [[max(token, 0) for token in held.slots[first:]] for held in helds]
         return self.target.forward(ids, pass_)
-
-
-def _pad(held: _Held, width: int) -> None:
-    """Fill up with slots that nothing sees, so that the rows of a batch stay side by side."""
-    missing = width - len(held.slots)
-    held.slots.extend([-1] * missing)
-    held.parents.extend([-1] * missing)
-
-
-def _find(held: _Held, above: int, token: int) -> int | None:
-    """The staged slot below `above` that holds `token`."""
-    for slot in range(above + 1, len(held.slots)):
-        if held.slots[slot] == token and held.parents[slot] == above:
-            return slot
-    return None
-
-
-def _depths(parents: Sequence[int]) -> list[int]:
-    depths: list[int] = []
-    for parent in parents:
-        depths.append(0 if parent < 0 else depths[parent] + 1)
-    return depths

@@ -9,20 +9,16 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from specdec import processors
 from specdec.cached_model import CachedModel
-from specdec.detokenizer import Detokenizer
 from specdec.drafter import Drafter, Wants, wants_of
 from specdec.forward_pass import View
-from specdec.noise import Noise
 from specdec.output import Generation, Step
 from specdec.recorder import QueryRecorder
 from specdec.registry import VIEWS
 from specdec.request import Request
 from specdec.row import Row
-from specdec.sampler import Sampler
+from specdec.rows import make_row, make_stopper
 from specdec.stats import Stats
-from specdec.stopping import Stopper
 from specdec.target import Target
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
@@ -44,11 +40,11 @@ class GenerationStream:
         samples = request.params.num_return_sequences
         self.seed = _seed(request)
         self.rows = [
-            self._row(prompt, sample, prompt * samples + sample)
+            make_row(target, request, self.seed or 0, prompt, sample)
             for prompt in range(len(request.prompts))
             for sample in range(samples)
         ]
-        self.stoppers = [self._stopper(row) for row in self.rows]
+        self.stoppers = [make_stopper(target, request, row) for row in self.rows]
         self.stats = [Stats() for _ in self.rows]
         self.generations: list[Generation] = []
         self._steps = self._generate()
@@ -146,43 +142,6 @@ class GenerationStream:
         stopper = self.stoppers[row.index]
         return Step(
             row.index, verdict.tokens, sources, stopper.take_pieces(), stopper.finish_reason
-        )
-
-    def _row(self, prompt: int, sample: int, index: int) -> Row:
-        request, target = self.request, self.target
-        params, tokens = request.params, list(request.prompts[prompt])
-        if request.processors is not None:
-            chain = list(request.processors[prompt])
-        else:
-            chain = processors.build(
-                params, len(tokens), request.eos_token_ids, target.vocab_size, target.device
-            )
-        if request.sample_indices is not None:
-            sample = request.sample_indices[prompt]
-        sampler = Sampler(
-            [processors.fork(p) for p in chain],
-            params.samples,
-            Noise(self.seed or 0, sample),
-            request.acceptance,
-            request.before[prompt] if request.before is not None else (),
-        )
-        room = min(len(tokens) + params.max_new_tokens, target.max_positions)
-        if room < len(tokens) + params.max_new_tokens:
-            log.warning(
-                "prompt %d of %d tokens: %d of max_new_tokens=%d fit the model's %d positions",
-                prompt, len(tokens), room - len(tokens), params.max_new_tokens, room,
-            )  # fmt: skip
-        return Row(index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens))
-
-    def _stopper(self, row: Row) -> Stopper:
-        request = self.request
-        return Stopper(
-            row,
-            request.eos_token_ids,
-            request.params.stop_list,
-            request.params.stopping_criteria or (),
-            Detokenizer(request.tokenizer, row.tokens),
-            self.target.device,
         )
 
     def _generation(self, row: Row) -> Generation:

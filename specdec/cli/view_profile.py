@@ -87,13 +87,7 @@ def view_profile(
     elif anchors is None:
         _print(document)
     else:
-        chosen = tuple(document["anchors"])
-        console.out().print(
-            f"anchors={chosen}, with which the other layers keep "
-            f"{document['mean_recall']:.1%} of their attention at a budget of {max(sizes)}.\n"
-            f'Use them as engine.generate(..., drafter="tidal", anchors={chosen}).',
-            markup=False,
-        )
+        _print_anchors(document)
 
 
 def _sizes(budgets: str) -> list[int]:
@@ -151,6 +145,18 @@ def _print(document: dict[str, Any]) -> None:
         style="dim",
         markup=False,
     )
+
+
+def _print_anchors(document: dict[str, Any]) -> None:
+    chosen, default = tuple(document["anchors"]), tuple(document["default_anchors"])
+    text = (
+        f"anchors={chosen} keep {document['mean_recall']:.1%} of the attention of all layers at a "
+        f"budget of {document['budget']}"
+    )
+    if document["default_mean_recall"] is not None:
+        text += f"; the default {default} keeps {document['default_mean_recall']:.1%}"
+    text += f'.\nUse them as engine.generate(..., drafter="tidal", anchors={chosen}).'
+    console.out().print(text, markup=False)
 
 
 def _mean(values: list[float]) -> float:

@@ -1,0 +1,58 @@
+"""Held: what a store holds of one row, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Held:
+    """Committed tokens, and the tree of tokens staged behind them.
+
+    sure: leading committed tokens that are part of the row for good.
+    base: leading committed tokens that another store holds for this one; -1 before it was asked.
+    slots, parents: token and parent slot of each staged slot; -1 for padding and for no parent.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    sure: int = 0
+    base: int = -1
+    slots: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+
+    def pad(self, width: int) -> None:
+        """Fill up with slots that nothing sees, so that the rows of a batch stay side by side."""
+        missing = width - len(self.slots)
+        self.slots.extend([-1] * missing)
+        self.parents.extend([-1] * missing)
+
+    def unstage(self) -> None:
+        """Forget what is staged."""
+        self.slots, self.parents = [], []
+
+    def follow(self, text: Sequence[int]) -> list[int]:
+        """Take up the staged tokens that `text` goes through; returns their slots."""
+        path: list[int] = []
+        for token in text:
+            above = path[-1] if path else -1
+            slot = self._find(above, token)
+            if slot is None:
+                break
+            path.append(slot)
+            self.tokens.append(token)
+        return path
+
+    def depths(self) -> list[int]:
+        """Distance of each staged slot from the committed text."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(0 if parent < 0 else depths[parent] + 1)
+        return depths
+
+    def _find(self, above: int, token: int) -> int | None:
+        """The staged slot below `above` that holds `token`."""
+        for slot in range(above + 1, len(self.slots)):
+            if self.slots[slot] == token and self.parents[slot] == above:
+                return slot
+        return None
