@@ -11,6 +11,7 @@ from torch import Tensor
 from specdec.bench.attention_mass import Walk
 from specdec.drafter import Wants
 from specdec.errors import InvalidArgument
+from specdec.sparse.presets import default_anchors
 from specdec.target import Target
 
 DENSE = (0, 1)  # the first layers attend to so much that nothing stands for it
@@ -27,7 +28,8 @@ def find_anchors(
 ) -> dict[str, Any]:
     """The best `count` anchors for the view `tidal` at a budget, measured on a text.
 
-    Returns the anchors, the mean recall of the layers that reuse their choice, and the matrix.
+    Returns them and the recall they keep, the same of the default anchors, and the matrix: its
+    entry [a, l] is the share of layer l's attention on the tokens that layer a chooses.
     Raises InvalidArgument if the model has not so many layers to choose from.
     """
     full = [i for i, kind in enumerate(target.layer_types) if kind != "sliding_attention"]
@@ -46,11 +48,12 @@ def find_anchors(
         progress(done + 1, rounds)
     matrix = total / rounds
     places = best_anchors(matrix, count)
-    reused = [i for i in range(len(layers)) if i not in places]
-    recalls = [float(matrix[max(p for p in places if p <= i), i]) for i in reused]
+    default = [layers.index(a) for a in default_anchors(target) if a in layers]
     return {
         "anchors": [layers[place] for place in places],
-        "mean_recall": sum(recalls) / len(recalls) if recalls else 1.0,
+        "mean_recall": mean_recall(matrix, places),
+        "default_anchors": [layers[place] for place in default],
+        "default_mean_recall": mean_recall(matrix, default) if default[:1] == [0] else None,
         "budget": budget,
         "layers": layers,
         "recall": matrix.tolist(),
@@ -99,3 +102,12 @@ def best_anchors(recall: Tensor, count: int) -> list[int]:
         best = longer
     assert best[0] is not None
     return best[0][1]
+
+
+def mean_recall(recall: Tensor, anchors: Sequence[int]) -> float:
+    """Recall of all layers under `anchors` (places, the first one 0); anchors count 1."""
+    kept = [
+        1.0 if i in anchors else float(recall[max(a for a in anchors if a < i), i])
+        for i in range(len(recall))
+    ]
+    return sum(kept) / len(kept)

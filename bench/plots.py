@@ -12,6 +12,7 @@ def plot_profile(document: dict[str, Any], path: Path) -> None:
     """Write a PNG with two panels: overlap by draft position, recall of attention by layer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(13, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -32,6 +33,7 @@ def plot_profile(document: dict[str, Any], path: Path) -> None:
     recall.set_title("Attention mass on the keys that are read")
     for axes in (overlap, recall):
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*overlap.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.suptitle(f"{document['model']}, {document['num_prompt_tokens']} tokens of context")
     figure.savefig(path, dpi=120)

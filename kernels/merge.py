@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from specdec.kernels.dispatch import dispatched
 
+
+@dispatched
 def merge(partials: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """The attention over the union of the partials' keys: o `[..., Dv]` and lse `[...]`.
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specdec.kernels.dispatch import dispatched
 from specdec.kernels.softmax import partial_softmax
 
 
+@dispatched
 def prefix_attention(
     q: Tensor,
     k: Tensor,

@@ -19,8 +19,8 @@ def partial_softmax(
 
     Returns o `[..., M, Dv]` and lse `[..., M]`, both in float32, or float64 for float64 inputs. lse
     is the natural logarithm of the sum over the keys for which `visible` (broadcast to
-    `[..., M, S]`) is true. A row that sees no key has o = 0 and lse = -inf, which `merge` takes as a
-    partial without weight.
+    `[..., M, S]`) is true. A row that sees no key has o = 0 and lse = -inf, which `merge` takes as
+    a partial without weight.
     """
     if k.shape[-2] == 0:
         shape = torch.broadcast_shapes(q.shape[:-2], v.shape[:-2])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specdec.kernels.dispatch import dispatched
 from specdec.kernels.softmax import partial_softmax
 
 
+@dispatched
 def tree_attention(
     q: Tensor,
     k: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dense import close, dense, own_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,37 +16,6 @@ from specdec.kernels.tree_attention import tree_attention, unpack
 from specdec.tree import ancestor_words
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-
-def dense(q, k, v, visible, scale, softcap=None):
-    """One softmax in float64: q `[B, H, N, D]`, k and v `[B, Hkv, S, D]`, visible `[B, N, S]`."""
-    group = q.shape[1] // k.shape[1]
-    k, v = (x.double().repeat_interleave(group, dim=1) for x in (k, v))
-    scores = q.double() @ k.mT * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(~visible[:, None], -torch.inf)
-    lse = scores.logsumexp(-1)
-    weights = torch.where(lse.isinf()[..., None], 0.0, (scores - lse[..., None]).exp())
-    return weights.nan_to_num(0.0) @ v, lse
-
-
-def own_error(q, k, v, visible, scale, softcap):
-    """The error of plain PyTorch in this dtype: twice that, plus rounding, is what we allow."""
-    exact, _ = dense(q, k, v, visible, scale, softcap)
-    group = q.shape[1] // k.shape[1]
-    wide_k, wide_v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-    scores = (q * scale) @ wide_k.mT
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(~visible[:, None], torch.finfo(q.dtype).min)
-    naive = scores.softmax(-1) @ wide_v
-    empty = ~visible.any(-1)[:, None, :, None]
-    return (naive.double().masked_fill(empty, 0.0) - exact).abs().max().item()
-
-
-def close(ours, exact, error, dtype):
-    assert (ours.double() - exact).abs().max().item() <= 2 * error + 4 * torch.finfo(dtype).eps
 
 
 @settings(max_examples=80, deadline=None)

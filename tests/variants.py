@@ -1,0 +1,134 @@
+"""The calls of kernels that the engine makes, on tensors without storage: name -> call.
+
+Head sizes and groups: 128 and 32/8 is Llama-3.1-8B, 64 and 9/3 SmolLM2-135M, 256 and 16/8 Gemma-2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from specdec.kernels.chunk_scores import score_means, update_means
+from specdec.kernels.gather_attention import gather_attention
+from specdec.kernels.label_scores import score_labels, update_labels
+from specdec.kernels.merge import merge
+from specdec.kernels.page_bounds import score_bounds, update_bounds
+from specdec.kernels.page_mass import page_mass
+from specdec.kernels.prefix_attention import prefix_attention
+from specdec.kernels.stage_kv import commit_path, stage_kv
+from specdec.kernels.tree_attention import tree_attention
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+NAMES = {BF16: "bf16", FP16: "fp16", FP32: "fp32"}
+CAPACITY, PAGE = 32768, 16
+LLAMA, SMOL, GEMMA = (128, 32, 8), (64, 9, 3), (256, 16, 8)
+
+
+def empty(*shape: int, dtype: torch.dtype = FP32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def ints(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    return empty(*shape, dtype=dtype)
+
+
+def inputs(dtype, dim, heads, kv_heads, nodes, batch=1, rows=1, keys=CAPACITY):
+    q = empty(batch, heads, nodes, dim, dtype=dtype)
+    k, v = (empty(rows, kv_heads, keys, dim, dtype=dtype) for _ in range(2))
+    return q, k, v, ints(rows), ints(batch)
+
+
+def prefix(*shape, softcap=None, window=False):
+    q, k, v, length, row_map = inputs(*shape)
+    first = ints(q.shape[0], q.shape[2], dtype=torch.int64) if window else None
+    prefix_attention.triton(q, k, v, length, row_map, scale=0.1, softcap=softcap, first=first)
+
+
+def tree(dtype, dim, heads, kv_heads, nodes, softcap=None, window=None):
+    q, k, v, _, _ = inputs(dtype, dim, heads, kv_heads, nodes, keys=nodes)
+    anc = ints(1, nodes, -(-nodes // 64), dtype=torch.int64)
+    positions = ints(1, nodes, dtype=torch.int64)
+    tree_attention.triton(
+        q, k, v, anc, scale=0.1, softcap=softcap, window=window,
+        q_positions=positions, k_positions=positions,
+    )  # fmt: skip
+
+
+def gather(*shape):
+    q, k, v, length, row_map = inputs(*shape)
+    pages = ints(q.shape[0], k.shape[1], 256)
+    gather_attention.triton(q, k, v, pages, length, row_map, page_size=PAGE, scale=0.1)
+
+
+def merging(parts, dim):
+    partials = [(empty(1, 32, 16, dim), empty(1, 32, 16)) for _ in range(parts)]
+    merge.triton(partials)
+
+
+def bounds(*shape):
+    q, k, _, length, row_map = inputs(*shape)
+    index = empty(*k.shape[:2], CAPACITY // PAGE, 2, k.shape[3], dtype=k.dtype)
+    update_bounds.triton(index, k, length, length, page_size=PAGE, pages=8)
+    score_bounds.triton(q, index, length, row_map, page_size=PAGE)
+
+
+def means(*shape):
+    q, k, _, length, row_map = inputs(*shape)
+    index = empty(*k.shape[:2], CAPACITY // 8, k.shape[3], dtype=k.dtype)
+    update_means.triton(index, k, length, length, page_size=8, pages=8)
+    score_means.triton(q, index, length, row_map, page_size=8)
+
+
+def labels(*shape):
+    q, k, _, length, row_map = inputs(*shape)
+    index, channels = empty(*k.shape[:3], 16, dtype=k.dtype), ints(k.shape[1], 16)
+    update_labels.triton(index, k, channels, length, length, tokens=64)
+    score_labels.triton(q, index, channels, length, row_map)
+
+
+def mass(*shape):
+    q, k, _, length, row_map = inputs(*shape)
+    page_mass.triton(q, k, empty(*q.shape[:3]), length, row_map, page_size=PAGE, scale=0.1)
+
+
+def staging(*shape):
+    q, k, v, length, rows = inputs(*shape)
+    new = empty(q.shape[0], k.shape[1], q.shape[2], k.shape[3], dtype=k.dtype)
+    stage_kv.triton(k, v, new, new, length, rows, at=0)
+    commit_path.triton(k, v, ints(q.shape[0], q.shape[2]), length, rows)
+
+
+VARIANTS: dict[str, Callable[[], object]] = {}
+
+
+def add(op, call, dtype, sizes, nodes, note="", *args, **kwargs):
+    name = f"{op} {NAMES[dtype]} d{sizes[0]} {sizes[1]}/{sizes[2]} n{nodes}{note}"
+    VARIANTS[name] = partial(call, dtype, *sizes, nodes, *args, **kwargs)
+
+
+for _dtype, _sizes, _nodes in [
+    (BF16, LLAMA, (1, 8, 16, 64)), (FP16, LLAMA, (16,)), (BF16, SMOL, (1, 16, 64)),
+    (BF16, GEMMA, (1, 64)), (FP32, LLAMA, (16,)), (FP32, SMOL, (1, 16)), 
+]:  # fmt: skip
+    for _n in _nodes:
+        add("prefix", prefix, _dtype, _sizes, _n)
+add("prefix", prefix, BF16, GEMMA, 16, " softcap window", softcap=50.0, window=True)
+add("prefix", prefix, BF16, LLAMA, 1, " 32 texts on 4 rows", 32, 4)
+for _dtype, _sizes, _nodes in [
+    (BF16, LLAMA, (16, 64)), (BF16, SMOL, (16,)), (FP32, SMOL, (16,)),
+]:  # fmt: skip
+    for _n in _nodes:
+        add("tree", tree, _dtype, _sizes, _n)
+add("tree", tree, BF16, GEMMA, 16, " softcap window", softcap=50.0, window=4096)
+for _sizes in (LLAMA, SMOL):
+    for _n in (1, 16):
+        add("gather", gather, BF16, _sizes, _n)
+for _op, _call in [
+    ("bounds", bounds), ("means", means), ("labels", labels), ("mass", mass), ("staging", staging),
+]:  # fmt: skip
+    add(_op, _call, BF16, LLAMA, 16)
+add("bounds", bounds, FP32, SMOL, 16)
+VARIANTS["merge of 2, d128"] = partial(merging, 2, 128)
+VARIANTS["merge of 4, d64"] = partial(merging, 4, 64)
