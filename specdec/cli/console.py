@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import re
@@ -50,6 +51,7 @@ def load_engine(model: str, dtype: str, device: str, trust_remote_code: bool) ->
         )
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # or extension modules report what is left as leaks
         gc.enable()
 
 
