@@ -234,7 +234,7 @@ def test_provisional_tokens_leave_no_trace(text, tail, other):
     one, two = drafter_of(), drafter_of()
     row, twin = row_of(text), row_of(text)
     for drafter in (one, two):
-        drafter.begin([row])
+        drafter.begin([row], None)
     row.tokens += tail
     proposal(one, row)
     row.tokens = text + other
@@ -251,7 +251,7 @@ def test_rows_do_not_know_of_each_other(texts, data):
     """Rows of a batch, some of them absent now and then, draft as they would alone."""
     together, rows = drafter_of(), [row_of(t, index=i) for i, t in enumerate(texts)]
     alone, twins = [drafter_of() for _ in texts], [row_of(t, index=i) for i, t in enumerate(texts)]
-    together.begin(rows)
+    together.begin(rows, None)
     for _ in range(3):
         live = [r for r in rows if data.draw(st.booleans())]
         trees = together.propose(live, [5] * len(live))
@@ -349,7 +349,7 @@ def test_drafting_is_cheap_beside_a_pass():
         chance.choice((1, 2, 3, 4)) if chance.random() < 0.2 else i % 700 for i in range(20_000)
     ]
     drafter, row = drafter_of(draft_width=4), row_of(text)
-    drafter.begin([row])
+    drafter.begin([row], None)
     start = time.perf_counter()
     rounds = generate(drafter, row, text[:500])
     assert (time.perf_counter() - start) / len(rounds) < 0.02
@@ -357,7 +357,7 @@ def test_drafting_is_cheap_beside_a_pass():
 
 def test_no_drafter_proposes_nothing():
     drafter, rows = NoDrafter(None, DraftOptions()), [row_of([1, 2, 1, 2]), row_of([3], index=1)]
-    drafter.begin(rows)
+    drafter.begin(rows, None)
     trees = drafter.propose(rows, [9, 9])
     assert [tree.tokens for tree in trees] == [[2], [3]]
     drafter.observe(rows, trees, [Verdict([0], [1]), Verdict([0], [1])])
