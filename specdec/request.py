@@ -94,6 +94,7 @@ class Request:
                 f"sampling_params is a {type(params).__name__}, not SamplingParams"
             )
         named.setdefault("drafter", "model" if "draft_model" in drafting else "ngram")
+        _check_used(named["drafter"], named.get("view", "full"), drafting)
         prompts, returns_list = parse_prompts(prompt, engine.tokenizer, engine.target.vocab_size)
         _check_room(prompts, engine.target.max_positions)
         return cls(
@@ -138,6 +139,21 @@ def _sort_keywords(
         if sampling.get(name, 0) is None:
             del sampling[name]
     return own, sampling, drafting
+
+
+def _check_used(drafter: Any, view: str, drafting: Mapping[str, Any]) -> None:
+    """Raise for a draft option that neither the drafter nor the view has a use for."""
+    if not isinstance(drafter, str):
+        return  # a drafter of the caller's own: only it knows
+    used = set(draft_options.VIEW_OPTIONS) if view != "full" else set()
+    for name in drafter_names(drafter):
+        used |= draft_options.USED.get(name, draft_options.SELF_DRAFT)
+    for name in drafting:
+        if name != "draft_model" and name not in used:
+            raise InvalidArgument(
+                f"drafter {drafter!r} has no use for {name}: leave it out"
+                + (f", or choose among {', '.join(sorted(used))}" if used else "")
+            )
 
 
 def _check_room(prompts: Sequence[Sequence[int]], max_positions: int) -> None:

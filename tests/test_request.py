@@ -28,6 +28,8 @@ BAD = [
     ({"drafter": "ngram+ngram"}, "combines"),
     ({"drafter": "model"}, "needs draft_model="),
     ({"drafter": "ngram", "draft_model": "x"}, "no use for draft_model"),
+    ({"drafter": "ngram", "budget": 512}, "no use for budget"),
+    ({"drafter": "none", "num_draft_tokens": 4}, "no use for num_draft_tokens"),
     ({"acceptance": "couple"}, "did you mean 'coupled'"),
     ({"view": "ful"}, "did you mean 'full'"),
     ({"max_new_tokens": 0}, "max_new_tokens=0"),
