@@ -65,7 +65,7 @@ def snapkv(target: Target, options: DraftOptions) -> SparseView:
 
 
 def verified(target: Target, options: DraftOptions) -> SparseView:
-    """Page masses under the queries of the last verification, which read every key anyway."""
+    """Page masses under the queries of the last verification; on a CPU the keys are read again."""
     return _view("verified", ExactMass(8), target, options, queries="verified", votes="mean")
 
 

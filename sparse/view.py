@@ -90,7 +90,7 @@ class SparseView:
         partials = [FullView().staged(pass_, call)]
         if call.sinks is not None:
             partials.append(sink_partial(call))
-        rows = [merge(self._committed(pass_, call, b))[:2] for b in range(len(pass_.sequences))]
+        rows = [merge(self._committed(pass_, call, b)) for b in range(len(pass_.sequences))]
         partials.append((torch.cat([o for o, _ in rows]), torch.cat([lse for _, lse in rows])))
         return merge(partials)[0].to(call.q.dtype)
 
