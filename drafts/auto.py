@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -11,6 +12,7 @@ from specdec.cached_model import CachedModel
 from specdec.controller import Controller, Offer, Plan
 from specdec.costs import PassCosts
 from specdec.drafter import Drafter, Traits, Wants, traits_of, wants_of
+from specdec.errors import UnsupportedModel
 from specdec.options import DraftOptions
 from specdec.registry import DRAFTERS
 from specdec.row import Row
@@ -18,6 +20,8 @@ from specdec.stats import Stats
 from specdec.target import Target
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
+
+log = logging.getLogger("specdec")
 
 MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller asks for less
 GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
@@ -168,5 +172,9 @@ def _candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
         entry = DRAFTERS[name]
         if entry.needs_model and options.draft_model is None:
             continue
-        drafter = entry.load()(target, free if name == "ngram" else bounded)
+        try:
+            drafter = entry.load()(target, free if name == "ngram" else bounded)
+        except UnsupportedModel as error:
+            log.debug("auto does without %s: %s", name, error)
+            continue
         yield Part(drafter, traits_of(drafter), entry.needs_model)

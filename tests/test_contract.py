@@ -350,3 +350,14 @@ def test_any_mixture(llama, data):
     drafter = data.draw(st.sampled_from([*hostile.HOSTILE, "ngram"]))
     want = [llama.generate(p, drafter="none", **kwargs) for p in prompts]
     assert outcome(llama.generate(prompts, drafter=drafter, **kwargs)) == outcome(want)
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "phi3", "qwen3-moe"])
+def test_the_default_drafter_suits_every_architecture(name):
+    """Also where a candidate of `auto` does not: it does without that one."""
+    engine = Engine(models.build(name))
+    prompt, kwargs = [3, 4, 5] * 20, {"max_new_tokens": 12, "eos_token_id": []}
+    plain = engine.generate(prompt, drafter="none", **kwargs)
+    out = engine.generate(prompt, **kwargs)
+    assert out.drafter == "auto" and out.token_ids == plain.token_ids
+    assert sum(out.stats.choices.values()) == out.stats.num_spec_steps == len(out.stats.steps)
