@@ -14,7 +14,7 @@ SAMPLED = "-"  # in place of a count of equal tokens, where a peer draws other r
 def markdown(document: Mapping[str, Any]) -> str:
     """The table, with what was measured where above it, and averages and the contract below."""
     if not document["workloads"]:
-        return "Nothing was measured.\n"
+        return "\n".join(["Nothing was measured.", *notes(document)]) + "\n"
     head, *rows = table(document)
     lines = [caption(document), "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -74,6 +74,8 @@ def caption(document: Mapping[str, Any]) -> str:
 
 def notes(document: Mapping[str, Any]) -> list[str]:
     """How to read the table, and how far the contract holds."""
+    if not document["workloads"]:
+        return [f"- left out: {name}: {why}" for name, why in document["skipped"].items()]
     text = (
         f"Tokens/s of decoding; in brackets: times {base(document)}, and tokens equal to plain "
         "decoding's before the first difference."
@@ -90,7 +92,8 @@ def notes(document: Mapping[str, Any]) -> list[str]:
         for name, cell in row["contestants"].items()
         if "error" in cell
     }
-    return lines + sorted(errors)
+    skipped = [f"- left out: {name}: {why}" for name, why in document["skipped"].items()]
+    return [*lines, *sorted(errors), *skipped]
 
 
 def _cell(row: Mapping[str, Any], name: str, over: str) -> str:

@@ -54,8 +54,8 @@ def run(
 
     `model` is what `engine` was loaded from: peers get a model of their own. Everyone warms up
     once; then come turns in which everyone runs every workload, so that a slow moment of the
-    machine meets all alike. Ctrl-C, or the time limit, ends the turns and keeps what was measured: the
-    document then says `finished: False`. `progress` hears of runs done and runs in all.
+    machine meets all alike. Ctrl-C, or the time limit, ends the turns and keeps what was measured;
+    after Ctrl-C the document says `finished: False`. `progress` hears of runs done and runs in all.
     """
     options = options or {}
     texts = [(w, w.tokens(engine.tokenizer), t) for w in plan.workloads for t in plan.temperatures]
@@ -86,6 +86,11 @@ def run(
         finished = True
     except KeyboardInterrupt:
         finished = False
+    skipped = {
+        workload.name: row[PLAIN].error
+        for (workload, _, _), row in zip(texts, cells, strict=True)
+        if row[PLAIN].error
+    }
     rows = [
         summarise(workload, len(ids), temperature, row)
         for (workload, ids, temperature), row in zip(texts, cells, strict=True)
@@ -108,6 +113,7 @@ def run(
         "machine": facts(),
         "seconds": time.perf_counter() - start,
         "finished": finished,
+        "skipped": skipped,
         "workloads": rows,
     }
 

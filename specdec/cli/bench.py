@@ -179,6 +179,8 @@ def _print(document: dict[str, Any], written: Sequence[Path]) -> None:
     out = console.out()
     if not document["workloads"]:
         out.print("Nothing was measured.", style="red")
+        for line in BENCH["notes"].load()(document):
+            out.print(line, markup=False)
         return
     out.print(BENCH["caption"].load()(document), style="dim", markup=False)
     _print_table(BENCH["table"].load()(document))
