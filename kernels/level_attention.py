@@ -24,14 +24,14 @@ class Reads:
         member count. A tail is the number of staged slots that stand behind `end` in that row; the
         ancestor mask rules them, and such a read has one member.
     members: `int64[M]`, the sequences of the batch that share each read's keys, one after another.
-    anc: `int64[B, N, W]`, the ancestor bitmask over staged slots.
+    anc: `uint64[B, N, W]`, the ancestor bitmask over staged slots.
     bounds: for each read `count * N` first visible keys (sliding windows), as `int64[R, most]`, or
         an empty `[0, 0]` where every key up to the end is visible.
     """
 
     table: NDArray[np.int64]
     members: NDArray[np.int64]
-    anc: Tensor
+    anc: NDArray[np.uint64]
     bounds: NDArray[np.int64]
 
 
@@ -61,7 +61,8 @@ def level_attention(
         for place, b in enumerate(reads.members[first : first + count].tolist()):
             visible = torch.ones(nodes, end + tail - start, dtype=torch.bool)
             if tail:
-                visible[:, end - start :] = unpack(reads.anc[b : b + 1], tail)[0]
+                words = torch.from_numpy(reads.anc[b : b + 1].view(np.int64))
+                visible[:, end - start :] = unpack(words, tail)[0]
             if reads.bounds.size:
                 bound = torch.from_numpy(reads.bounds[i, place * nodes : (place + 1) * nodes])
                 visible &= torch.arange(start, end + tail) >= bound[:, None]

@@ -52,7 +52,7 @@ def level_attention(
         (batch, heads, kv_heads, nodes, dim),
         reads.table,
         reads.members,
-        reads.anc.numpy().view(np.uint64),
+        reads.anc,
         reads.bounds,
         np.float32(scale),
         np.float32(softcap or 0.0),

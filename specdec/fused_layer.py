@@ -57,7 +57,9 @@ class FusedLayer:
         x = hidden_states.contiguous()
         cos, sin = position_embeddings
         q, k, v = attention_inputs(x, self.inputs, cos.contiguous(), sin.contiguous())
-        o = specdec_pass.view.attend(specdec_pass, replace(self.settings, q=q, k=k, v=v))
+        s = self.settings
+        call = AttentionCall(s.layer, q, k, v, s.scale, s.softcap, s.window, s.sinks)
+        o = specdec_pass.view.attend(specdec_pass, call)
         return layer_output(x, o.contiguous(), self.output)
 
     def quantised(self, bits: int) -> FusedLayer:

@@ -60,9 +60,8 @@ def make_reads(pass_: ForwardPass, reads: list[Read], window: int | None) -> Rea
         table[:, 2] = np.maximum(table[:, 2], bounds.min(axis=1, initial=1 << 62))
         table[:, 2] = np.minimum(table[:, 2], table[:, 3])
         anc = _windowed(pass_, anc, window)
-    return Reads(
-        table, np.array(members, np.int64), anc.contiguous(), bounds[:, : len(members) * nodes]
-    )
+    words = anc.contiguous().numpy().view(np.uint64)
+    return Reads(table, np.array(members, np.int64), words, bounds[:, : len(members) * nodes])
 
 
 def _bounds(
