@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.cached_model import CachedModel
+from specdec.drafter import Traits
 from specdec.forward_pass import View
 from specdec.options import DraftOptions
 from specdec.row import Row
@@ -18,6 +19,7 @@ from specdec.verify import Verdict
 from specdec.view import FullView
 from specdec.vocabulary import fit
 
+TREE_WIDTH = 3  # of a tree, where a controller chooses between one and a chain
 DEPTH = 4  # draft tokens of a chain; what a 10x smaller model can gain without a controller
 
 
@@ -52,7 +54,14 @@ class ModelDrafter:
         self.view: View = FullView()
         self.depth = options.num_draft_tokens or DEPTH
         self.width = options.draft_width or 1
+        self.traits = self._traits(options)
         self.min_prob = options.min_draft_prob
+
+    def _traits(self, options: DraftOptions) -> Traits:
+        widths = (1, TREE_WIDTH) if options.draft_width is None else (self.width,)
+        sizes = self.draft.model.config.get_text_config()
+        key = f"{self.name} {self.draft.num_layers}x{sizes.hidden_size}"
+        return Traits(key, self.depth, widths)
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         self.model = self.open(rows, verifier)

@@ -9,19 +9,19 @@ from heapq import heappop, heappush, nlargest
 from itertools import count
 
 from specdec.cached_model import CachedModel
+from specdec.controller import best_size
+from specdec.costs import PassCosts
+from specdec.drafter import Traits, Wants
 from specdec.drafts.suffix_automaton import Match, SuffixAutomaton
 from specdec.options import DraftOptions
 from specdec.row import Row
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
 
-MAX_DEPTH = 16  # of a draft whose length is ours to choose
+MAX_DEPTH = 60  # of a draft whose length is ours to choose; with its root it fits 64 nodes
+MAX_NODES = 63
 WIDTH = 2  # nodes per level of such a draft; a third gained 0.1 % more
-
-# What verifying costs beside a plain decoding step, in such steps, on a CPU.
-PASS_COST = 0.1  # for a pass of more than one node
-NODE_COST = 0.035  # for every draft token
-MARGIN = 1.1  # a draft must promise so many times a plain step's tokens per cost
+MIN_CHANCE = 0.02  # below that no node pays, whatever a pass costs
 
 NOVELTY_RATE = 0.5  # how fast a row learns
 NOVELTY_LIMIT = 3.0  # how far: a few right guesses must wake a drafter that went quiet
@@ -50,12 +50,16 @@ class NGramDrafter:
     side branches take the others. A continuation seen c of n times, among d different ones, is
     expected with probability c / (n + escape * d), as in prediction by partial matching.
 
-    Without `num_draft_tokens` the tree holds exactly the nodes that are expected to pay: the most
-    probable ones, as long as one more raises expected tokens per cost; and none at all if that does
-    not clearly beat a plain step. So a long match makes a long draft, and a row that does not
-    repeat itself gets none. The row's `novelty` is learned from every emitted token, drafted or
-    not: whether it was among the continuations known before it. So a quiet drafter needs no trials
-    to find out when to speak again, and other drafters' successes cannot mislead it.
+    Without `num_draft_tokens` the tree holds exactly the nodes that are expected to pay: as many of
+    the most probable ones as give the most tokens per second, by what passes cost on this machine;
+    and none at all if that does not beat a plain step. So a long match makes a long draft, and a
+    row that does not repeat itself gets none. The row's `novelty` is learned from every emitted
+    token, drafted or not: whether it was among the continuations known before it. So a quiet
+    drafter needs no trials to find out when to speak again, and other drafters' successes cannot
+    mislead it.
+
+    Where others draw drafts beside ours (acceptance by rejection), sizes follow a fixed guess of
+    costs instead: what is drawn depends on them, and the same seed must give the same text.
 
     With `num_draft_tokens` drafts are always that deep, if there is a match, as in prompt lookup;
     `draft_width` (then 1) is the number of nodes per level.
@@ -69,19 +73,30 @@ class NGramDrafter:
         self._depth = options.num_draft_tokens or MAX_DEPTH
         self._width = options.draft_width or (WIDTH if self._adaptive else 1)
         self._texts: dict[int, _Text] = {}
+        self.costs = PassCosts()
+        self.wants = Wants(costs=self._adaptive)
+        self.traits = Traits(self.name, self._depth, instant=True)
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         """Index the prompts."""
+        if verifier is not None and not any(row.sampler.draws for row in rows):
+            self.costs = verifier.costs
         for row in rows:
             self._text(row, len(row.tokens))
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
-        """Trees of `Law.POINT` nodes; a bare root where no draft is expected to pay."""
+        """Trees of `Law.POINT` nodes with their chances; bare roots where no draft would pay."""
         trees = []
         for row, limit in zip(rows, limits, strict=True):
             text, match = self._text(row, len(row.tokens))
             trees.append(self._grow(text, match, row.tokens[-1], min(limit, self._depth)))
-        return trees
+        if not self._adaptive or all(len(tree) == 1 for tree in trees):
+            return trees
+        widest = max(map(len, trees))
+        keys = sum(len(row.tokens) for row in rows)
+        passes = self.costs.curve((len(rows) * n for n in range(1, widest + 1)), keys)
+        size = best_size([list(tree.chances.values()) for tree in trees], passes)
+        return [tree.cropped(1 + size, self._depth) for tree in trees]
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
@@ -114,7 +129,6 @@ class NGramDrafter:
     def _grow(self, text: _Text, match: Match, root: int, max_depth: int) -> TokenTree:
         """The best tree below `root`, its nodes added in order of falling probability."""
         tree = TokenTree.root(root)
-        tokens, cost = 1.0, 1.0 + PASS_COST  # expected of a round with the tree so far
         room = [self._width] * max_depth  # nodes that each level can still take
         order = count()
         # (-probability, order, parent, level, token, match of the parent): the most probable first.
@@ -133,13 +147,12 @@ class NGramDrafter:
         while frontier:
             negative, _, parent, level, token, match = heappop(frontier)
             probability = -negative
-            if self._adaptive and probability * cost <= NODE_COST * tokens:
-                break  # this node, and all less probable ones, would lower tokens per cost
+            if self._adaptive and (probability < MIN_CHANCE or len(tree) > MAX_NODES):
+                break  # and so are all less probable ones
             if not room[level]:
                 continue
             room[level] -= 1
-            tokens += probability
-            cost += NODE_COST
             node = tree.add(parent, token, proposer=self.name)
+            tree.chances[node] = probability
             expand(node, level + 1, probability, text.index.step(match, token))
-        return tree if tokens > MARGIN * cost or not self._adaptive else TokenTree.root(root)
+        return tree

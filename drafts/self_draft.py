@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from specdec.cached_model import CachedModel
+from specdec.drafter import Traits
 from specdec.drafts.model import ModelDrafter
 from specdec.early_exit import first_layers
 from specdec.options import DraftOptions
@@ -35,6 +36,7 @@ class SelfDraft(ModelDrafter):
         self.start(target, draft, options)
         self.view: SparseView = VIEWS[view].load()(target, options)
         self.name, self.wants = view, self.view.wants
+        self.traits = Traits(f"{view}-{self.view.budget}", self.depth, reads=self.view.budget)
         self._acceptance: dict[int, float] = {}
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:

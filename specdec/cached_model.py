@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from specdec.calibration import costs_of
+from specdec.costs import PassCosts
 from specdec.forward_pass import ForwardPass, View
 from specdec.held import Held
 from specdec.recorder import QueryRecorder
@@ -48,6 +51,11 @@ class CachedModel:
         self.rounds = [0] * len(self.held)
         self.state: dict[Any, Any] = {}
         self.store: KVStore = self._prefilled(rows) if base is None else base.store.overlay(SLACK)
+
+    @cached_property
+    def costs(self) -> PassCosts:
+        """What passes over committed text take here; those of a sparse view are not kept."""
+        return costs_of(self.target) if self.view.lossless else PassCosts()
 
     def _prefilled(self, rows: Sequence[Row]) -> KVStore:
         """A store with every prompt but its last token; rows of one prompt share its KV."""

@@ -18,16 +18,20 @@ class Wants:
     """What a drafter or view asks the verifying model to keep for it: see `QueryRecorder`.
 
     prompt_queries: the last so many queries of each prompt; verified: those of verification.
+    costs: what its passes cost on this machine, measured before the first round.
     """
 
     prompt_queries: int = 0
     verified: bool = False
+    costs: bool = False
 
     @classmethod
     def all_of(cls, wants: Sequence[Wants]) -> Wants:
         """What satisfies everyone."""
         return cls(
-            max((w.prompt_queries for w in wants), default=0), any(w.verified for w in wants)
+            max((w.prompt_queries for w in wants), default=0),
+            any(w.verified for w in wants),
+            any(w.costs for w in wants),
         )
 
 
@@ -37,13 +41,39 @@ def wants_of(someone: object) -> Wants:
     return wants
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a controller that may choose a drafter, or not, must know of it.
+
+    cost_key: under which its measured costs are kept from call to call.
+    max_depth: deepest draft worth asking for; `limits` of `propose` ask for less.
+    widths: nodes per level that its attribute `width` may be set to before `propose`.
+    instant: it runs no model, draws nothing and says `chances` in its trees, so it is asked in
+        every round and judged by what it proposes; others are chosen before they draft.
+    reads: tokens of context that its passes of the target's own weights read, where it drafts so.
+    """
+
+    cost_key: str
+    max_depth: int = 8
+    widths: tuple[int, ...] = (1,)
+    instant: bool = False
+    reads: int | None = None
+
+
+def traits_of(drafter: Drafter) -> Traits:
+    """The `traits` of a drafter; one that has none is kept under its name."""
+    traits: Traits = getattr(drafter, "traits", Traits(drafter.name))
+    return traits
+
+
 class Drafter(Protocol):
     """Proposes a token tree for every active row of a batch, once a round.
 
     A drafter is made for one `generate` call and may keep state per row under `row.index`. It reads
     `row.tokens` anew in each round and holds nothing to be true beyond `row.tokens[:row.stable]`:
     later tokens may have been taken back since the last round, when the drafter works inside
-    another one. It never changes a row. An attribute `wants` may ask the verifier to keep queries.
+    another one. It never changes a row. An attribute `wants` may ask the verifier to keep queries,
+    and `traits` tell a controller what it needs to know.
     """
 
     name: str

@@ -74,8 +74,9 @@ class Engine:
 
         prompt: a string, token ids (list of int or 1-D tensor), chat messages (list of dicts with
             role and content), or a list of prompts of these kinds; a batch may be ragged.
-        drafter: "ngram" (default), "model", "none", a combination like "ngram+model"
-            (`specdec list` names all), or a function of (target, DraftOptions).
+        drafter: "auto" (default) chooses in every round among plain decoding, n-grams, and the
+            draft model if there is one; or "none", "ngram", "model", a combination like
+            "ngram+model" (`specdec list` names all), or a function of (target, DraftOptions).
         acceptance: "coupled" (default: the seed alone decides the text) or "rejection".
         streamer: a transformers streamer, fed as tokens are committed (one row only).
         generation_config: a transformers GenerationConfig, under what is given by name.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec.cached_model import CachedModel
+from specdec.calibration import calibrate
 from specdec.drafter import Drafter, Wants, wants_of
 from specdec.forward_pass import View
 from specdec.output import Generation, Step
@@ -26,6 +27,7 @@ from specdec.verify import Verdict
 log = logging.getLogger("specdec")
 
 MAX_NODES = 256  # of one tree, the root included
+LOOK_AGAIN = 64  # rounds after which the text may have grown to a length not measured yet
 
 
 class GenerationStream:
@@ -47,6 +49,7 @@ class GenerationStream:
         self.stoppers = [make_stopper(target, request, row) for row in self.rows]
         self.stats = [Stats() for _ in self.rows]
         self.generations: list[Generation] = []
+        self._rounds = 0
         self._steps = self._generate()
 
     def __iter__(self) -> Iterator[Step]:
@@ -69,11 +72,15 @@ class GenerationStream:
         start = perf_counter()
         with torch.inference_mode():
             self.model = CachedModel(self.target, self.view, self.rows, recorder=self._recorder())
+            calibration_s = self._calibrate(self.rows)
             self.drafter.begin(self.rows, self.model)
         for stats in self.stats:
-            stats.prefill_s = perf_counter() - start
+            stats.calibration_s = calibration_s
+            stats.prefill_s = perf_counter() - start - calibration_s
         active = list(self.rows)
         while active:
+            if self._rounds % LOOK_AGAIN == LOOK_AGAIN - 1:
+                self._calibrate(self._together(active))
             for row, verdict, tree in self._round(self._together(active)):
                 step = self._step(row, verdict, tree)
                 if streamer is not None:
@@ -82,6 +89,8 @@ class GenerationStream:
             active = [row for row in active if not self.stoppers[row.index].finish_reason]
         if streamer is not None:
             streamer.end()
+        if self._wants.costs:
+            self.model.costs.save()
         self.generations = [self._generation(row) for row in self.rows]
 
     @torch.inference_mode()
@@ -94,12 +103,14 @@ class GenerationStream:
             for tree, limit in zip(self.drafter.propose(rows, limits), limits, strict=True)
         ]
         drafted = perf_counter()
+        keys = sum(len(row.tokens) for row in rows)
         logits = self.model.forward(rows, trees)
         verdicts = [
             self._verify(row, tree, row_logits)
             for row, tree, row_logits in zip(rows, trees, logits, strict=True)
         ]
         verified = perf_counter()
+        self.model.costs.note(len(rows) * max(map(len, trees)), keys, verified - drafted)
         for row, verdict in zip(rows, verdicts, strict=True):
             row.tokens.extend(verdict.tokens)
             row.stable, row.round = len(row.tokens), row.round + 1
@@ -108,11 +119,10 @@ class GenerationStream:
         for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
             stats = self.stats[row.index]
             stats.record(
-                tree.num_draft_tokens, max(tree.depths()), verdict.num_accepted, len(verdict.tokens)
-            )
-            stats.draft_s += drafted - start + end - verified
-            stats.verify_s += verified - drafted
-            stats.decode_s += end - start
+                tree, verdict.num_accepted, len(verdict.tokens),
+                drafted - start + end - verified, verified - drafted, end - start,
+            )  # fmt: skip
+        self._rounds += 1
         return list(zip(rows, verdicts, trees, strict=True))
 
     def _verify(self, row: Row, tree: TokenTree, logits: Tensor) -> Verdict:
@@ -146,8 +156,11 @@ class GenerationStream:
 
     def _generation(self, row: Row) -> Generation:
         stopper, request = self.stoppers[row.index], self.request
+        stats = self.stats[row.index]
         if hasattr(self.drafter, "inner_stats"):
-            self.stats[row.index].inner = self.drafter.inner_stats(row.index)
+            stats.inner = self.drafter.inner_stats(row.index)
+        if hasattr(self.drafter, "explain"):
+            stats.explanation = self.drafter.explain()
         return Generation(
             text=stopper.detokenizer.text,
             token_ids=row.tokens[row.num_prompt_tokens :],
@@ -160,15 +173,24 @@ class GenerationStream:
             num_prompt_tokens=row.num_prompt_tokens,
             prompt_index=row.prompt_index,
             sample_index=row.sampler.noise.sample,
-            stats=self.stats[row.index],
+            stats=stats,
         )
 
     def _recorder(self) -> QueryRecorder | None:
         """Keeps the queries that the drafter or the view asks for, if any."""
-        wants = Wants.all_of([wants_of(self.drafter), wants_of(self.view)])
-        if wants == Wants():
+        wants = self._wants
+        if not wants.prompt_queries and not wants.verified:
             return None
         return QueryRecorder(wants.prompt_queries, wants.verified)
+
+    @property
+    def _wants(self) -> Wants:
+        return Wants.all_of([wants_of(self.drafter), wants_of(self.view)])
+
+    @torch.inference_mode()
+    def _calibrate(self, rows: list[Row]) -> float:
+        """Have the costs of passes at this length of text known, if they matter; seconds taken."""
+        return calibrate(self.model, rows) if self._wants.costs else 0.0
 
     def _log(self) -> None:
         rows, request = len(self.rows), self.request

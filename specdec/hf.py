@@ -75,7 +75,7 @@ def generate(
         options=DraftOptions(
             num_draft_tokens=num_draft_tokens, draft_width=draft_width, draft_model=draft_model
         ),
-        drafter=drafter or ("model" if draft_model is not None else "ngram"),
+        drafter=drafter or "auto",
         acceptance=acceptance,
         streamer=None if streamer is None else _WithoutPrompt(streamer),
         eos_token_ids=() if eos is None else tuple(eos.tolist()),

@@ -79,6 +79,7 @@ _MODEL = _TREE | {"draft_model", "min_draft_prob"}
 VIEW_OPTIONS = frozenset({"budget", "sink", "recent", "refresh", "anchors", "dense"})
 USED = {
     "none": frozenset[str](),
+    "auto": _NGRAM | {"draft_model", "min_draft_prob"},
     "ngram": _NGRAM,
     "model": _MODEL,
     "cascade": _NGRAM | {"draft_model"},

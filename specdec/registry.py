@@ -27,6 +27,11 @@ class Entry:
 
 
 DRAFTERS = {
+    "auto": Entry(
+        "specdec.drafts.auto:AutoDrafter",
+        "whoever brings the most tokens per second at the moment, or nobody: chosen in each round",
+        takes_model=True,
+    ),
     "none": Entry("specdec.drafts.none:NoDrafter", "plain decoding, one token a pass"),
     "ngram": Entry(
         "specdec.drafts.ngram:NGramDrafter",
@@ -142,6 +147,8 @@ def drafter_names(spec: str) -> list[str]:
     for name in names:
         if name not in DRAFTERS:
             raise unknown_name("drafter", name, DRAFTERS)
-    if len(names) > 1 and ("none" in names or len(set(names)) < len(names)):
-        raise InvalidArgument(f"drafter {spec!r} combines a drafter with itself or with 'none'")
+    if len(names) > 1 and ({"none", "auto"} & set(names) or len(set(names)) < len(names)):
+        raise InvalidArgument(
+            f"drafter {spec!r} combines a drafter with itself, or with 'none' or 'auto'"
+        )
     return names

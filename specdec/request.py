@@ -34,7 +34,7 @@ class Request:
     prompts: list[list[int]]
     params: SamplingParams = field(default_factory=SamplingParams)
     options: DraftOptions = field(default_factory=DraftOptions)
-    drafter: str | Callable[..., Any] = "ngram"
+    drafter: str | Callable[..., Any] = "auto"
     acceptance: str = "coupled"
     view: str = "full"
     streamer: Any = None
@@ -93,7 +93,7 @@ class Request:
             raise InvalidArgument(
                 f"sampling_params is a {type(params).__name__}, not SamplingParams"
             )
-        named.setdefault("drafter", "model" if "draft_model" in drafting else "ngram")
+        named.setdefault("drafter", "auto")
         _check_used(named["drafter"], named.get("view", "full"), drafting)
         prompts, returns_list = parse_prompts(prompt, engine.tokenizer, engine.target.vocab_size)
         _check_room(prompts, engine.target.max_positions)

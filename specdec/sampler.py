@@ -35,6 +35,11 @@ class Sampler:
     _ids: Tensor | None = None
     _known: int = 0
 
+    @property
+    def draws(self) -> bool:
+        """Whether drafts are drawn at random, so that the text depends on how they were drawn."""
+        return self.samples and self.acceptance == "rejection"
+
     def verify(
         self, row: Row, tree: TokenTree, logits: Tensor, is_final: Callable[[int], bool]
     ) -> Verdict:

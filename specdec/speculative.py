@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from time import perf_counter
 
 from specdec.cached_model import CachedModel
-from specdec.drafter import Drafter, Wants, wants_of
+from specdec.calibration import calibrate
+from specdec.drafter import Drafter, Traits, Wants, wants_of
 from specdec.forward_pass import View
 from specdec.row import Row
 from specdec.sampler import NodeLaws, Sampler
@@ -49,12 +51,17 @@ class Speculative:
         self.vocab_size, self.num_draft_tokens = vocab_size, num_draft_tokens
         self.shares_kv = shares_kv
         self.wants = Wants.all_of([wants_of(view), wants_of(drafter) if shares_kv else Wants()])
+        self.traits = Traits(
+            name, num_draft_tokens, reads=getattr(view, "budget", None) if shares_kv else None
+        )
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         base = verifier if self.shares_kv else None
         self.model = CachedModel(self.target, self.view, rows, base=base)
         self.stats = {row.index: Stats() for row in rows}
         self.samplers: dict[int, Sampler] = {row.index: row.sampler.without_state() for row in rows}
+        if wants_of(self.drafter).costs:
+            calibrate(self.model, rows)
         self.drafter.begin(rows, self.model)
 
     def inner_stats(self, row: int) -> dict[str, Stats]:
@@ -99,18 +106,16 @@ class Speculative:
             for tree, limit in zip(self.drafter.propose(rows, limits), limits, strict=True)
         ]
         verdicts = []
+        start, keys = perf_counter(), sum(len(row.tokens) for row in rows)
         for row, tree, logits in zip(rows, trees, self.model.forward(rows, trees), strict=True):
             laws = NodeLaws(row.sampler, row, tree, fit(logits, self.vocab_size))
             verdict = row.sampler.decide(laws, _never)
             self._extend(outer[row.index], row, laws, verdict)
             verdicts.append(verdict)
+        nodes = len(rows) * max(map(len, trees))
+        self.model.costs.note(nodes, keys, perf_counter() - start)
         for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
-            self.stats[row.index].record(
-                tree.num_draft_tokens,
-                max(tree.depths()),
-                verdict.num_accepted,
-                len(verdict.tokens),
-            )
+            self.stats[row.index].record(tree, verdict.num_accepted, len(verdict.tokens))
             row.tokens.extend(verdict.tokens)
             row.round += 1
             room[row.index] -= len(verdict.tokens)

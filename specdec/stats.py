@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from specdec.tree import TokenTree
+
+PLAIN = "plain"  # who proposed, where nobody did
+
+
+class StepFigures(NamedTuple):
+    """One step: who proposed how many nodes, what was emitted, and the seconds it took.
+
+    verify_s is the target's pass with its verdicts; whole_s the round, so the rest is ours.
+    """
+
+    proposer: str
+    nodes: int
+    emitted: int
+    draft_s: float
+    verify_s: float
+    whole_s: float
 
 
 @dataclass
@@ -12,7 +30,9 @@ class Stats:
     """Counts and seconds of one generation; rows of a batch share the time of their passes.
 
     A *step* is one target pass. `accepted` and `drafted` hold, per step, how many draft tokens were
-    kept and how deep the draft reached (a tree counts by its longest path).
+    kept and how deep the draft reached (a tree counts by its longest path). `choices` counts steps
+    by who had proposed, "plain" where nobody had: with `drafter="auto"`, what it chose, and
+    `explanation` says why. `steps` holds each step's own figures, for those who want to plot them.
     """
 
     accepted: list[int] = field(default_factory=list)
@@ -20,17 +40,31 @@ class Stats:
     num_draft_tokens: int = 0
     num_tokens: int = 0
     prefill_s: float = 0.0
+    calibration_s: float = 0.0
     draft_s: float = 0.0
     verify_s: float = 0.0
     decode_s: float = 0.0
     inner: dict[str, Stats] = field(default_factory=dict)  # of drafters with a verification inside
+    choices: Counter[str] = field(default_factory=Counter)
+    explanation: list[str] = field(default_factory=list)
+    steps: list[StepFigures] = field(default_factory=list)
 
-    def record(self, nodes: int, depth: int, accepted: int, emitted: int) -> None:
-        """Add one step: draft nodes, deepest draft, accepted draft tokens, emitted tokens."""
-        self.num_draft_tokens += nodes
-        self.drafted.append(depth)
+    def record(self, tree: TokenTree, accepted: int, emitted: int, *seconds: float) -> None:
+        """Add one step: what was proposed, accepted draft tokens, emitted tokens.
+
+        seconds: of drafting, of the pass and its verdicts, and of the whole round, if they count.
+        """
+        self.num_draft_tokens += tree.num_draft_tokens
+        self.drafted.append(max(tree.depths()))
         self.accepted.append(accepted)
         self.num_tokens += emitted
+        who = "+".join(sorted(set(tree.proposers[1:]))) or PLAIN
+        self.choices[who] += 1
+        draft, verify, whole = seconds or (0.0, 0.0, 0.0)
+        self.draft_s += draft
+        self.verify_s += verify
+        self.decode_s += whole
+        self.steps.append(StepFigures(who, tree.num_draft_tokens, emitted, draft, verify, whole))
 
     @property
     def num_spec_steps(self) -> int:
@@ -79,9 +113,10 @@ class Stats:
             "mean_acceptance_length", "draft_acceptance_rate", "acceptance_histogram",
             "acceptance_rate_per_position", "num_spec_steps", "num_draft_tokens",
             "num_accepted_draft_tokens", "num_tokens", "prefill_s", "decode_s", "tokens_per_s",
-            "draft_s", "verify_s",
+            "draft_s", "verify_s", "calibration_s",
         )  # fmt: skip
         values = {name: getattr(self, name) for name in names}
+        values["choices"] = dict(self.choices)
         if self.inner:
             keep = ("mean_acceptance_length", "draft_acceptance_rate", "num_spec_steps",
                     "num_draft_tokens", "num_accepted_draft_tokens")  # fmt: skip

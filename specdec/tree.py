@@ -27,7 +27,8 @@ class TokenTree:
     Node 0 is the last emitted token, already part of the text but not yet of the KV store.
     `draft_probs[v]` is the law `[V]` from which the sampled children of node v were drawn; siblings
     stand in the order in which they were drawn, which the verification rules rely on.
-    `proposers[i]` names the drafter of node i.
+    `proposers[i]` names the drafter of node i. `chances[i]`, where a deterministic drafter says it,
+    is how likely node i is to be accepted; all it decides is what is worth verifying.
     """
 
     tokens: list[int]
@@ -35,6 +36,7 @@ class TokenTree:
     laws: list[Law] = field(default_factory=lambda: [Law.POINT])
     proposers: list[str] = field(default_factory=lambda: [""])
     draft_probs: dict[int, Tensor] = field(default_factory=dict)
+    chances: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def root(cls, token: int) -> TokenTree:
@@ -148,6 +150,7 @@ class TokenTree:
             tree.laws.append(self.laws[node])
             tree.proposers.append(self.proposers[node])
         tree.draft_probs = {place[v]: q for v, q in self.draft_probs.items() if v in place}
+        tree.chances = {place[v]: p for v, p in self.chances.items() if v in place}
         return tree
 
 

@@ -1,11 +1,14 @@
 """The suite tests what is installed: the repository root must not be on the path."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from specdec import calibration
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != TESTS.parent]
@@ -17,6 +20,15 @@ settings.load_profile("specdec")
 
 # Tiny models gain nothing from threads, and the processes of pytest-xdist would fight for them.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_costs_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tiny models cost is measured, but not kept in the user's cache."""
+    folder = tmp_path_factory.mktemp("costs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "cache_root", lambda: folder)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -61,7 +61,7 @@ def test_json_is_one_object_and_nothing_else(folder: str) -> None:
     answer = json.loads(result.stdout)
     assert set(answer) == {
         "text", "token_ids", "prompt_tokens", "finish_reason", "drafter", "acceptance",
-        "lossless", "seed", "stats",
+        "lossless", "seed", "stats", "explanation",
     }  # fmt: skip
     assert answer["prompt_tokens"] == 11
     assert len(answer["token_ids"]) == len(answer["text"]) == 12
@@ -77,18 +77,29 @@ def test_text_goes_to_stdout_and_the_summary_to_stderr(folder: str) -> None:
     result = run("generate", "abc", "-m", folder, "-n", "40", NO_COLOR="1")
     assert result.exit_code == 0
     assert result.stdout == harmless(expected["text"]) + "\n"
-    for part in ("40 tokens", "tok/s with ngram", "plain", "acceptance length", "lossless yes"):
+    for part in ("40 tokens", "tok/s with auto", "plain", "acceptance length", "lossless yes"):
         assert part in result.stderr
     assert "first 32 tokens equal" in result.stderr
 
 
 def test_accepted_tokens_are_green(folder: str) -> None:
     # The model drafts for itself: all but the bonus tokens are accepted drafts.
-    arguments = ["generate", "abc", "-m", folder, "--draft-model", folder, "--no-compare"]
+    arguments = ["generate", "abc", "-m", folder, "--draft-model", folder, "-d", "model",
+                 "--no-compare"]  # fmt: skip
     coloured = run(*arguments, FORCE_COLOR="1", TERM="xterm")
     assert "\x1b[32m" in coloured.stdout
     assert "not compared" in coloured.stderr
     assert "\x1b" not in run(*arguments, NO_COLOR="1", FORCE_COLOR="1", TERM="xterm").stdout
+
+
+def test_choices_are_explained(folder: str) -> None:
+    arguments = ["generate", "abc abc abc abc", "-m", folder, "--no-compare", "-n", "30"]
+    told = run(*arguments, "--explain", NO_COLOR="1").stderr
+    assert "round" in told and "rounds by proposer: " in told
+    assert "best draft promised" in told or "promised" in told
+    fixed = run(*arguments, "--explain", "-d", "none", NO_COLOR="1").stderr
+    assert "none was asked for" in fixed and "plain 30" in fixed
+    assert "rounds by" not in run(*arguments, NO_COLOR="1").stderr
 
 
 def test_sampling_options_reach_the_engine(folder: str) -> None:
@@ -98,9 +109,13 @@ def test_sampling_options_reach_the_engine(folder: str) -> None:
         json.loads(
             run("generate", "abc", "-m", folder, "-n", "30", "--json", *settings, *more).stdout
         )
-        for more in ((), ("-d", "none"), ("--draft-model", "random", "--num-draft-tokens", "3"))
+        for more in (
+            (),
+            ("-d", "none"),
+            ("-d", "model", "--draft-model", "random", "--num-draft-tokens", "3"),
+        )
     ]
-    assert {answer["drafter"] for answer in texts} == {"ngram", "none", "model"}
+    assert {answer["drafter"] for answer in texts} == {"auto", "none", "model"}
     assert len({answer["text"] for answer in texts}) == 1
     assert texts[0]["seed"] == 5
     assert max(texts[2]["stats"]["acceptance_rate_per_position"]) < 0.9

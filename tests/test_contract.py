@@ -5,6 +5,9 @@ In float64, where passes of different width agree to twelve digits and no argmax
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import hostile
 import models
 import pytest
@@ -13,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from specdec import Engine
+from specdec.controller import Controller
+from specdec.drafts.auto import AutoDrafter
 
 PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [9, 8, 7, 9, 8, 7, 9]]
 NEW = 24
@@ -33,7 +38,37 @@ def draft(engine):
     return models.disturbed(engine.model, 0.03)
 
 
+class Whim(Controller):
+    """Chooses at random among all that is offered, and how much of it."""
+
+    def choose(self, rows, keys, offers):
+        plain = super().choose(rows, keys, [])
+        self.whims = getattr(self, "whims", None) or random.Random(5)
+        plans = [plain]
+        for offer in offers:
+            if offer.nodes:
+                plans.append(replace(plain, name=offer.name, nodes=rows * (1 + offer.nodes)))
+            for depth in range(1, offer.depth + 1):
+                plans.append(replace(plain, name=offer.name, key=offer.key, depth=depth))
+        return self.whims.choice(plans)
+
+
+def whimsical(target, options):
+    """auto, with a controller that does not care for speed."""
+    return AutoDrafter(target, options, Whim)
+
+
+OURS = "the draft model of this test"
 DRAFTERS = {
+    "auto": {"drafter": "auto"},
+    "auto-model": {"drafter": "auto", "draft_model": OURS},
+    "auto-whim": {"drafter": whimsical, "min_ngram": 1, "budget": 12, "sink": 2, "recent": 2},
+    "auto-whim-model": {
+        "drafter": whimsical,
+        "draft_model": OURS,
+        "min_ngram": 1,
+        "num_draft_tokens": 5,
+    },
     "ngram": {"drafter": "ngram"},
     "ngram-fixed": {"drafter": "ngram", "num_draft_tokens": 6, "draft_width": 3, "min_ngram": 1},
     "model": {"drafter": "model"},
@@ -74,9 +109,9 @@ EVERYWHERE = {"greedy", "sampled", "penalties", "eos"}
 
 
 def run(engine, draft=None, **kwargs):
-    if isinstance(kwargs.get("drafter"), str) and (
-        "model" in kwargs["drafter"] or "cascade" in kwargs["drafter"]
-    ):
+    name = kwargs.get("drafter")
+    named = isinstance(name, str) and ("model" in name or "cascade" in name)
+    if named or kwargs.get("draft_model") == OURS:
         kwargs["draft_model"] = draft
     return engine.generate(PROMPTS, **{"max_new_tokens": NEW, **kwargs})
 
@@ -126,7 +161,10 @@ def test_rejection_is_exact_at_temperature_zero(engine, draft, plain, drafter):
     assert outcome(out) == plain()
 
 
-@pytest.mark.parametrize("drafter", [d for d in DRAFTERS if "model" not in d and "casc" not in d])
+DRAWING = ("model", "casc", "whim")  # names of those that draw drafts at random
+
+
+@pytest.mark.parametrize("drafter", [d for d in DRAFTERS if not any(x in d for x in DRAWING)])
 def test_deterministic_drafts_keep_the_seed_under_rejection(engine, plain, drafter):
     """A draft that was not drawn is verified by the walk, which is a plain step per token."""
     kwargs = {"temperature": 0.9, "seed": 3}
@@ -312,3 +350,14 @@ def test_any_mixture(llama, data):
     drafter = data.draw(st.sampled_from([*hostile.HOSTILE, "ngram"]))
     want = [llama.generate(p, drafter="none", **kwargs) for p in prompts]
     assert outcome(llama.generate(prompts, drafter=drafter, **kwargs)) == outcome(want)
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "phi3", "qwen3-moe"])
+def test_the_default_drafter_suits_every_architecture(name):
+    """Also where a candidate of `auto` does not: it does without that one."""
+    engine = Engine(models.build(name))
+    prompt, kwargs = [3, 4, 5] * 20, {"max_new_tokens": 12, "eos_token_id": []}
+    plain = engine.generate(prompt, drafter="none", **kwargs)
+    out = engine.generate(prompt, **kwargs)
+    assert out.drafter == "auto" and out.token_ids == plain.token_ids
+    assert sum(out.stats.choices.values()) == out.stats.num_spec_steps == len(out.stats.steps)

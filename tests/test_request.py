@@ -136,7 +136,7 @@ def test_one_log_line_says_what_runs(engine, caplog):
     with caplog.at_level("INFO", logger="specdec"):
         engine.generate([1, 2], max_new_tokens=2, temperature=1.0, seed=9)
     (line,) = [record.getMessage() for record in caplog.records]
-    for part in ("LlamaForCausalLM", "float64", "cpu", "ngram", "coupled", "seed 9"):
+    for part in ("LlamaForCausalLM", "float64", "cpu", "auto", "coupled", "seed 9"):
         assert part in line
 
 

@@ -11,7 +11,7 @@ Model = Annotated[
 ]
 Drafter = Annotated[
     str | None,
-    typer.Option("--drafter", "-d", help="Who drafts: see `specdec list`. Default: ngram."),
+    typer.Option("--drafter", "-d", help="Who drafts: see `specdec list`. Default: auto."),
 ]
 DraftModel = Annotated[
     str | None,

@@ -60,6 +60,9 @@ def generate(
     device: arguments.Device = "auto",
     trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say who drafted in which rounds, and why.")
+    ] = False,
     compare: Annotated[
         bool | None,
         typer.Option(
@@ -120,6 +123,8 @@ def generate(
     if as_json:
         console.print_json(_as_dict(result, comparison))
     else:
+        if explain:
+            _print_choices(result)
         _print_summary(result, comparison)
     if comparison is not None and comparison.equal is False:
         raise typer.Exit(1)
@@ -178,6 +183,15 @@ def _print_summary(result: Generation, comparison: Comparison | None) -> None:
     console.err().print("\n" + " · ".join(parts), style="red" if failed else "cyan")
 
 
+def _print_choices(result: Generation) -> None:
+    """What was chosen in which rounds, and how often in all."""
+    err, choices = console.err(), result.stats.choices
+    lines = result.stats.explanation or [f"{result.drafter} was asked for, so nothing was chosen"]
+    err.print("\n" + "\n".join(lines), style="dim", markup=False)
+    counts = ", ".join(f"{name} {count}" for name, count in choices.most_common())
+    err.print(f"rounds by proposer: {counts}", style="dim", markup=False)
+
+
 def _verdict(result: Generation, comparison: Comparison | None) -> str:
     if not result.lossless:
         return "no (a view that does not read everything was asked for)"
@@ -201,6 +215,7 @@ def _as_dict(result: Generation, comparison: Comparison | None) -> dict[str, Any
         "lossless": result.lossless,
         "seed": result.seed,
         "stats": result.stats.to_dict(),
+        "explanation": result.stats.explanation,
     }
     if comparison is not None:
         fields["plain"] = {

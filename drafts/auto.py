@@ -1,0 +1,180 @@
+"""AutoDrafter: whoever brings the most tokens per second at the moment, or nobody."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+from specdec.acceptance import Trust
+from specdec.cached_model import CachedModel
+from specdec.controller import Controller, Offer, Plan
+from specdec.costs import PassCosts
+from specdec.drafter import Drafter, Traits, Wants, traits_of, wants_of
+from specdec.errors import UnsupportedModel
+from specdec.options import DraftOptions
+from specdec.registry import DRAFTERS
+from specdec.row import Row
+from specdec.stats import Stats
+from specdec.target import Target
+from specdec.tree import TokenTree
+from specdec.verify import Verdict
+
+log = logging.getLogger("specdec")
+
+MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller asks for less
+GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
+# In the order in which they are asked. Those that need nothing but the target are left alone until
+# they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given.
+CANDIDATES = ("ngram", "model", "triforce-chunks")
+
+
+@dataclass
+class Part:
+    """One candidate, whether the user brought it, how it does, and how far it read each row."""
+
+    drafter: Drafter
+    traits: Traits
+    given: bool = False
+    trust: Trust = field(default_factory=Trust)
+    read: dict[int, int] = field(default_factory=dict)
+    trees: list[TokenTree] = field(default_factory=list)  # this round's
+
+
+class AutoDrafter:
+    """Asks the controller in each round who should draft, and how much.
+
+    n-gram drafts are made anyway, since they cost nothing, and are judged by what they promise and
+    how far such promises came true. Drafters that run a model are judged before they draft, by
+    their acceptance so far and their measured times, the time to catch up with the text included.
+
+    Under `acceptance="rejection"`, too, the text keeps the target's law: whom it asks, and for how
+    much, is settled before anything is drawn in the round, from the past and the clock alone.
+    `num_draft_tokens` bounds the length of drafts; `draft_width` fixes the nodes per level.
+    """
+
+    name = "auto"
+
+    def __init__(
+        self,
+        target: Target,
+        options: DraftOptions,
+        controller: Callable[[PassCosts], Controller] = Controller,
+    ) -> None:
+        self.parts = list(_candidates(target, options))
+        self.limit = options.num_draft_tokens or 255
+        self.wants = Wants.all_of(
+            [Wants(costs=True), *(wants_of(part.drafter) for part in self.parts)]
+        )
+        self._make_controller = controller
+
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        self.controller = self._make_controller(verifier.costs)
+        for part in self.parts:
+            part.drafter.begin(rows, verifier)
+            part.read = {row.index: len(row.tokens) for row in rows}
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        self.started = perf_counter()
+        self.keys = sum(len(row.tokens) for row in rows)
+        limits = [min(limit, self.limit) for limit in limits]
+        offers = {}
+        for part in self.parts:
+            if part.traits.instant:
+                part.trees = part.drafter.propose(rows, limits)
+            for offer in self._offers(part, rows, max(limits)):
+                offers[offer.name] = part, offer
+        self.plan = self.controller.choose(
+            len(rows), self.keys, [offer for _, offer in offers.values()]
+        )
+        self.part = None
+        trees = [TokenTree.root(row.tokens[-1]) for row in rows]
+        if self.plan.name in offers:
+            self.part, offer = offers[self.plan.name]
+            trees = self._draft(self.part, offer, self.plan, rows, limits)
+        self.drafted = perf_counter()
+        return trees
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        verified = perf_counter()
+        for part in self.parts:
+            if part.traits.instant:
+                for tree, verdict in zip(part.trees, verdicts, strict=True):
+                    part.trust.note(tree, verdict.tokens)
+            if part.traits.instant or part is self.part:
+                part.drafter.observe(rows, trees, verdicts)
+        outcomes = [
+            (max(tree.depths()), verdict.num_accepted, len(verdict.tokens))
+            for tree, verdict in zip(trees, verdicts, strict=True)
+        ]
+        self.controller.learn(
+            self.plan, self.keys, self.drafted - self.started, verified - self.started, outcomes
+        )
+
+    def explain(self) -> list[str]:
+        """What was chosen in which rounds, and why."""
+        return self.controller.explain()
+
+    def inner_stats(self, row: int) -> dict[str, Stats]:
+        """What inner levels of the candidates made of their drafters' tokens, for one row."""
+        found: dict[str, Stats] = {}
+        for part in self.parts:
+            if hasattr(part.drafter, "inner_stats"):
+                found |= part.drafter.inner_stats(row)
+        return found
+
+    def _offers(self, part: Part, rows: Sequence[Row], limit: int) -> Iterator[Offer]:
+        """What a candidate can do in this round."""
+        traits, name = part.traits, part.drafter.name
+        if traits.instant:
+            promised = sum(sum(tree.chances.values()) for tree in part.trees)
+            nodes = max(map(len, part.trees)) - 1
+            yield Offer(name, nodes=nodes, tokens=part.trust.factor * promised)
+            return
+        depth = min(limit, traits.max_depth)
+        if depth < 1:
+            return
+        costs, missed = self.controller.costs, 0
+        guess = GUESS * costs.seconds(len(rows), self.keys)
+        if traits.reads is None:
+            missed = sum(len(row.tokens) - part.read[row.index] for row in rows)
+        elif traits.reads < self.keys:  # the target's own weights, on a part of its context
+            guess = costs.seconds(len(rows), len(rows) * traits.reads)
+        else:
+            return  # it would read everything, as plain decoding does
+        for width in traits.widths:
+            kind = name if width == traits.widths[0] else f"{name} x{width}"
+            key = f"{traits.cost_key} x{width}"
+            yield Offer(
+                kind, key, depth=depth, width=width, missed=missed, guess=guess, given=part.given
+            )
+
+    def _draft(
+        self, part: Part, offer: Offer, plan: Plan, rows: Sequence[Row], limits: Sequence[int]
+    ) -> list[TokenTree]:
+        if part.traits.instant:
+            return part.trees
+        if len(part.traits.widths) > 1:
+            part.drafter.width = offer.width  # type: ignore[attr-defined]
+        trees = part.drafter.propose(rows, [min(limit, plan.depth) for limit in limits])
+        part.read.update({row.index: len(row.tokens) for row in rows})
+        return trees
+
+
+def _candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
+    """The drafters that this call has something for."""
+    free = replace(options, num_draft_tokens=None)
+    bounded = replace(options, num_draft_tokens=options.num_draft_tokens or MAX_DEPTH)
+    for name in CANDIDATES:
+        entry = DRAFTERS[name]
+        if entry.needs_model and options.draft_model is None:
+            continue
+        try:
+            drafter = entry.load()(target, free if name == "ngram" else bounded)
+        except UnsupportedModel as error:
+            log.debug("auto does without %s: %s", name, error)
+            continue
+        yield Part(drafter, traits_of(drafter), entry.needs_model)

@@ -1,0 +1,103 @@
+"""Calibration: the costs of a model's passes measured on purpose, once for each kind of machine."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import specdec
+from specdec import kernels
+from specdec._version import __version__
+from specdec.cachedir import cache_root
+from specdec.costs import PassCosts, open_costs
+from specdec.row import Row
+from specdec.target import Target
+from specdec.tree import Law, TokenTree
+
+if TYPE_CHECKING:
+    from specdec.cached_model import CachedModel
+
+log = logging.getLogger("specdec")
+
+WIDTHS = (1, 8, 32, 4, 16, 2, 64)  # nodes per row; the first ones say most if time runs out
+REPEATS = 2  # after one pass that warms up; the faster counts
+TIME_LIMIT = 2.0  # seconds after which no further width is begun
+
+
+def costs_of(target: Target) -> PassCosts:
+    """The costs of this model on this machine, as far as they are known."""
+    return open_costs(cache_root() / "costs", describe(target))
+
+
+def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:
+    """Measure passes of `model` over its rows as they stand, unless that is known; seconds taken.
+
+    Runs a few passes whose tokens are never committed, so the model's text and KV are what they
+    were. Only for a view that reads everything: a sparse one may count passes.
+    """
+    keys = sum(len(row.tokens) for row in rows)
+    if not model.view.lossless or model.costs.measured_near(keys):
+        return 0.0
+    start = perf_counter()
+    measured: dict[int, float] = {}
+    for width in WIDTHS:
+        if len(measured) > 1 and perf_counter() - start > TIME_LIMIT:
+            break
+        trees = [_star(row.tokens[-1], width) for row in rows]
+        times = [_timed(model, rows, trees) for _ in range(1 + REPEATS)]
+        measured[width * len(rows)] = min(times[1:])
+    model.costs.table[keys] = measured
+    model.costs.save()
+    taken = perf_counter() - start
+    log.debug("measured passes at %d tokens of context in %.1f s", keys, taken)
+    return taken
+
+
+def describe(target: Target) -> dict[str, Any]:
+    """What the cost of a pass depends on: model, weights, device and the code that runs."""
+    config = target.model.config.get_text_config().to_dict()
+    kinds = {
+        (type(m).__qualname__, str(getattr(m.weight, "dtype", "")), "forward" in vars(m))
+        for m in target.model.modules()
+        if hasattr(m, "weight")
+    }
+    cuda = target.device.type == "cuda"
+    return {
+        "config": {k: v for k, v in sorted(config.items()) if not k.startswith("_")},
+        "layers": target.num_layers,
+        "dtype": str(target.dtype),
+        "weights": sorted(kinds, key=str),
+        "device": torch.cuda.get_device_name(target.device) if cuda else platform.processor(),
+        "machine": platform.node(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "specdec": __version__,
+        "code": _newest_code(),
+    }
+
+
+def _star(token: int, nodes: int) -> TokenTree:
+    """A tree of so many nodes, one level deep, so that it fits before the last position."""
+    above = [-1, *[0] * (nodes - 1)]
+    return TokenTree([token] * nodes, above, [Law.POINT] * nodes, [""] * nodes)
+
+
+def _timed(model: CachedModel, rows: Sequence[Row], trees: Sequence[TokenTree]) -> float:
+    start = perf_counter()
+    for logits in model.forward(rows, trees):
+        logits.argmax(-1).tolist()  # waits for a GPU
+    return perf_counter() - start
+
+
+@cache
+def _newest_code() -> int:
+    """When our own code last changed: a checkout changes without a new version."""
+    rooms = [*specdec.__path__, *kernels.__path__]
+    return max(int(file.stat().st_mtime) for room in rooms for file in Path(room).glob("*.py"))

@@ -1,0 +1,248 @@
+"""Controller: who drafts in the next round, and how much, for the most tokens per second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+from specdec.acceptance import PRIOR, Acceptance
+from specdec.costs import PassCosts
+
+PLAIN = "plain"
+MARGIN = 1.03  # speculation must promise so many times plain decoding's tokens per second
+HORIZON = 32  # rounds over which reading what a drafter missed is expected to pay back
+PROBE_SHARE = 0.007  # of the time may be lost on probes
+READ_SHARE = 0.01  # of the time may be spent on catching up with the text for a probe
+FIRST_CREDIT = 1.0  # plain steps that may be lost before any time has passed
+FIRST_WAIT, LONGEST_WAIT = 4, 64  # rounds between probes of one drafter: doubled at each
+SURE = 1.5  # speculation that promises more needs no look at what plain decoding costs now
+WORTH = 1.2  # a drafter that could not bring so much if it were always right is not even tried
+TUITION = 3  # drafts that a user's drafter new to this machine gets, whatever they cost
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a drafter can do in a round.
+
+    name: who; key: under which its costs are kept. `nodes` and `tokens` of a draft that is there
+    already: nodes per row, and draft tokens that are expected to be accepted over all rows.
+    Otherwise: `depth` it can reach, `width` nodes a level, `missed` tokens of text to catch up with
+    and a `guess` of its seconds per draft token, for the time before it was measured. given: the
+    user brought it, so that trying it is worth something.
+    """
+
+    name: str
+    key: str = ""
+    nodes: int = 0
+    tokens: float = 0.0
+    depth: int = 0
+    width: int = 1
+    missed: int = 0
+    guess: float = 0.0
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to spend the next round: `tokens` to expect of it and the `seconds` it takes.
+
+    depth: of the draft to ask for (0: none, or it is there already); nodes: in the target's pass.
+    missed, catch_up: text to catch up with, and what that takes beyond its share in `seconds`.
+    ceiling: tokens per second if every draft token were accepted. new: the user brought a drafter
+    that was measured less often than `TUITION` asks; count: how often that was.
+    speedup: promised, over plain decoding.
+    """
+
+    name: str
+    nodes: int
+    tokens: float
+    seconds: float
+    key: str = ""
+    depth: int = 0
+    missed: int = 0
+    catch_up: float = 0.0
+    ceiling: float = 0.0
+    count: int = 0
+    new: bool = False
+    speedup: float = 1.0
+    is_probe: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Expected tokens per second."""
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen in a round, what the best draft promised over plain, and what came of it."""
+
+    plan: Plan
+    promised: float
+    tokens: int
+    seconds: float
+
+
+@dataclass
+class Controller:
+    """Chooses by expected tokens per second, from measured costs and live acceptance.
+
+    It never looks at a draft token, only at lengths, times and what was accepted before; so under
+    every acceptance rule the text keeps the target's law. What it has not tried for a while it
+    probes: each time after twice as long a wait, and only if the loss, should nothing be accepted,
+    fits into a credit of one plain step and `PROBE_SHARE` of the time spent, and the drafter can
+    catch up with the text in `READ_SHARE` of the time since it was last used.
+    """
+
+    costs: PassCosts
+    acceptance: dict[str, Acceptance] = field(default_factory=dict)
+    history: list[Decision] = field(default_factory=list)
+    credit: float | None = None  # seconds that probes may still lose
+    _tried: dict[str, int] = field(default_factory=dict)  # the round after the last one of each
+    _wait: dict[str, int] = field(default_factory=dict)
+    _best: Plan | None = None
+    _promised: float = 0.0
+
+    def choose(self, rows: int, keys: int, offers: Sequence[Offer]) -> Plan:
+        """The plan for a round of `rows` texts with `keys` tokens in all, given what is offered."""
+        plain = Plan(PLAIN, rows, float(rows), self.costs.seconds(rows, keys))
+        if self.credit is None:
+            self.credit = FIRST_CREDIT * plain.seconds
+        plans = [self._plan(offer, rows, keys, plain) for offer in offers]
+        plans = [plan for plan in plans if plan.nodes > rows]
+        best = max(plans, key=lambda plan: plan.rate, default=plain)
+        self._promised = best.speedup
+        if best.rate < MARGIN * plain.rate:
+            best = plain
+        self._best = plan = best
+        probes = [p for p in [*plans, plain] if self._may_probe(p, best, rows)]
+        if probes:
+            plan = replace(max(probes, key=lambda p: p.rate), is_probe=True)
+            self._wait[plan.name] = min(2 * self._wait.get(plan.name, FIRST_WAIT), LONGEST_WAIT)
+        else:
+            self._wait[plan.name] = FIRST_WAIT
+        self._tried[plan.name] = len(self.history) + 1
+        return plan
+
+    def learn(
+        self,
+        plan: Plan,
+        keys: int,
+        draft_s: float,
+        seconds: float,
+        outcomes: Sequence[tuple[int, int, int]],
+    ) -> None:
+        """Take up what came of a plan, in place: seconds of the draft and of the whole round.
+
+        outcomes: (depth of the draft, accepted draft tokens, emitted tokens) of each row.
+        """
+        assert self._best is not None and self.credit is not None
+        emitted = sum(tokens for _, _, tokens in outcomes)
+        self.history.append(Decision(plan, self._promised, emitted, seconds))
+        self.credit += PROBE_SHARE * seconds
+        if plan.is_probe:
+            self.credit -= max(0.0, seconds - emitted / self._best.rate)
+        for name, estimate in self.acceptance.items():
+            if name != plan.name:
+                estimate.fade()
+        if not plan.depth:
+            return
+        deepest = max(depth for depth, _, _ in outcomes)
+        self.costs.draft_cost(plan.key, keys, 0.0).note(deepest, plan.missed, draft_s)
+        for depth, accepted, _ in outcomes:
+            if depth:
+                self.estimate(plan.name).note(depth, accepted)
+                self.costs.acceptance[plan.name] = self.estimate(plan.name).prior
+
+    def estimate(self, name: str) -> Acceptance:
+        """The live acceptance of a drafter, which starts from what it was in earlier calls."""
+        if name not in self.acceptance:
+            self.acceptance[name] = Acceptance(self.costs.acceptance.get(name, PRIOR))
+        return self.acceptance[name]
+
+    def explain(self) -> list[str]:
+        """The choices so far, a line for each stretch of rounds in which they were alike."""
+        lines, first = [], 1
+        for (name, probe), stretch in groupby(
+            self.history, lambda decision: (decision.plan.name, decision.plan.is_probe)
+        ):
+            rounds = list(stretch)
+            count, last = len(rounds), first + len(rounds) - 1
+            where = f"round {first}" if count == 1 else f"rounds {first}-{last}"
+            tokens = sum(decision.tokens for decision in rounds) / count
+            took = sum(decision.seconds for decision in rounds) / count
+            if name == PLAIN:
+                promised = max(decision.promised for decision in rounds)
+                why = f"best draft promised {promised:.2f}x" if not probe else "to know its cost"
+            else:
+                mean = sum(decision.plan.speedup for decision in rounds) / count
+                why = f"promised {mean:.2f}x" + (", a probe" if probe else "")
+            lines.append(
+                f"{where}: {name} ({why}; {tokens:.1f} tokens in {1e3 * took:.1f} ms a round)"
+            )
+            first = last + 1
+        return lines
+
+    def _plan(self, offer: Offer, rows: int, keys: int, plain: Plan) -> Plan:
+        """The best an offer has: the depth with the most tokens per second."""
+        if not offer.depth:
+            nodes, tokens = rows * (1 + offer.nodes), rows + offer.tokens
+            seconds = self.costs.seconds(nodes, keys)
+            return Plan(offer.name, nodes, tokens, seconds, speedup=tokens / seconds / plain.rate)
+        cost = self.costs.draft_cost(offer.key, keys, offer.guess)
+        accepted = self.estimate(offer.name).expected(offer.depth)
+        sizes = [rows * (1 + offer.width * depth) for depth in range(offer.depth + 1)]
+        passes = self.costs.curve(sizes, keys)
+        catch_up = cost.per_missed * offer.missed
+
+        def plan(depth: int) -> Plan:
+            seconds = passes[depth] + cost.seconds(depth) + catch_up / HORIZON
+            tokens = rows * (1 + accepted[depth])
+            return Plan(
+                offer.name, sizes[depth], tokens, seconds, offer.key, depth, offer.missed,
+                catch_up * (1 - 1 / HORIZON), rows * (1 + depth) / seconds, cost.count,
+                offer.given and cost.count < TUITION, tokens / seconds / plain.rate,
+            )  # fmt: skip
+
+        plans = [plan(depth) for depth in range(1, offer.depth + 1)]
+        ceiling = max(plan.ceiling for plan in plans)
+        return replace(max(plans, key=lambda plan: plan.rate), ceiling=ceiling)
+
+    def _may_probe(self, plan: Plan, best: Plan, rows: int) -> bool:
+        """Whether to try `plan` instead of `best`, in order to learn."""
+        if plan.name == best.name:
+            return False
+        wait = self._wait.get(plan.name, FIRST_WAIT)
+        if plan.name == PLAIN:
+            if best.speedup > SURE:
+                return False
+        elif not plan.depth:
+            return False  # what its drafts are worth is seen without trying
+        elif plan.ceiling < WORTH * best.rate:
+            if not plan.count:
+                return False  # never tried, and by a guess of its cost it can hardly pay
+            wait = LONGEST_WAIT if plan.count > 1 else 0  # the first draft may be a cold start
+        elif plan.new:
+            return True
+        assert self.credit is not None
+        since = self.history[self._tried.get(plan.name, 0) :]
+        may_read = READ_SHARE * sum(decision.seconds for decision in since)
+        loss = plan.seconds - rows / best.rate
+        return len(since) >= wait and loss <= self.credit and plan.catch_up <= may_read
+
+
+def best_size(chances: Sequence[Sequence[float]], seconds: Sequence[float]) -> int:
+    """How many draft nodes per row give the most expected tokens per second; 0 is a plain step.
+
+    chances: per row, of its nodes being accepted, falling; seconds: entry n, of a pass with n draft
+    nodes a row. A draft must promise `MARGIN` times what the plain step does.
+    """
+    rows = len(chances)
+    best, best_rate = 0, MARGIN * rows / seconds[0]
+    tokens = float(rows)
+    for size in range(1, len(seconds)):
+        tokens += sum(row[size - 1] for row in chances if len(row) >= size)
+        if tokens / seconds[size] > best_rate:
+            best, best_rate = size, tokens / seconds[size]
+    return best

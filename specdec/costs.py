@@ -1,0 +1,206 @@
+"""PassCosts: how long passes of a model take on this machine, measured and kept up to date."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import uuid
+from bisect import bisect_left
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("specdec")
+
+RATE = 0.2  # how fast live measurements replace the table: two thirds of a change in five passes
+SPIKE = 0.7  # a single pass counts as at most e ** 0.7 = 2 times as slow or fast as expected
+OCTAVES = 10  # drift is kept for 1, 2, 4 ... 512 nodes
+REACH = 3.0  # octaves over which a measurement speaks of its neighbours more than of all
+BATCH = 32  # a model reads a token of a long chunk so many times as fast as it drafts one: a guess
+
+# Before anything was measured: 63 more nodes are as dear as two more passes.
+UNMEASURED: dict[int, dict[int, float]] = {0: {1: 1.0, 64: 3.0}}
+
+
+@dataclass
+class DraftCost:
+    """Seconds that one drafter takes: per draft token, and per token of text that it missed."""
+
+    per_token: float
+    per_missed: float
+    count: int = 0
+
+    def seconds(self, depth: int, missed: int = 0) -> float:
+        """Of a draft of `depth` tokens by a drafter that was not asked for `missed` tokens."""
+        return self.per_token * max(depth, 1) + self.per_missed * missed
+
+    def note(self, depth: int, missed: int, seconds: float) -> None:
+        """Learn from one draft, in place. The first may hold a cold start: the next replaces it."""
+        depth, self.count = max(depth, 1), self.count + 1
+        if self.count == 1:
+            self.per_token = seconds / depth
+            self.per_missed = self.per_token / BATCH
+        elif missed > 8 * depth:
+            rest = max(seconds - self.per_token * depth, 0.0) / missed
+            self.per_missed += 0.5 * (rest - self.per_missed)
+        else:
+            sample = max(seconds - self.per_missed * missed, 0.1 * seconds) / depth
+            if self.count == 2:
+                self.per_token = min(self.per_token, sample)
+            else:
+                # It can be slow for many reasons, but fast only if it is fast.
+                rate = RATE if sample > self.per_token else 0.8
+                self.per_token += rate * (min(sample, 2 * self.per_token) - self.per_token)
+
+
+@dataclass
+class PassCosts:
+    """Seconds of a pass over `nodes` tokens that reads `keys` tokens of context.
+
+    Both are sums over the rows of a batch. `table[keys][nodes]` holds what was measured on purpose;
+    between two entries the cost is a straight line. `drift` holds, per octave of nodes, the
+    logarithm of how much slower passes are now: every pass is noted, at full weight for passes of
+    about its size and at half for all others, since a busy machine slows all of them.
+
+    drafters: what whole drafts take, per drafter and octave of keys; acceptance: the share of its
+    draft tokens that each drafter saw accepted in the long run. file: where all of it is kept.
+    """
+
+    table: dict[int, dict[int, float]] = field(default_factory=dict)
+    drafters: dict[str, DraftCost] = field(default_factory=dict)
+    acceptance: dict[str, float] = field(default_factory=dict)
+    file: Path | None = None
+    drift: list[float] = field(default_factory=lambda: [0.0] * OCTAVES)
+
+    def seconds(self, nodes: int, keys: int) -> float:
+        """The expected time of one pass, as things are now."""
+        return self.curve([nodes], keys)[0]
+
+    def curve(self, nodes: Iterable[int], keys: int) -> list[float]:
+        """`seconds` for several sizes at once."""
+        table = self.table or UNMEASURED
+        known = sorted(table)
+        place = min(max(bisect_left(known, keys), 1), max(len(known) - 1, 1))
+        low, high = known[place - 1], known[min(place, len(known) - 1)]
+        share = (keys - low) / (high - low) if high > low else 0.0
+        below, above = _Line(table[low]), _Line(table[high])
+        costs = []
+        for n in nodes:
+            cheap, dear = below.at(n), above.at(n)
+            cost = cheap + share * (dear - cheap)
+            if share < 0:  # beyond what was measured, no further than noise can be trusted
+                cost = max(cost, 0.5 * cheap)
+            elif share > 1:
+                cost = min(max(cost, dear), dear * keys / high)
+            costs.append(cost * math.exp(self._drift(n)))
+        return costs
+
+    def note(self, nodes: int, keys: int, seconds: float) -> None:
+        """Learn from a pass that took place, in place."""
+        if not self.table:
+            self.table[keys] = {n: seconds * s for n, s in UNMEASURED[0].items()}
+        expected = self.seconds(nodes, keys)
+        surprise = max(-SPIKE, min(SPIKE, math.log(max(seconds, 1e-9) / expected)))
+        where = math.log2(nodes)
+        for octave in range(OCTAVES):
+            near = max(0.0, 1.0 - abs(octave - where) / REACH)
+            self.drift[octave] += RATE * surprise * (0.5 + 0.5 * near)
+
+    def measured_near(self, keys: int) -> bool:
+        """Whether the table has an entry at about this length of context."""
+        return any(abs(k - keys) <= max(256, min(k, keys)) for k in self.table)
+
+    def draft_cost(self, key: str, keys: int, guess: float) -> DraftCost:
+        """What drafter `key` takes at this length of context: an entry that learns, in place.
+
+        One that is new starts from its neighbour's values, else from `guess` seconds per token.
+        """
+        octave = keys.bit_length()
+        name = f"{key}@{octave}"
+        if name not in self.drafters:
+            near = [(abs(octave - int(n.rpartition("@")[2])), n)
+                    for n in self.drafters if n.rpartition("@")[0] == key]  # fmt: skip
+            if near:
+                known = self.drafters[min(near)[1]]
+                self.drafters[name] = DraftCost(known.per_token, known.per_missed, known.count)
+            else:
+                self.drafters[name] = DraftCost(guess, guess / BATCH)
+        return self.drafters[name]
+
+    def save(self) -> None:
+        """Write everything to `file`, drift included; a folder that cannot be written is let be."""
+        if self.file is None or not self.table:
+            return
+        for row in self.table.values():
+            for nodes in row:
+                row[nodes] *= math.exp(self._drift(nodes))
+        self.drift = [0.0] * OCTAVES
+        document = {
+            "passes": self.table,
+            "drafters": {
+                name: [cost.per_token, cost.per_missed, cost.count]
+                for name, cost in self.drafters.items()
+                if cost.count
+            },
+            "acceptance": self.acceptance,
+        }
+        unfinished = self.file.with_name(f".{uuid.uuid4().hex}")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(json.dumps(document, indent=1), "utf-8")
+            os.replace(unfinished, self.file)
+        except OSError as error:
+            log.info("costs of passes are not kept: %s", error)
+            with suppress(OSError):
+                unfinished.unlink()
+
+    def _drift(self, nodes: int) -> float:
+        where = min(math.log2(max(nodes, 1)), OCTAVES - 1.0)
+        octave = min(int(where), OCTAVES - 2)
+        share = where - octave
+        return self.drift[octave] * (1 - share) + self.drift[octave + 1] * share
+
+
+class _Line:
+    """Straight lines through measured points, and on past the last one with a slope >= 0."""
+
+    def __init__(self, points: dict[int, float]) -> None:
+        self.xs = sorted(points)
+        self.ys = [points[x] for x in self.xs]
+
+    def at(self, x: int) -> float:
+        xs, ys = self.xs, self.ys
+        if x <= xs[0] or len(xs) == 1:
+            return ys[0]
+        i = min(bisect_left(xs, x), len(xs) - 1)
+        slope = (ys[i] - ys[i - 1]) / (xs[i] - xs[i - 1])
+        return ys[i - 1] + (x - xs[i - 1]) * (max(slope, 0.0) if x > xs[-1] else slope)
+
+
+def open_costs(folder: Path, about: dict[str, Any]) -> PassCosts:
+    """The costs kept in `folder` of what `about` describes; one object for each in a process."""
+    text = json.dumps(about, sort_keys=True, default=str)
+    return _open(folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json")
+
+
+@lru_cache(maxsize=64)
+def _open(file: Path) -> PassCosts:
+    try:
+        document = json.loads(file.read_text("utf-8"))
+        return PassCosts(
+            {
+                int(k): {int(n): float(s) for n, s in v.items()}
+                for k, v in document["passes"].items()
+            },
+            {str(k): DraftCost(*v) for k, v in document["drafters"].items()},
+            {str(k): float(v) for k, v in document["acceptance"].items()},
+            file,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return PassCosts(file=file)  # nothing there, or nothing to be trusted: measured anew
