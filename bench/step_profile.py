@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,18 +53,20 @@ def profile_steps(
     weights = sum(weight.nbytes for weight in engine.packing.weights.values())
     profiles = []
     for context in contexts:
-        row = Row(0, 0, tokens[:context], context, context + 1, Sampler([], False, Noise(0)), context)
+        row = Row(
+            0, 0, tokens[:context], context, context + 1, Sampler([], False, Noise(0)), context
+        )
         cached = CachedModel(engine.target, FullView(), [row])
         trees = {n: TokenTree.chain(row.tokens[-1], tokens[1:n]) for n in widths}
         totals: dict[int, list[float]] = defaultdict(list)
         parts: dict[int, list[dict[str, float]]] = defaultdict(list)
         for _ in range(repeats):
             for n, tree in trees.items():
-                totals[n].append(_seconds(lambda t=tree: cached.forward([row], [t])))
+                totals[n].append(_seconds(partial(cached.forward, [row], [tree])))
         for _ in range(repeats):
             for n, tree in trees.items():
                 with clocked() as seconds:
-                    whole = _seconds(lambda t=tree: cached.forward([row], [t]))
+                    whole = _seconds(partial(cached.forward, [row], [tree]))
                 parts[n].append({**seconds, "other": whole - sum(seconds.values())})
         keys = sum(x[:, :, :context].nbytes for x in (*cached.store.levels[-1].k,
                    *cached.store.levels[-1].v) if x is not None)  # fmt: skip
