@@ -71,17 +71,3 @@ class DraftOptions:
 
 
 NAMES = frozenset(f.name for f in fields(DraftOptions))
-
-# Which of them a kind of drafter or view has a use for.
-_TREE = frozenset({"num_draft_tokens", "draft_width"})
-_NGRAM = _TREE | {"min_ngram", "max_ngram"}
-_MODEL = _TREE | {"draft_model", "min_draft_prob"}
-VIEW_OPTIONS = frozenset({"budget", "sink", "recent", "refresh", "anchors", "dense"})
-USED = {
-    "none": frozenset[str](),
-    "ngram": _NGRAM,
-    "model": _MODEL,
-    "cascade": _NGRAM | {"draft_model"},
-    "triforce": _NGRAM | {"draft_model", "min_draft_prob"} | VIEW_OPTIONS,
-}
-SELF_DRAFT = _TREE | {"min_draft_prob", "draft_layers"} | VIEW_OPTIONS
