@@ -148,6 +148,10 @@ class GenerationStream:
         stopper, request = self.stoppers[row.index], self.request
         if hasattr(self.drafter, "inner_stats"):
             self.stats[row.index].inner = self.drafter.inner_stats(row.index)
+        self.stats[row.index].reads = {
+            **self.model.reads(row.index),
+            **(self.drafter.reads(row.index) if hasattr(self.drafter, "reads") else {}),
+        }
         return Generation(
             text=stopper.detokenizer.text,
             token_ids=row.tokens[row.num_prompt_tokens :],

@@ -65,7 +65,7 @@ VIEWS = {
     "double-sparsity": Entry(
         "specdec.sparse.presets:double_sparsity",
         "tokens by a few label channels (Double Sparsity)",
-        _VIEW,
+        _VIEW | {"channels"},
     ),
     "tidal": Entry(
         "specdec.sparse.presets:tidal",
@@ -147,6 +147,9 @@ BENCH = {
     "plot": Entry("specdec.bench.plots:plot_profile", "a profile as a picture"),
     "manual": Entry("specdec.bench.workloads:manual", "a long text that is always there"),
 }
+
+
+CHANNELS = Entry("specdec.sparse.calibration:channel_order", "the option `channels`, made good")
 
 
 def drafter_names(spec: str) -> list[str]:

@@ -13,7 +13,7 @@ from specdec.options import DraftOptions
 from specdec.params import SamplingParams
 from specdec.processors import Processor
 from specdec.prompt import parse_prompts
-from specdec.registry import ACCEPTANCE, DRAFTERS, VIEWS, drafter_names
+from specdec.registry import ACCEPTANCE, CHANNELS, DRAFTERS, VIEWS, drafter_names
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
@@ -96,6 +96,10 @@ class Request:
         _check_used(named["drafter"], named.get("view", "full"), drafting)
         prompts, returns_list = parse_prompts(prompt, engine.tokenizer, engine.target.vocab_size)
         _check_room(prompts, engine.target.max_positions)
+        if drafting.get("channels") is not None:
+            drafting["channels"] = CHANNELS.load()(
+                engine.target, engine.tokenizer, drafting["channels"]
+            )
         return cls(
             prompts=prompts,
             params=params,

@@ -8,6 +8,41 @@ from typing import Any
 
 
 @dataclass
+class Reads:
+    """What the sparse layers of a view read of the committed text, pass by pass.
+
+    passes: all of them; full_passes: those that read everything, because the text was not longer
+    than the view's budget; tokens, most: read by a layer, in all passes and in one of them;
+    context: what a full view would have read in all passes.
+    """
+
+    passes: int = 0
+    full_passes: int = 0
+    tokens: int = 0
+    most: int = 0
+    context: int = 0
+
+    def note(self, tokens: int, context: int) -> None:
+        """Add one pass that read `tokens` of `context` committed tokens."""
+        self.passes += 1
+        self.full_passes += tokens >= context
+        self.tokens += tokens
+        self.most = max(self.most, tokens)
+        self.context += context
+
+    def to_dict(self) -> dict[str, float]:
+        """The counts, and means per pass."""
+        passes = max(1, self.passes)
+        return {
+            "passes": self.passes,
+            "full_passes": self.full_passes,
+            "tokens_per_pass": self.tokens / passes,
+            "most_tokens": self.most,
+            "context_per_pass": self.context / passes,
+        }
+
+
+@dataclass
 class Stats:
     """Counts and seconds of one generation; rows of a batch share the time of their passes.
 
@@ -24,6 +59,7 @@ class Stats:
     verify_s: float = 0.0
     decode_s: float = 0.0
     inner: dict[str, Stats] = field(default_factory=dict)  # of drafters with a verification inside
+    reads: dict[str, Reads] = field(default_factory=dict)  # of sparse views, by name
 
     def record(self, nodes: int, depth: int, accepted: int, emitted: int) -> None:
         """Add one step: draft nodes, deepest draft, accepted draft tokens, emitted tokens."""
@@ -89,4 +125,6 @@ class Stats:
                 name: {key: getattr(stats, key) for key in keep}
                 for name, stats in self.inner.items()
             }
+        if self.reads:
+            values["reads"] = {name: reads.to_dict() for name, reads in self.reads.items()}
         return values

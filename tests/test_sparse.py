@@ -21,12 +21,12 @@ from specdec.sparse.chunk_means import ChunkMeans
 from specdec.sparse.exact_mass import ExactMass
 from specdec.sparse.label_channels import LabelChannels
 from specdec.sparse.page_bounds import PageBounds
-from specdec.sparse.page_index import PageIndex, gather
+from specdec.sparse.page_index import PageIndex, gather, paged
 from specdec.sparse.recency import Recency
-from specdec.sparse.scorer import importance
+from specdec.sparse.scorer import Memo, importance
 from specdec.sparse.sharing import Sharing
 from specdec.sparse.view import SparseView
-from specdec.store import Level
+from specdec.store import KVStore
 from specdec.target import Target
 
 RNG = random.Random(0)
@@ -236,10 +236,10 @@ def test_bounds_are_bounds(seed, pages, size):
     generator = torch.Generator().manual_seed(seed)
     q = torch.randn(2, 3, 4, generator=generator).double()
     k = torch.randn(2, pages, size, 4, generator=generator).double()
-    bound = PageBounds(size).logits(q, PageBounds(size).summarize(k, {}), 1.0, {})
+    bound = PageBounds(size).logits(q, PageBounds(size).summarize(k, Memo()), 1.0, Memo())
     exact = torch.einsum("hmd,hpsd->hmps", q, k)
     assert (bound >= exact.amax(-1) - 1e-12).all()
-    mass = ExactMass(size).logits(q, k, 0.7, {}).softmax(-1)
+    mass = ExactMass(size).logits(q, k, 0.7, Memo()).softmax(-1)
     want = (exact * 0.7).flatten(2).softmax(-1).unflatten(-1, (pages, size)).sum(-1)
     torch.testing.assert_close(mass, want)
     assert importance(mass.log(), "max", 3).shape == (2, pages)
@@ -248,30 +248,41 @@ def test_bounds_are_bounds(seed, pages, size):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_indices_follow_the_store(data):
-    """Summaries after any order of growing and cropping equal those of the keys as they stand."""
+    """Commit of any path, rollback and fork: summaries equal those of the keys as they stand."""
     scorer = data.draw(st.sampled_from([PageBounds(4), ChunkMeans(3), LabelChannels(2)]))
-    level = Level(1, 2, 40)
-    keys, _ = level.buffers(0, torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 1, 4))
-    row = data.draw(st.integers(0, 1))
-    index = PageIndex.of(level, 0, row, scorer, None)
-    index.memo["channels"] = torch.tensor([[0, 2], [1, 3]])
-    assert PageIndex.of(level, 0, row, scorer, None) is index
-    for _ in range(data.draw(st.integers(1, 8))):
-        length = int(level.length[row])
-        new = data.draw(st.integers(0, 40))
-        if new < length:
-            level.crop(row, new)
-        else:
-            keys[row, :, length:new] = torch.randn(2, new - length, 4)
-            level.length[row] = new
-        if data.draw(st.booleans()):
-            pages = index.update(keys[row], new)
-            assert pages == new // scorer.page_size
-            whole = keys[row][:, : pages * scorer.page_size].unflatten(1, (pages, scorer.page_size))
-            if pages:
-                torch.testing.assert_close(
-                    index.summary[:, :pages], scorer.summarize(whole, index.memo)
-                )
+    store = KVStore(num_layers=1, sequences=2, capacity=64)
+    for _ in range(data.draw(st.integers(1, 9))):
+        sequence = data.draw(st.integers(0, store.sequences - 1))
+        action = data.draw(st.sampled_from(["commit", "commit", "crop", "fork"]))
+        if action == "commit":
+            staged = data.draw(st.integers(1, 12))
+            k = torch.randn(1, 2, staged, 4)
+            store.stage(0, [sequence], k, k, 0)
+            path = data.draw(st.lists(st.integers(0, staged - 1), unique=True))
+            if store.length(sequence) + len(path) < 52:
+                store.commit(sequence, sorted(path))
+        elif action == "crop":
+            least, most = store.offset(sequence), store.length(sequence)
+            store.crop(sequence, data.draw(st.integers(least, most)))
+        elif len(store.levels) < 3:
+            store.fork(2, 64)
+        for level in store.levels:
+            for row in range(level.rows):
+                if level.k[0] is not None and data.draw(st.booleans()):
+                    check_index(level, row, scorer)
+
+
+def check_index(level, row, scorer):
+    """The index of a row, brought up to date, against summaries of its keys made anew."""
+    index = PageIndex.of(level, 0, row, scorer)
+    if index is None:
+        index = PageIndex.add(level, 0, row, scorer, Memo(channels=torch.tensor([[0, 2], [1, 3]])))
+    length = int(level.length[row])
+    pages = index.update(level.k[0][row], length)
+    assert pages == length // scorer.page_size
+    if pages:
+        want = scorer.summarize(paged(level.k[0][row], 0, pages, scorer.page_size), index.memo)
+        torch.testing.assert_close(index.summary[:, :pages], want)
 
 
 def test_gather():

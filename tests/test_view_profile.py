@@ -50,7 +50,9 @@ def test_the_oracle_holds_most(target):
         assert row["keys_share"] <= oracle["keys_share"] + 1e-9  # whole pages may fill less
         assert sum(row["recall"]) < sum(oracle["recall"]), row["view"]
         assert sum(row["overlap"]) < sum(oracle["overlap"]), row["view"]
-    assert labels["recall"] == pytest.approx(oracle["recall"])  # 16 labels are all 8 channels
+    # 16 labels are all 8 channels; only how the heads of a group vote is another
+    assert labels["recall"] == pytest.approx(oracle["recall"], rel=0.03)
+    assert sum(labels["recall"]) < sum(oracle["recall"])
     # It reads all keys to find the best: those come on top of the keys and values it attends to.
     assert oracle["bytes_share"] > oracle["keys_share"]
     streaming = next(row for row in others if row["view"] == "streaming")
