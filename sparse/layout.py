@@ -15,7 +15,7 @@ class Place:
 
     rows, lengths: its row in each level and the tokens committed there. readable: leading levels
     that a view chooses from; the level that a draft writes is not among them and is always read.
-    round: how often its committed text has grown. noted: whether this pass's reads are counted.
+    round: how often its committed text has grown. reads: how much each pass read.
     """
 
     sequence: int
@@ -24,7 +24,6 @@ class Place:
     lengths: list[int]
     readable: int
     reads: Reads
-    noted: bool = False
 
     @property
     def total(self) -> int:
@@ -32,10 +31,8 @@ class Place:
         return sum(self.lengths)
 
     def note(self, tokens: int) -> None:
-        """Count what a sparse layer reads of the committed text, for the first one of the pass."""
-        if not self.noted:
-            self.noted = True
-            self.reads.note(tokens, self.total)
+        """A layer of this pass reads only so many of the committed tokens."""
+        self.reads.tokens[-1] = tokens
 
 
 class Layout:
@@ -53,6 +50,8 @@ class Layout:
             rows = [rows[sequence] for rows in maps]
             held = [level[row] for level, row in zip(lengths, rows, strict=True)]
             reads = pass_.state.setdefault(("reads", sequence), Reads())
+            reads.tokens.append(sum(held))
+            reads.context.append(sum(held))
             self.places.append(Place(sequence, grown, rows, held, readable, reads))
 
     @classmethod

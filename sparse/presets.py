@@ -89,7 +89,7 @@ def default_anchors(target: Target) -> tuple[int, ...]:
     """Layer 2 and the ends of the first two thirds, moved up to layers with full attention."""
     layers = len(target.layer_types)
     full = [i for i, kind in enumerate(target.layer_types) if kind != "sliding_attention"]
-    wanted = {min(2, layers - 1), layers // 3, 2 * layers // 3}
+    wanted = {2, layers // 3, 2 * layers // 3} if layers >= 6 else {0}
     return tuple(sorted({min([i for i in full if i >= w] or full[-1:]) for w in wanted if full}))
 
 
@@ -119,7 +119,8 @@ def _view(
     if options.dense is not None:
         dense = options.dense
     else:
-        dense = tuple(i for i in dense if i < layers and i not in (anchors or ()))
+        # of a very shallow model at most half
+        dense = tuple(i for i in dense if i < layers // 2 and i not in (anchors or ()))
     sharing = Sharing(dense=dense, anchors=anchors, exact_anchors=exact_anchors)
     view = SparseView(
         name,

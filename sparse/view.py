@@ -90,8 +90,6 @@ class SparseView:
             return FullView().attend(pass_, call)
         places = Layout.of(pass_).places
         if all(place.total <= self.budget for place in places):
-            for place in places:
-                place.note(place.total)
             return FullView().attend(pass_, call)
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
         partials = [FullView().staged(pass_, call)]
@@ -106,11 +104,9 @@ class SparseView:
     ) -> list[tuple[Tensor, Tensor]]:
         """Partials of one sequence over what it reads of the committed text."""
         choice = self._choice(pass_, call, b, place)
-        if choice is None or choice.pages is None:
-            place.note(place.total)
-        elif not self.sharing.reads_all(call.layer):
-            return attend_choice(pass_, call, b, place, choice, self.budget, self.scorer.page_size)
-        return attend_spans(pass_, call, b, place, whole(place))
+        if choice is None or choice.pages is None or self.sharing.reads_all(call.layer):
+            return attend_spans(pass_, call, b, place, whole(place))
+        return attend_choice(pass_, call, b, place, choice, self.budget, self.scorer.page_size)
 
     def _choice(
         self, pass_: ForwardPass, call: AttentionCall, b: int, place: Place

@@ -149,7 +149,8 @@ BENCH = {
 }
 
 
-CHANNELS = Entry("specdec.sparse.calibration:channel_order", "the option `channels`, made good")
+CHANNELS = Entry("specdec.sparse.calibration:channel_order", "what the option channels stands for")
+CALIBRATE = Entry("specdec.sparse.calibration:calibrate", "measures label channels on a text")
 
 
 def drafter_names(spec: str) -> list[str]:

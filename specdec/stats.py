@@ -9,36 +9,33 @@ from typing import Any
 
 @dataclass
 class Reads:
-    """What the sparse layers of a view read of the committed text, pass by pass.
+    """What a layer of a sparse view reads of the committed text, pass by pass.
 
-    passes: all of them; full_passes: those that read everything, because the text was not longer
-    than the view's budget; tokens, most: read by a layer, in all passes and in one of them;
-    context: what a full view would have read in all passes.
+    tokens: read by a layer that leaves something out, or all if none does; context: what there was
+    to read. A pass reads all when the text is not longer than the view's budget.
     """
 
-    passes: int = 0
-    full_passes: int = 0
-    tokens: int = 0
-    most: int = 0
-    context: int = 0
+    tokens: list[int] = field(default_factory=list)
+    context: list[int] = field(default_factory=list)
 
-    def note(self, tokens: int, context: int) -> None:
-        """Add one pass that read `tokens` of `context` committed tokens."""
-        self.passes += 1
-        self.full_passes += tokens >= context
-        self.tokens += tokens
-        self.most = max(self.most, tokens)
-        self.context += context
+    @property
+    def passes(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def full_passes(self) -> int:
+        """Passes that read everything."""
+        return sum(read >= there for read, there in zip(self.tokens, self.context, strict=True))
 
     def to_dict(self) -> dict[str, float]:
-        """The counts, and means per pass."""
+        """Counts, means per pass, and the most that a pass read."""
         passes = max(1, self.passes)
         return {
             "passes": self.passes,
             "full_passes": self.full_passes,
-            "tokens_per_pass": self.tokens / passes,
-            "most_tokens": self.most,
-            "context_per_pass": self.context / passes,
+            "tokens_per_pass": sum(self.tokens) / passes,
+            "context_per_pass": sum(self.context) / passes,
+            "most_tokens": max(self.tokens, default=0),
         }
 
 
