@@ -98,7 +98,7 @@ def clocked() -> Iterator[dict[str, float]]:
         seconds[op.plain.__name__] += time.perf_counter() - start
         return out
 
-    Op.__call__ = timed  # type: ignore[method-assign]
+    Op.__call__ = timed  # type: ignore[method-assign, assignment]
     try:
         yield seconds
     finally:
