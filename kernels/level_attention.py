@@ -59,13 +59,14 @@ def level_attention(
             v[row : row + 1, :, start : end + tail],
         )
         for place, b in enumerate(reads.members[first : first + count].tolist()):
-            visible = torch.ones(nodes, end + tail - start, dtype=torch.bool)
+            visible = torch.ones(nodes, end + tail - start, dtype=torch.bool, device=q.device)
             if tail:
-                words = torch.from_numpy(reads.anc[b : b + 1].view(np.int64))
+                words = torch.from_numpy(reads.anc[b : b + 1].view(np.int64)).to(q.device)
                 visible[:, end - start :] = unpack(words, tail)[0]
             if reads.bounds.size:
                 bound = torch.from_numpy(reads.bounds[i, place * nodes : (place + 1) * nodes])
-                visible &= torch.arange(start, end + tail) >= bound[:, None]
+                bound = bound.to(q.device)
+                visible &= torch.arange(start, end + tail, device=q.device) >= bound[:, None]
             partials[b].append(_read(q[b : b + 1], keys, values, visible, scale, softcap))
     out = []
     for b in range(batch):

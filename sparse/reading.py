@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.forward_pass import AttentionCall, ForwardPass
-from specdec.kernels.softmax import partial_softmax
-from specdec.sparse.choosing import Choice, packed
+from specdec.kernels.level_attention import Reads, level_attention
+from specdec.sparse.choosing import Choice
 from specdec.sparse.layout import Place
 from specdec.sparse.page_index import gather
+from specdec.view import levels_of
 
 Span = tuple[int, int, int]  # level, first token, end
+_ONE = np.zeros(1, np.int64)
+_NO_BOUNDS = np.zeros((0, 0), np.int64)
 
 
 def whole(place: Place, first: int = 0) -> list[Span]:
@@ -45,18 +50,10 @@ def extent(choice: Choice, place: Place, budget: int, size: int) -> tuple[int, l
 
 def attend_spans(
     pass_: ForwardPass, call: AttentionCall, b: int, place: Place, spans: list[Span]
-) -> list[tuple[Tensor, Tensor]]:
-    """Partials (o, lse) of sequence b over runs of committed tokens, read where they lie."""
-    partials = []
-    for at, start, end in spans:
-        level, row = pass_.store.levels[at], place.rows[at]
-        keys, values = level.k[call.layer], level.v[call.layer]
-        if keys is not None and values is not None:
-            partials.append(_attend(call, b, keys[row, :, start:end], values[row, :, start:end]))
-    if not partials:
-        keys = call.k[b, :, :0]
-        partials.append(_attend(call, b, keys, call.v[b, :, :0]))
-    return partials
+) -> Tensor:
+    """Attention `[1, H, N, Dv]` of sequence b over runs of committed tokens, read where they lie,
+    and over what is staged."""
+    return _attend(pass_, call, b, place, spans, None)
 
 
 def attend_choice(
@@ -67,8 +64,9 @@ def attend_choice(
     choice: Choice,
     budget: int,
     size: int,
-) -> list[tuple[Tensor, Tensor]]:
-    """Partials (o, lse) of sequence b over a choice, what came since, and the draft's own level.
+) -> Tensor:
+    """Attention `[1, H, N, Dv]` of sequence b over a choice, what came since, the draft's own level
+    and what is staged.
 
     The chosen keys and values are gathered once and kept for as long as the choice stands and no
     text is committed.
@@ -78,20 +76,15 @@ def attend_choice(
     stands = (choice, place.lengths[: place.readable])
     if known is None or known[0] is not choice or known[1] != stands[1]:
         pages, spans = extent(choice, place, budget, size)
-        buffers = (
-            _gathered([level.k[call.layer] for level in pass_.store.levels], place, choice, pages,
-                      spans, size),
-            _gathered([level.v[call.layer] for level in pass_.store.levels], place, choice, pages,
-                      spans, size),
-        )  # fmt: skip
-        known = pass_.state[key] = (*stands, *buffers)
-    keys, values = known[2], known[3]
+        levels = levels_of(pass_, call.layer)
+        gathered: Any = tuple(
+            _gathered([level[part] for level in levels], place, choice, pages, spans, size)[None]
+            for part in (0, 1)
+        )
+        known = pass_.state[key] = (*stands, gathered)
     own = whole(place, place.readable)
-    place.note(keys.shape[1] + sum(end for _, _, end in own))
-    partials = [_attend(call, b, keys, values)]
-    if own:
-        partials.extend(attend_spans(pass_, call, b, place, own))
-    return partials
+    place.note(known[2][0].shape[2] + sum(end for _, _, end in own))
+    return _attend(pass_, call, b, place, own, known[2])
 
 
 def _gathered(
@@ -116,14 +109,39 @@ def _gathered(
     return torch.cat([out, *tail], dim=1) if tail else out
 
 
-def _attend(call: AttentionCall, b: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """One sequence's queries over `k[Hkv, S, D]`, `v[Hkv, S, Dv]`: o and lse with batch size 1."""
-    _, heads, nodes, _ = call.q.shape
-    o, lse = partial_softmax(
-        packed(call.q[b], k.shape[0])[None],
-        k[None],
-        v[None],
+def _attend(
+    pass_: ForwardPass,
+    call: AttentionCall,
+    b: int,
+    place: Place,
+    spans: list[Span],
+    gathered: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """One sequence over gathered keys, spans of the levels, and what is staged behind the last."""
+    assert pass_.anc is not None
+    levels, last = levels_of(pass_, call.layer), len(place.lengths) - 1
+    staged = pass_.staged + call.q.shape[2]
+    table = [[at, place.rows[at], start, end, 0, 0, 1] for at, start, end in spans if at != last]
+    start = next((first for at, first, _ in spans if at == last), place.lengths[last])
+    table.append([last, place.rows[last], start, place.lengths[last], staged, 0, 1])
+    if gathered is not None:
+        table.append([len(levels), 0, 0, gathered[0].shape[2], 0, 0, 1])
+        levels = [*levels, gathered]
+    reads = Reads(np.array(table, np.int64), _ONE, _words(pass_)[b : b + 1], _NO_BOUNDS)
+    return level_attention(
+        call.q[b : b + 1],
+        levels,
+        reads,
         scale=call.scale,
         softcap=call.softcap,
+        sinks=call.sinks,
     )
-    return o.reshape(1, heads, nodes, -1), lse.reshape(1, heads, nodes)
+
+
+def _words(pass_: ForwardPass) -> NDArray[np.uint64]:
+    """The ancestor mask as the kernel takes it, once a pass."""
+    if "anc" not in pass_.plans:
+        assert pass_.anc is not None
+        pass_.plans["anc"] = pass_.anc.cpu().contiguous().numpy().view(np.uint64)
+    words: NDArray[np.uint64] = pass_.plans["anc"]
+    return words

@@ -10,14 +10,13 @@ from torch import Tensor
 from specdec.drafter import Wants
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.forward_pass import AttentionCall, ForwardPass
-from specdec.kernels.merge import merge
 from specdec.sparse.choosing import Choice, choose
 from specdec.sparse.layout import Layout, Place
 from specdec.sparse.reading import attend_choice, attend_spans, whole
 from specdec.sparse.scorer import Scorer
 from specdec.sparse.sharing import Sharing
 from specdec.target import Target
-from specdec.view import FullView, sink_partial
+from specdec.view import FullView
 
 QUERIES = ("draft", "verified", "prompt")
 PROMPT_QUERIES = 32  # of the prompt's end, that vote for it (SnapKV) or calibrate labels
@@ -92,17 +91,11 @@ class SparseView:
         if all(place.total <= self.budget for place in places):
             return FullView().attend(pass_, call)
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
-        partials = [FullView().staged(pass_, call)]
-        if call.sinks is not None:
-            partials.append(sink_partial(call))
-        rows = [merge(self._committed(pass_, call, b, place)) for b, place in enumerate(places)]
-        partials.append((torch.cat([o for o, _ in rows]), torch.cat([lse for _, lse in rows])))
-        return merge(partials)[0].to(call.q.dtype)
+        rows = [self._row(pass_, call, b, place) for b, place in enumerate(places)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
-    def _committed(
-        self, pass_: ForwardPass, call: AttentionCall, b: int, place: Place
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Partials of one sequence over what it reads of the committed text."""
+    def _row(self, pass_: ForwardPass, call: AttentionCall, b: int, place: Place) -> Tensor:
+        """Attention of one sequence over what it reads of the committed text, and the staged."""
         choice = self._choice(pass_, call, b, place)
         if choice is None or choice.pages is None or self.sharing.reads_all(call.layer):
             return attend_spans(pass_, call, b, place, whole(place))
