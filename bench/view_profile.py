@@ -15,8 +15,12 @@ from specdec.drafter import Wants
 from specdec.errors import unknown_name
 from specdec.options import DraftOptions
 from specdec.registry import VIEWS
+from specdec.sparse.choosing import Choice
+from specdec.sparse.layout import Place
 from specdec.sparse.page_index import PageIndex
-from specdec.sparse.view import Choice, SparseView
+from specdec.sparse.reading import extent
+from specdec.sparse.view import SparseView
+from specdec.stats import Reads
 from specdec.target import Target
 from specdec.tree import TokenTree
 
@@ -172,9 +176,14 @@ class ProfiledView:
         """Keys that a choice reads, and their share of `mass[Hkv, S + N]`, mean over KV heads."""
         assert choice.pages is not None
         size, covered = self.view.scorer.page_size, choice.covered[0]
+        place = Place(0, 0, [0], [self.walk.committed], 1, Reads())
+        count, spans = extent(choice, place, self.view.budget, size)
         pages = mass[:, :covered].unflatten(1, (-1, size)).sum(dim=-1)
-        share = pages.gather(1, choice.pages).sum(dim=1) + mass[:, covered:].sum(dim=1)
-        return choice.pages.shape[1] * size + self.walk.committed - covered, float(share.mean())
+        share = pages.gather(1, choice.pages[:, :count]).sum(dim=1)
+        share = share + mass[:, self.walk.committed :].sum(dim=1)  # the draft's own tokens
+        for _, start, end in spans:
+            share = share + mass[:, start:end].sum(dim=1)
+        return count * size + sum(end - start for _, start, end in spans), float(share.mean())
 
     def _index_bytes(self, layer: int, keys: Tensor) -> int:
         """What choosing anew read: the summaries, or every key where there are none."""

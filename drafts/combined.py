@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from specdec.cached_model import CachedModel
 from specdec.drafter import Drafter, Wants, wants_of
 from specdec.row import Row
+from specdec.stats import Reads, Stats
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
 
@@ -48,6 +49,16 @@ class Combined:
                 if max(trees[row.index].depths()) < min(ENOUGH, limit)
             ]
         return [trees[row.index] for row in rows]
+
+    def inner_stats(self, row: int) -> dict[str, Stats]:
+        """Of those of its drafters that verify something themselves."""
+        parts = [part for part in self.parts if hasattr(part, "inner_stats")]
+        return {name: stats for part in parts for name, stats in part.inner_stats(row).items()}
+
+    def reads(self, row: int) -> dict[str, Reads]:
+        """What the sparse views among its drafters read for a row, by name."""
+        parts = [part for part in self.parts if hasattr(part, "reads")]
+        return {name: reads for part in parts for name, reads in part.reads(row).items()}
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]

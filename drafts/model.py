@@ -13,6 +13,7 @@ from specdec.drafter import Traits
 from specdec.forward_pass import View
 from specdec.options import DraftOptions
 from specdec.row import Row
+from specdec.stats import Reads
 from specdec.target import Target
 from specdec.tree import Law, TokenTree
 from specdec.verify import Verdict
@@ -98,6 +99,10 @@ class ModelDrafter:
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
     ) -> None:
         """Nothing to do: the cached model follows the rows' tokens by itself."""
+
+    def reads(self, row: int) -> dict[str, Reads]:
+        """What a sparse view read for a row, by name."""
+        return self.model.reads(row)
 
     def _expand(self, row: Row, tree: TokenTree, leaves: list[_Leaf]) -> list[_Leaf]:
         """Draw one level below `leaves`; the new nodes worth going on from, without logits."""

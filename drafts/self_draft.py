@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from specdec.cached_model import CachedModel
 from specdec.drafter import Traits
@@ -54,13 +53,3 @@ class SelfDraft(ModelDrafter):
                 self.model.state["falling", row.index] = now < FALLING
                 # after a new choice its own acceptance counts
                 self._acceptance[row.index] = 1.0 if now < FALLING else now
-
-
-streaming = partial(SelfDraft, "streaming")
-triforce_chunks = partial(SelfDraft, "triforce-chunks")
-quest = partial(SelfDraft, "quest")
-double_sparsity = partial(SelfDraft, "double-sparsity")
-tidal = partial(SelfDraft, "tidal")
-snapkv = partial(SelfDraft, "snapkv")
-verified = partial(SelfDraft, "verified")
-oracle = partial(SelfDraft, "oracle")

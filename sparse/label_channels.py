@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.sparse.channel_order import ChannelOrder
 from specdec.sparse.scorer import Memo
 
 
@@ -14,32 +15,38 @@ from specdec.sparse.scorer import Memo
 class LabelChannels:
     """Keeps `channels` channels of each cached key, the same ones for all tokens of a KV head.
 
-    They are those with the largest mean |q k| over the text at hand: the last queries of the prompt
-    and the keys as they are cached, after q/k norm and RoPE. (The paper calibrates offline on other
-    text; the prompt itself needs no file that could belong to another model.)
+    They are the first of `order`, which was calibrated on some text. Without one they are those of
+    the text at hand with the largest mean |q| mean |k|: over the last queries of the prompt and the
+    keys as they are cached, after q/k norm and RoPE.
     """
 
     channels: int = 16
+    order: ChannelOrder | None = None
     page_size: int = 1
     name: str = "label-channels"
 
     @property
     def key(self) -> str:
-        return f"{self.name}-{self.channels}"
+        return f"{self.name}-{self.channels}" + ("" if self.order is None else "-calibrated")
 
     def summarize(self, k: Tensor, memo: Memo) -> Tensor:
         """The labels, `[Hkv, P, channels]`."""
-        if "channels" not in memo:
-            weight = k.abs().mean(dim=(1, 2))
-            if "queries" in memo:
-                weight = weight * memo["queries"].to(k).abs().mean(dim=1)
-            count = min(self.channels, weight.shape[-1])
-            memo["channels"] = weight.topk(count, dim=-1).indices
+        if memo.channels is None:
+            memo.channels = self._channels(k, memo)
         return self._labels(k[:, :, 0], memo)
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         return self._labels(q, memo) @ pages.to(q).mT * scale
 
+    def _channels(self, k: Tensor, memo: Memo) -> Tensor:
+        order = None if self.order is None else self.order.layers[memo.layer]
+        if order is None:
+            weight = k.abs().mean(dim=(1, 2))
+            if memo.queries is not None:
+                weight = weight * memo.queries.to(k).abs().mean(dim=1)
+            order = weight.argsort(dim=-1, descending=True)
+        return order[:, : self.channels].to(k.device)
+
     def _labels(self, x: Tensor, memo: Memo) -> Tensor:
-        channels = memo["channels"]
-        return torch.gather(x, 2, channels[:, None].expand(-1, x.shape[1], -1))
+        assert memo.channels is not None
+        return torch.gather(x, 2, memo.channels[:, None].expand(-1, x.shape[1], -1))

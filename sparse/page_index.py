@@ -16,22 +16,22 @@ class PageIndex:
     back. The open page is never in it, so nothing that may still change is.
     """
 
-    def __init__(self, scorer: Scorer, queries: Tensor | None) -> None:
-        self.scorer = scorer
-        self.memo: Memo = {} if queries is None else {"queries": queries}
+    def __init__(self, scorer: Scorer, memo: Memo) -> None:
+        self.scorer, self.memo = scorer, memo
         self.pages = 0
         self.summary: Tensor | None = None
 
     @classmethod
-    def of(
-        cls, level: Level, layer: int, row: int, scorer: Scorer, queries: Tensor | None
-    ) -> PageIndex:
-        """The index of a row, made and kept in the level's sidecars at the first call."""
-        key = (scorer.key, layer, row)
-        index = level.sidecars.get(key)
-        if index is None:
-            index = level.sidecars[key] = cls(scorer, queries)
-        assert isinstance(index, PageIndex)
+    def of(cls, level: Level, layer: int, row: int, scorer: Scorer) -> PageIndex | None:
+        """The index of a row in the level's sidecars, if it has been made."""
+        index = level.sidecars.get((scorer.key, layer, row))
+        assert index is None or isinstance(index, PageIndex)
+        return index
+
+    @classmethod
+    def add(cls, level: Level, layer: int, row: int, scorer: Scorer, memo: Memo) -> PageIndex:
+        """A new, empty index of a row, kept in the level's sidecars."""
+        index = level.sidecars[scorer.key, layer, row] = cls(scorer, memo)
         return index
 
     def crop(self, length: int) -> None:

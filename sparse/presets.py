@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specdec.options import DraftOptions
+from specdec.sparse.calibration import channel_order
 from specdec.sparse.chunk_means import ChunkMeans
 from specdec.sparse.exact_mass import ExactMass
 from specdec.sparse.label_channels import LabelChannels
@@ -36,10 +37,12 @@ def quest(target: Target, options: DraftOptions) -> SparseView:
 
 
 def double_sparsity(target: Target, options: DraftOptions) -> SparseView:
-    """Tokens by 16 label channels, first two layers dense (Double Sparsity, 2408.07092)."""
-    return _view(
-        "double-sparsity", LabelChannels(16), target, options, dense=(0, 1), refresh="pass"
-    )
+    """Tokens by 16 label channels, first two layers dense (Double Sparsity, 2408.07092).
+
+    `options.channels` says where the channels come from, by default from the prompt.
+    """
+    scorer = LabelChannels(16, channel_order(target, None, options.channels))
+    return _view("double-sparsity", scorer, target, options, dense=(0, 1), refresh="pass")
 
 
 def tidal(target: Target, options: DraftOptions) -> SparseView:
@@ -57,7 +60,10 @@ def tidal(target: Target, options: DraftOptions) -> SparseView:
 
 
 def snapkv(target: Target, options: DraftOptions) -> SparseView:
-    """Votes of the prompt's last queries, pooled, once per prompt (SnapKV, 2404.14469)."""
+    """Votes of the prompt's last queries, pooled, once per prompt (SnapKV, 2404.14469).
+
+    What is generated takes the place of what had the fewest votes, up to half of the budget.
+    """
     return _view(
         "snapkv", ExactMass(1), target, options, queries="prompt", refresh="prompt",
         votes="mean", pool=5,
@@ -70,15 +76,20 @@ def verified(target: Target, options: DraftOptions) -> SparseView:
 
 
 def oracle(target: Target, options: DraftOptions) -> SparseView:
-    """Exact top tokens of every layer at every pass: what the others are measured against."""
-    return _view("oracle", ExactMass(1), target, options, refresh="pass")
+    """Exact top tokens of every layer at every pass: what the others are measured against.
+
+    The first two layers are dense, as with most of the others, and heads vote by their mean.
+    """
+    return _view(
+        "oracle", ExactMass(1), target, options, dense=(0, 1), refresh="pass", votes="mean"
+    )
 
 
 def default_anchors(target: Target) -> tuple[int, ...]:
     """Layer 2 and the ends of the first two thirds, moved up to layers with full attention."""
     layers = len(target.layer_types)
     full = [i for i, kind in enumerate(target.layer_types) if kind != "sliding_attention"]
-    wanted = {min(2, layers - 1), layers // 3, 2 * layers // 3}
+    wanted = {2, layers // 3, 2 * layers // 3} if layers >= 6 else {0}
     return tuple(sorted({min([i for i in full if i >= w] or full[-1:]) for w in wanted if full}))
 
 
@@ -96,13 +107,21 @@ def _view(
     refresh: str | int = "round",
     **settings: Any,
 ) -> SparseView:
-    """A preset under the caller's options, checked against the model."""
+    """A preset under the caller's options, checked against the model.
+
+    Where the caller names only one of them, the preset's dense layers and anchors give way to it.
+    """
     layers = len(target.layer_types)
-    sharing = Sharing(
-        dense=options.dense if options.dense is not None else tuple(i for i in dense if i < layers),
-        anchors=options.anchors if options.anchors is not None else anchors,
-        exact_anchors=exact_anchors,
-    )
+    if options.anchors is not None:
+        anchors = options.anchors
+    elif anchors is not None and options.dense is not None:
+        anchors = tuple(i for i in anchors if i not in options.dense)
+    if options.dense is not None:
+        dense = options.dense
+    else:
+        # of a very shallow model at most half
+        dense = tuple(i for i in dense if i < layers // 2 and i not in (anchors or ()))
+    sharing = Sharing(dense=dense, anchors=anchors, exact_anchors=exact_anchors)
     view = SparseView(
         name,
         scorer,

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-# What a scorer keeps for one layer of one row; "queries" `[Hkv, M, D]` are there from the start if
-# the prompt's last queries were recorded.
-Memo: TypeAlias = dict[str, Tensor]
+
+@dataclass
+class Memo:
+    """What a scorer knows of one layer of one row besides its summaries.
+
+    queries: the last ones of the prompt, `[Hkv, M, D]`, if they were recorded. channels: those that
+    `LabelChannels` keeps, `int64[Hkv, channels]`, once it has chosen them.
+    """
+
+    layer: int = 0
+    queries: Tensor | None = None
+    channels: Tensor | None = None
 
 
 class Scorer(Protocol):

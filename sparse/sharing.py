@@ -46,7 +46,14 @@ class Sharing:
                         f"{name} name layer {layer}, and the model has layers 0 to "
                         f"{len(layer_types) - 1}"
                     )
+        if self.anchors is not None and not self.anchors:
+            raise InvalidArgument("anchors=() names no layer: give at least one, or leave it out")
         for layer in self.anchors or ():
+            if layer in self.dense:
+                raise InvalidArgument(
+                    f"anchor {layer} is a dense layer, which reads everything and chooses nothing: "
+                    f"give anchors outside dense={self.dense}, or dense=() as well"
+                )
             if layer_types[layer] == "sliding_attention":
                 full = [i for i, kind in enumerate(layer_types) if kind != "sliding_attention"]
                 raise InvalidArgument(

@@ -15,6 +15,7 @@ from specdec.forward_pass import ForwardPass, View
 from specdec.held import Held
 from specdec.recorder import QueryRecorder
 from specdec.row import Row
+from specdec.stats import Reads
 from specdec.store import KVStore
 from specdec.target import Target
 from specdec.tree import TokenTree, ancestor_words
@@ -134,6 +135,11 @@ class CachedModel:
                 self.recorder.note_path(row.index, path)
         held.unstage()
         held.sure = min(row.stable, len(held.tokens))
+
+    def reads(self, sequence: int) -> dict[str, Reads]:
+        """What a sparse view has read for a row, under its name; the full one counts nothing."""
+        known = self.state.get(("reads", sequence))
+        return {} if known is None else {self.view.name: known}
 
     def _catch_up(self, row: Row) -> list[int]:
         """Bring the store in line with the row; returns the tokens it has not read."""

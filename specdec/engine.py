@@ -28,7 +28,7 @@ class Engine:
         self.name = name or model.config.name_or_path or type(model).__name__
         self.tokenizer = tokenizer
         self.target = Target(model)
-        self.target.pack()
+        self.packing = self.target.pack()
         self._draft_models = DraftModels(self.target, tokenizer)
 
     @classmethod

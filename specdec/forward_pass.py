@@ -55,6 +55,7 @@ class ForwardPass:
     rounds: for each sequence how often its committed text has grown; state: what the view keeps
         from pass to pass, for as long as the store lives.
     recorder: keeps queries for others; `records` tells it a verification from a draft.
+    plans: what a view works out once for all layers of this pass.
     """
 
     store: KVStore
@@ -68,3 +69,4 @@ class ForwardPass:
     state: dict[Any, Any] = field(default_factory=dict)
     recorder: QueryRecorder | None = None
     records: bool = False
+    plans: dict[Any, Any] = field(default_factory=dict)

@@ -161,6 +161,10 @@ class GenerationStream:
             stats.inner = self.drafter.inner_stats(row.index)
         if hasattr(self.drafter, "explain"):
             stats.explanation = self.drafter.explain()
+        stats.reads = {
+            **self.model.reads(row.index),
+            **(self.drafter.reads(row.index) if hasattr(self.drafter, "reads") else {}),
+        }
         return Generation(
             text=stopper.detokenizer.text,
             token_ids=row.tokens[row.num_prompt_tokens :],

@@ -33,6 +33,9 @@ class DraftOptions:
         "round", "falling", "prompt" or a number of rounds).
     draft_layers: a drafter that runs the target itself leaves it after so many layers.
     anchors, dense: layers that choose for those above them, and layers that read everything.
+    channels: where the label channels of `double-sparsity` come from: "prompt", "text" (measured
+        once on a text that is always there, and kept in the cache folder), or a file that
+        `specdec profile --calibrate-channels` made.
     """
 
     num_draft_tokens: int | None = None
@@ -48,6 +51,7 @@ class DraftOptions:
     draft_layers: int | None = None
     anchors: tuple[int, ...] | None = None
     dense: tuple[int, ...] | None = None
+    channels: Any = None
 
     def __post_init__(self) -> None:
         for name in ("num_draft_tokens", "draft_width", "min_ngram", "max_ngram", "draft_layers"):
@@ -62,8 +66,11 @@ class DraftOptions:
                 raise InvalidArgument(f"{name}={value!r} is not a number of tokens")
         for name in ("anchors", "dense"):
             value = getattr(self, name)
-            if value is not None and not all(isinstance(layer, int) for layer in value):
-                raise InvalidArgument(f"{name}={value!r} are not layer numbers")
+            if value is None:
+                continue
+            if not isinstance(value, (tuple, list)) or not all(type(n) is int for n in value):
+                raise InvalidArgument(f"{name}={value!r}: give layer numbers, as in (2, 10, 20)")
+            object.__setattr__(self, name, tuple(sorted(set(value))))
         if not 0.0 <= self.min_draft_prob < 1.0:
             raise InvalidArgument(f"min_draft_prob={self.min_draft_prob} is outside [0, 1)")
         if self.min_ngram > self.max_ngram:
@@ -71,18 +78,3 @@ class DraftOptions:
 
 
 NAMES = frozenset(f.name for f in fields(DraftOptions))
-
-# Which of them a kind of drafter or view has a use for.
-_TREE = frozenset({"num_draft_tokens", "draft_width"})
-_NGRAM = _TREE | {"min_ngram", "max_ngram"}
-_MODEL = _TREE | {"draft_model", "min_draft_prob"}
-VIEW_OPTIONS = frozenset({"budget", "sink", "recent", "refresh", "anchors", "dense"})
-USED = {
-    "none": frozenset[str](),
-    "auto": _NGRAM | {"draft_model", "min_draft_prob"},
-    "ngram": _NGRAM,
-    "model": _MODEL,
-    "cascade": _NGRAM | {"draft_model"},
-    "triforce": _NGRAM | {"draft_model", "min_draft_prob"} | VIEW_OPTIONS,
-}
-SELF_DRAFT = _TREE | {"min_draft_prob", "draft_layers"} | VIEW_OPTIONS

@@ -6,119 +6,132 @@ Rooms above the core are named as dotted strings and imported when asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from specdec.errors import InvalidArgument, unknown_name
 
+# Fields of DraftOptions that a kind of drafter or view has a use for; giving others is an error.
+_TREE = frozenset({"num_draft_tokens", "draft_width"})
+_NGRAM = _TREE | {"min_ngram", "max_ngram"}
+_MODEL = _TREE | {"draft_model", "min_draft_prob"}
+_VIEW = frozenset({"budget", "sink", "recent", "refresh", "anchors", "dense"})
+_SELF_DRAFT = _TREE | {"min_draft_prob", "draft_layers"}
+
 
 @dataclass(frozen=True)
 class Entry:
-    """Where something lives (`module:attribute`) and what it is, in one line."""
+    """Where something lives (`module:attribute`) and what it is, in one line.
+
+    options: fields of DraftOptions that it has a use for. needs_model: a drafter that cannot do
+    without draft_model. argument: given to what is loaded before all others, if not empty.
+    """
 
     path: str
     summary: str
-    needs_model: bool = False  # a drafter that cannot do without draft_model=
-    takes_model: bool = False  # a drafter that can do with or without it
+    options: frozenset[str] = frozenset()
+    needs_model: bool = False
+    argument: str = ""
+
+    @property
+    def takes_model(self) -> bool:
+        """Whether it is a drafter that can make use of draft_model."""
+        return "draft_model" in self.options
 
     def load(self) -> Any:
         module, attribute = self.path.split(":")
-        return getattr(import_module(module), attribute)
+        loaded = getattr(import_module(module), attribute)
+        return partial(loaded, self.argument) if self.argument else loaded
 
+
+VIEWS = {
+    "full": Entry("specdec.view:full", "every key of the context: the target's own law"),
+    "streaming": Entry(
+        "specdec.sparse.presets:streaming",
+        "sinks and a window of recent tokens (StreamingLLM)",
+        _VIEW,
+    ),
+    "triforce-chunks": Entry(
+        "specdec.sparse.presets:triforce_chunks",
+        "chunks of 8 by their mean key (TriForce)",
+        _VIEW,
+    ),
+    "quest": Entry(
+        "specdec.sparse.presets:quest",
+        "pages of 16 by a bound on their logits (Quest)",
+        _VIEW,
+    ),
+    "double-sparsity": Entry(
+        "specdec.sparse.presets:double_sparsity",
+        "tokens by a few label channels (Double Sparsity)",
+        _VIEW | {"channels"},
+    ),
+    "tidal": Entry(
+        "specdec.sparse.presets:tidal",
+        "exact top tokens of a few anchor layers, shared by the others (TidalDecode)",
+        _VIEW,
+    ),
+    "snapkv": Entry(
+        "specdec.sparse.presets:snapkv",
+        "tokens that the prompt's last queries vote for, once (SnapKV)",
+        _VIEW,
+    ),
+    "verified": Entry(
+        "specdec.sparse.presets:verified",
+        "pages by their mass in the last verification, which reads everything anyway",
+        _VIEW,
+    ),
+    "oracle": Entry(
+        "specdec.sparse.presets:oracle",
+        "exact top tokens of every layer: to measure the others against",
+        _VIEW,
+    ),
+}
 
 DRAFTERS = {
     "auto": Entry(
         "specdec.drafts.auto:AutoDrafter",
         "whoever brings the most tokens per second at the moment, or nobody: chosen in each round",
-        takes_model=True,
+        _NGRAM | {"draft_model", "min_draft_prob"},
     ),
     "none": Entry("specdec.drafts.none:NoDrafter", "plain decoding, one token a pass"),
     "ngram": Entry(
         "specdec.drafts.ngram:NGramDrafter",
         "continuations of earlier occurrences of the last tokens, from a suffix automaton",
+        _NGRAM,
     ),
     "model": Entry(
         "specdec.drafts.model:ModelDrafter",
         "a smaller causal LM with the same token ids (draft_model=), as a chain or a tree",
+        _MODEL,
         needs_model=True,
     ),
     "cascade": Entry(
         "specdec.drafts.cascade:cascade",
         "the draft model, itself sped up by n-gram drafts: three levels",
+        _NGRAM | {"draft_model"},
         needs_model=True,
     ),
     "triforce": Entry(
         "specdec.drafts.triforce:triforce",
         "three levels: n-gram or draft_model, the target on retrieved chunks, the full target",
-        takes_model=True,
+        _NGRAM | _MODEL | _VIEW,
     ),
-    "streaming": Entry(
-        "specdec.drafts.self_draft:streaming",
-        "the target itself, on sinks and a window of recent tokens (StreamingLLM)",
-    ),
-    "triforce-chunks": Entry(
-        "specdec.drafts.self_draft:triforce_chunks",
-        "the target itself, on chunks of 8 by their mean key (TriForce)",
-    ),
-    "quest": Entry(
-        "specdec.drafts.self_draft:quest",
-        "the target itself, on pages of 16 by a bound on their logits (Quest)",
-    ),
-    "double-sparsity": Entry(
-        "specdec.drafts.self_draft:double_sparsity",
-        "the target itself, on tokens by a few label channels (Double Sparsity)",
-    ),
-    "tidal": Entry(
-        "specdec.drafts.self_draft:tidal",
-        "the target itself, on exact top tokens of anchor layers, shared by others (TidalDecode)",
-    ),
-    "snapkv": Entry(
-        "specdec.drafts.self_draft:snapkv",
-        "the target itself, on tokens that the prompt's last queries vote for, once (SnapKV)",
-    ),
-    "verified": Entry(
-        "specdec.drafts.self_draft:verified",
-        "the target itself, on pages by their mass in the last verification, which reads all",
-    ),
-    "oracle": Entry(
-        "specdec.drafts.self_draft:oracle",
-        "the target itself, on exact top tokens of every layer: to measure the others against",
-    ),
+    # every sparse view drafts, too
+    **{
+        name: Entry(
+            "specdec.drafts.self_draft:SelfDraft",
+            f"the target itself, on {view.summary}",
+            _SELF_DRAFT | view.options,
+            argument=name,
+        )
+        for name, view in VIEWS.items()
+        if name != "full"
+    },
 }
 
 COMBINED = Entry("specdec.drafts.combined:Combined", "several drafters, named as in a+b")
-
-VIEWS = {
-    "full": Entry("specdec.view:full", "every key of the context: the target's own law"),
-    "streaming": Entry(
-        "specdec.sparse.presets:streaming", "sinks and a window of recent tokens (StreamingLLM)"
-    ),
-    "triforce-chunks": Entry(
-        "specdec.sparse.presets:triforce_chunks", "chunks of 8 by their mean key (TriForce)"
-    ),
-    "quest": Entry(
-        "specdec.sparse.presets:quest", "pages of 16 by a bound on their logits (Quest)"
-    ),
-    "double-sparsity": Entry(
-        "specdec.sparse.presets:double_sparsity", "tokens by a few label channels (Double Sparsity)"
-    ),
-    "tidal": Entry(
-        "specdec.sparse.presets:tidal",
-        "exact top tokens of a few anchor layers, shared by the others (TidalDecode)",
-    ),
-    "snapkv": Entry(
-        "specdec.sparse.presets:snapkv",
-        "tokens that the prompt's last queries vote for, once (SnapKV)",
-    ),
-    "verified": Entry(
-        "specdec.sparse.presets:verified",
-        "pages by their mass in the last verification, which reads everything anyway",
-    ),
-    "oracle": Entry(
-        "specdec.sparse.presets:oracle",
-        "exact top tokens of every layer: to measure the others against",
-    ),
-}
 
 ACCEPTANCE = {
     "coupled": Entry(
@@ -148,6 +161,10 @@ BENCH = {
     "plot": Entry("specdec.bench.plots:plot_profile", "a profile as a picture"),
     "manual": Entry("specdec.bench.workloads:manual", "a long text that is always there"),
 }
+
+
+CHANNELS = Entry("specdec.sparse.calibration:channel_order", "what the option channels stands for")
+CALIBRATE = Entry("specdec.sparse.calibration:calibrate", "measures label channels on a text")
 
 
 def drafter_names(spec: str) -> list[str]:

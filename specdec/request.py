@@ -13,7 +13,7 @@ from specdec.options import DraftOptions
 from specdec.params import SamplingParams
 from specdec.processors import Processor
 from specdec.prompt import parse_prompts
-from specdec.registry import ACCEPTANCE, DRAFTERS, VIEWS, drafter_names
+from specdec.registry import ACCEPTANCE, CHANNELS, DRAFTERS, VIEWS, drafter_names
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
@@ -61,9 +61,8 @@ class Request:
     def _check_drafter(self, drafter: str) -> None:
         """Known names, and a draft model exactly where one of them runs it."""
         entries = [DRAFTERS[name] for name in drafter_names(drafter)]
-        needs_model = any(entry.needs_model for entry in entries)
-        takes_model = needs_model or any(entry.takes_model for entry in entries)
-        if needs_model and self.options.draft_model is None:
+        takes_model = any(entry.takes_model for entry in entries)
+        if any(entry.needs_model for entry in entries) and self.options.draft_model is None:
             raise InvalidArgument(
                 f"drafter {drafter!r} needs draft_model=: a smaller causal LM with the same "
                 "token ids, as a folder, hub id, .gguf file or loaded model"
@@ -97,6 +96,10 @@ class Request:
         _check_used(named["drafter"], named.get("view", "full"), drafting)
         prompts, returns_list = parse_prompts(prompt, engine.tokenizer, engine.target.vocab_size)
         _check_room(prompts, engine.target.max_positions)
+        if drafting.get("channels") is not None:
+            drafting["channels"] = CHANNELS.load()(
+                engine.target, engine.tokenizer, drafting["channels"]
+            )
         return cls(
             prompts=prompts,
             params=params,
@@ -145,9 +148,9 @@ def _check_used(drafter: Any, view: str, drafting: Mapping[str, Any]) -> None:
     """Raise for a draft option that neither the drafter nor the view has a use for."""
     if not isinstance(drafter, str):
         return  # a drafter of the caller's own: only it knows
-    used = set(draft_options.VIEW_OPTIONS) if view != "full" else set()
+    used = set(VIEWS[view].options) if view in VIEWS else set()
     for name in drafter_names(drafter):
-        used |= draft_options.USED.get(name, draft_options.SELF_DRAFT)
+        used |= DRAFTERS[name].options
     for name in drafting:
         if name != "draft_model" and name not in used:
             raise InvalidArgument(

@@ -12,7 +12,7 @@ from specdec.drafter import Drafter, Traits, Wants, wants_of
 from specdec.forward_pass import View
 from specdec.row import Row
 from specdec.sampler import NodeLaws, Sampler
-from specdec.stats import Stats
+from specdec.stats import Reads, Stats
 from specdec.target import Target
 from specdec.tree import Law, TokenTree
 from specdec.verify import Verdict
@@ -67,6 +67,11 @@ class Speculative:
     def inner_stats(self, row: int) -> dict[str, Stats]:
         """What this level's verification made of its drafter's tokens, for one row."""
         return {f"{self.drafter.name} for {self.view.name}": self.stats[row]}
+
+    def reads(self, row: int) -> dict[str, Reads]:
+        """What sparse views of this level and the one inside it read for a row, by name."""
+        inner = self.drafter.reads(row) if hasattr(self.drafter, "reads") else {}
+        return {**self.model.reads(row), **inner}
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}

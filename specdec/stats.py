@@ -26,6 +26,38 @@ class StepFigures(NamedTuple):
 
 
 @dataclass
+class Reads:
+    """What a layer of a sparse view reads of the committed text, pass by pass.
+
+    tokens: read by a layer that leaves something out, or all if none does; context: what there was
+    to read. A pass reads all when the text is not longer than the view's budget.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    context: list[int] = field(default_factory=list)
+
+    @property
+    def passes(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def full_passes(self) -> int:
+        """Passes that read everything."""
+        return sum(read >= there for read, there in zip(self.tokens, self.context, strict=True))
+
+    def to_dict(self) -> dict[str, float]:
+        """Counts, means per pass, and the most that a pass read."""
+        passes = max(1, self.passes)
+        return {
+            "passes": self.passes,
+            "full_passes": self.full_passes,
+            "tokens_per_pass": sum(self.tokens) / passes,
+            "context_per_pass": sum(self.context) / passes,
+            "most_tokens": max(self.tokens, default=0),
+        }
+
+
+@dataclass
 class Stats:
     """Counts and seconds of one generation; rows of a batch share the time of their passes.
 
@@ -48,6 +80,7 @@ class Stats:
     choices: Counter[str] = field(default_factory=Counter)
     explanation: list[str] = field(default_factory=list)
     steps: list[StepFigures] = field(default_factory=list)
+    reads: dict[str, Reads] = field(default_factory=dict)  # of sparse views, by name
 
     def record(self, tree: TokenTree, accepted: int, emitted: int, *seconds: float) -> None:
         """Add one step: what was proposed, accepted draft tokens, emitted tokens.
@@ -124,4 +157,6 @@ class Stats:
                 name: {key: getattr(stats, key) for key in keep}
                 for name, stats in self.inner.items()
             }
+        if self.reads:
+            values["reads"] = {name: reads.to_dict() for name, reads in self.reads.items()}
         return values

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import SpecdecError
+from specdec.kernels.stage_kv import stage_kv
 
 
 class Sidecar(Protocol):
@@ -92,13 +93,15 @@ class KVStore:
         """Write `k, v: [B, Hkv, n, D]` of one layer, in place, to staged slots `at .. at + n`."""
         level = self.levels[-1]
         keys, values = level.buffers(layer, k, v)
-        for i, sequence in enumerate(sequences):
-            start = int(level.length[sequence]) + at
-            end = start + k.shape[2]
-            if end > level.capacity:
-                raise SpecdecError(f"KV store of {level.capacity} slots cannot stage slot {end}")
-            keys[sequence, :, start:end] = k[i]
-            values[sequence, :, start:end] = v[i]
+        rows = torch.tensor(sequences, dtype=torch.int32)
+        lengths = level.length.tolist()
+        end = max(lengths[sequence] for sequence in sequences) + at + k.shape[2]
+        if end > level.capacity:
+            raise SpecdecError(f"KV store of {level.capacity} slots cannot stage slot {end}")
+        if keys.is_cuda:  # the kernel wants lengths on the device, which are kept on the host
+            stage_kv.plain(keys, values, k, v, level.length, rows, at=at)
+        else:
+            stage_kv(keys, values, k, v, level.length, rows, at=at)
 
     def staged(self, layer: int, sequences: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
         """The first `count` staged slots of one layer: k, v `[B, Hkv, count, D]`.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec import attention, support
 from specdec.forward_pass import ForwardPass, View
-from specdec.kernels import packed_linear
+from specdec.kernels.panel_weight import PanelWeight
+from specdec.packing import Packing
 from specdec.recorder import QueryRecorder
 from specdec.store import KVStore
+from specdec.tree import ancestor_words
 from specdec.view import FullView
 
 log = logging.getLogger("specdec")
@@ -96,20 +98,30 @@ class Target:
         """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the store."""
         return self.model(**self._inputs(tokens, pass_)).logits
 
-    def pack(self) -> int:
-        """Lay out the weights of all linear layers for few-row passes on this CPU, in place.
+    def pack(self, stored: Callable[[Tensor], PanelWeight | None] | None = None) -> Packing:
+        """Lay the model out for fast passes on this CPU, in place: see `Packing`.
 
-        The values stay the same bits; the first layout is released except where an embedding
-        shares it. Returns how many layers were packed.
+        stored: finds a weight in the precision that its file has it in.
         """
-        embeddings = self.model.get_input_embeddings()
-        packed = 0
-        for module in self.model.modules():
-            if type(module) is nn.Linear and packed_linear.can_pack(module.weight):
-                keep = embeddings is not None and module.weight is embeddings.weight
-                _pack(module, keep)
-                packed += 1
-        return packed
+        packing = Packing.of(self.model, stored)
+        packing.fuse(self, self._probe_pass)
+        return packing
+
+    def _probe_pass(self, view: View) -> tuple[list[int], ForwardPass]:
+        """A chain of a few tokens at positions from first to last, to compare layers on."""
+        last = min(self.max_positions, self.rope_boundary or self.max_positions, 1 << 16) - 1
+        places = sorted({0, 1, last // 3, last})
+        nodes = len(places)
+        positions = torch.tensor([places])
+        pass_ = ForwardPass(
+            self.new_store(1, nodes),
+            view,
+            [0],
+            positions,
+            anc=ancestor_words([list(range(-1, nodes - 1))], nodes),
+            staged_positions=positions,
+        )
+        return [token % self.vocab_size for token in range(nodes)], pass_
 
     def _inputs(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> dict[str, object]:
         return {
@@ -125,14 +137,3 @@ def _layer_types(config: Any) -> list[str]:
     """Kinds of layers of a config that does not name them: all alike."""
     kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
     return [kind] * int(config.num_hidden_layers)
-
-
-def _pack(module: nn.Linear, keep: bool) -> None:
-    weight = packed_linear.pack(module.weight)
-    if not keep:
-        module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
-
-    def forward(x: Tensor) -> Tensor:
-        return packed_linear.packed_linear(x, weight, module.bias)
-
-    module.forward = forward  # type: ignore[method-assign, assignment]

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.kernels.level_attention import level_attention
 from specdec.kernels.merge import merge
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.softmax import causal_softmax
 from specdec.kernels.tree_attention import tree_attention
+from specdec.level_reads import full_reads
 
 
 class FullView:
@@ -23,6 +25,15 @@ class FullView:
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
         if pass_.recorder is not None:
             _record(pass_, call)
+        if pass_.anc is not None and not call.q.is_cuda:
+            return level_attention(
+                call.q,
+                levels_of(pass_, call.layer),
+                full_reads(pass_, call.window),
+                scale=call.scale,
+                softcap=call.softcap,
+                sinks=call.sinks,
+            )
         # A lone token sees itself and all before it: one read, with nothing to mask or merge.
         is_plain = pass_.anc is not None and call.q.shape[2] == 1 and pass_.staged == 0
         partials = self._prefix(pass_, call, include_staged=is_plain)
@@ -89,6 +100,17 @@ class FullView:
             q_positions=pass_.positions,
             k_positions=pass_.staged_positions,
         )
+
+
+def levels_of(pass_: ForwardPass, layer: int) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of all levels in one layer; an empty level lends the last one's."""
+    levels = pass_.store.levels
+    last = levels[-1]
+    pairs = [
+        (x.k[layer], x.v[layer]) if x.k[layer] is not None else (last.k[layer], last.v[layer])
+        for x in levels
+    ]
+    return pairs  # type: ignore[return-value]
 
 
 def full(target: object, options: object) -> FullView:

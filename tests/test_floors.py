@@ -24,7 +24,9 @@ MAY_IMPORT = {
     "drafts": {"drafts", "sparse", "core", "kernels"},
     "bench": {"bench", "drafts", "sparse", "core", "kernels"},
 }
-KERNEL_PACKAGES = {"torch", "triton", "numba", "numpy", "specdec"} | set(sys.stdlib_module_names)
+KERNEL_PACKAGES = {"torch", "triton", "numba", "llvmlite", "numpy", "specdec"} | set(
+    sys.stdlib_module_names
+)
 
 
 def files(floor: str) -> list[Path]:

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdec.kernels.merge import merge
-from specdec.kernels.packed_linear import can_pack, pack, packed_linear
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.softmax import causal_softmax, partial_softmax
 from specdec.kernels.tree_attention import tree_attention, unpack
@@ -104,18 +103,3 @@ def test_merge_of_any_parts():
     empty = partial_softmax(q, k[:, :, :0], v[:, :, :0], scale=0.5)
     o, lse = merge([empty, empty])
     assert torch.equal(o, torch.zeros_like(o)) and torch.isneginf(lse).all()
-
-
-@pytest.mark.parametrize("rows", [1, 2, 8, 33])
-@pytest.mark.parametrize("bias", [True, False])
-def test_packed_linear(rows, bias):
-    torch.manual_seed(0)
-    x, weight = torch.randn(2, rows, 24), torch.randn(40, 24)
-    b = torch.randn(40) if bias else None
-    assert can_pack(weight) and not can_pack(weight.double()) and not can_pack(x)
-    packed = pack(weight)
-    assert torch.equal(packed.to_dense(), weight)
-    exact = torch.nn.functional.linear(x.double(), weight.double(), b.double() if bias else None)
-    plain = torch.nn.functional.linear(x, weight, b)
-    error = (plain.double() - exact).abs().max().item()
-    close(packed_linear(x, packed, b), exact, error, torch.float32)

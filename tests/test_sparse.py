@@ -11,22 +11,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from specdec import Engine
 from specdec.drafts.self_draft import SelfDraft
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.options import DraftOptions
 from specdec.registry import VIEWS
+from specdec.sparse.calibration import calibrate
+from specdec.sparse.choosing import Choice
 from specdec.sparse.chunk_means import ChunkMeans
 from specdec.sparse.exact_mass import ExactMass
 from specdec.sparse.label_channels import LabelChannels
+from specdec.sparse.layout import Place
 from specdec.sparse.page_bounds import PageBounds
-from specdec.sparse.page_index import PageIndex, gather
+from specdec.sparse.page_index import PageIndex, gather, paged
+from specdec.sparse.reading import extent
 from specdec.sparse.recency import Recency
-from specdec.sparse.scorer import importance
+from specdec.sparse.scorer import Memo, importance
 from specdec.sparse.sharing import Sharing
 from specdec.sparse.view import SparseView
-from specdec.store import Level
+from specdec.stats import Reads
+from specdec.store import KVStore
 from specdec.target import Target
 
 RNG = random.Random(0)
@@ -125,24 +131,32 @@ def drafter_of(view):
     return make
 
 
-CHOOSING = [("draft", "pass"), ("verified", "round"), ("prompt", "prompt"), ("verified", "falling"),
-            ("draft", 2), ("draft", "round"), ("prompt", "pass")]  # fmt: skip
+REFRESHES = ["pass", "round", "falling", "prompt", 2]
+QUERIES = ["draft", "verified", "prompt"]
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_any_scorer_with_any_plan(llama, scorer, sharing):
-    """The grid; who chooses and when goes round in it."""
-    place = list(SCORERS).index(scorer) + 3 * list(SHARINGS).index(sharing)
-    queries, refresh = CHOOSING[place % len(CHOOSING)]
-    view = SparseView(
-        "x", SCORERS[scorer], SHARINGS[sharing], budget=16, sink=2, recent=3,
-        queries=queries, refresh=refresh, votes="mean", pool=3,
-    )  # fmt: skip
-    kwargs = {"max_new_tokens": 9, "temperature": 0.8, "seed": 1}
-    want = llama.generate(PROMPTS[:2], drafter="none", **kwargs)
-    out = llama.generate(PROMPTS[:2], drafter=drafter_of(view), draft_width=2, **kwargs)
-    assert [g.token_ids for g in out] == [g.token_ids for g in want]
+def test_any_scorer_with_any_plan(llama, plain_pair, scorer, sharing):
+    """The grid of scorers, plans and refreshes; whose queries choose goes round in it."""
+    for place, refresh in enumerate(REFRESHES):
+        place += list(SCORERS).index(scorer) + list(SHARINGS).index(sharing)
+        view = SparseView(
+            "x", SCORERS[scorer], SHARINGS[sharing], budget=16, sink=2, recent=3,
+            queries=QUERIES[place % 3], refresh=refresh, votes="mean", pool=3,
+        )  # fmt: skip
+        out = llama.generate(PROMPTS[:2], drafter=drafter_of(view), draft_width=2, **PAIR)
+        assert [g.token_ids for g in out] == plain_pair, refresh
+        read = [tokens for g in out for tokens in g.stats.reads["x"].tokens]
+        assert max(read) <= 16, refresh
+
+
+PAIR = {"max_new_tokens": 7, "temperature": 0.8, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def plain_pair(llama):
+    return [g.token_ids for g in llama.generate(PROMPTS[:2], drafter="none", **PAIR)]
 
 
 def test_a_view_that_reads_next_to_nothing(llama):
@@ -213,12 +227,119 @@ def test_early_exit(llama):
     assert inner["num_spec_steps"] >= out.stats.num_spec_steps
 
 
+def test_reads_are_counted(llama):
+    """What a pass reads stays within the budget however long the text grows, or is everything."""
+    for view in PRESETS:
+        out = llama.generate(PROMPTS, drafter=view, max_new_tokens=40, budget=32, sink=3, recent=4)
+        long, _, short, _ = (g.stats.reads[view] for g in out)
+        assert 0 < max(long.tokens) <= 32 and long.full_passes == 0 and long.passes > 20
+        assert min(long.context) >= 69
+        assert 0 < short.full_passes < short.passes  # 5 to 45 tokens
+        whole = llama.generate(PROMPTS[0], drafter=view, max_new_tokens=9, budget=200)
+        reads = whole.stats.to_dict()["reads"][view]
+        assert reads["full_passes"] == reads["passes"] > 0
+        assert reads["tokens_per_pass"] == reads["context_per_pass"]
+    lossy = llama.generate(PROMPTS[0], view="snapkv", drafter="none", max_new_tokens=40, budget=16,
+                           sink=2, recent=2)  # fmt: skip
+    assert max(lossy.stats.reads["snapkv"].tokens) == 16
+    both = llama.generate(PROMPTS[0], drafter="ngram+quest", max_new_tokens=9, budget=200)
+    assert set(both.stats.reads) == {"quest"}
+    three = llama.generate(PROMPTS[0], drafter="triforce", max_new_tokens=9, **SMALL)
+    assert set(three.stats.reads) == {"triforce-chunks"}
+    assert not llama.generate(PROMPTS[0], drafter="ngram", max_new_tokens=3).stats.reads
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_choice_makes_way_for_what_came_since(data):
+    """Never more than the budget, half of it pages at least, the latest tokens at least."""
+    size, levels = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 3))
+    budget = data.draw(st.integers(2 * size, 100))
+    covered = [size * data.draw(st.integers(0, 20)) for _ in range(levels)]
+    lengths = [c + data.draw(st.integers(0, 90)) for c in covered]
+    pages = min(sum(covered), budget) // size
+    choice = Choice(0, torch.zeros(1, pages, dtype=torch.int64), covered)
+    place = Place(0, 0, [0] * levels, lengths, levels, Reads())
+    count, spans = extent(choice, place, budget, size)
+    tail, since = sum(end - start for _, start, end in spans), sum(lengths) - sum(covered)
+    assert count * size + tail <= budget
+    assert tail == min(since, budget - count * size)
+    assert count == pages or count >= budget // 2 // size
+    read = [(at, token) for at, start, end in spans for token in range(start, end)]
+    every = [(at, n) for at in range(levels) for n in range(covered[at], lengths[at])]
+    assert read == every[len(every) - tail :]
+
+
+def test_label_channels_of_a_file(llama, tmp_path, monkeypatch):
+    """Calibrated by |q k| on some text, saved, read again, refused for another model."""
+    monkeypatch.setenv("SPECDEC_CACHE", str(tmp_path / "cache"))
+    order = calibrate(llama.target, PROMPTS[0], "a text")
+    heads, dim = models.build("llama").config.num_key_value_heads, 8
+    assert [layer.shape for layer in order.layers] == [(heads, dim)] * llama.target.num_layers
+    assert all((layer.sort(-1).values == torch.arange(dim)).all() for layer in order.layers)
+    file = tmp_path / "channels.json"
+    order.save(file)
+    want = llama.generate(PROMPTS, drafter="none", max_new_tokens=NEW)
+    kwargs = {"drafter": "double-sparsity", "max_new_tokens": NEW, **SMALL}
+    for channels in (str(file), file, "prompt", "text", order):
+        out = llama.generate(PROMPTS, channels=channels, **kwargs)
+        assert [g.token_ids for g in out] == [g.token_ids for g in want]
+    (kept,) = (tmp_path / "cache" / "channels").iterdir()
+    assert kept.name == order.fingerprint and (kept / "channels.json").exists()
+    other = Engine(models.build("llama", seed=1), hostile.tokenizer(models.VOCAB))
+    for message, engine, channels in [
+        ("was made for another model", other, file),
+        ("cannot be read .No such file", llama, tmp_path / "none.json"),
+        ("is not a channel file", llama, __file__),
+        ("'text' needs a tokenizer", Engine(models.build("llama")), "text"),
+    ]:
+        with pytest.raises(InvalidArgument, match=message):
+            engine.generate(PROMPTS, channels=channels, **kwargs)
+    with pytest.raises(InvalidArgument, match="has no use for channels"):
+        llama.generate(PROMPTS, drafter="quest", channels="text")
+
+
+def test_calibration_finds_the_channels_that_count(llama):
+    """The first channels are those with the largest mean |q k|, by a pass of transformers' own."""
+    model = models.build("llama")
+    known = {}
+    for layer, block in enumerate(model.model.layers):
+        attention = block.self_attn
+        attention.q_proj.register_forward_hook(lambda m, i, o, n=layer: known.update({("q", n): o}))
+        attention.k_proj.register_forward_hook(lambda m, i, o, n=layer: known.update({("k", n): o}))
+    with torch.inference_mode():
+        model(torch.tensor([PROMPTS[0]]), use_cache=False)
+        places = torch.arange(len(PROMPTS[0]))[None]
+        cos, sin = model.model.rotary_emb(known["q", 0], places)
+    order = calibrate(llama.target, PROMPTS[0], "a text")
+    for layer in range(2):
+        q, k = (known[name, layer][0].unflatten(-1, (-1, 8)).transpose(0, 1)[None] for name in "qk")
+        q, k = apply_rotary_pos_emb(q, k, cos, sin)
+        product = (q[0].unflatten(0, (2, 2)) * k[0][:, None]).abs().mean(dim=(1, 2))
+        ranked = product.gather(1, order.layers[layer])
+        assert (ranked[:, :-1] >= ranked[:, 1:] - 1e-6).all()
+
+
+def test_dense_layers_and_anchors_make_way():
+    """A preset's own dense layers and anchors give way to what the caller names."""
+    target = Target(models.build("llama"))
+    sharing = VIEWS["tidal"].load()(target, DraftOptions(anchors=[1, 0, 1])).sharing
+    assert sharing.anchors == (0, 1) and sharing.dense == ()
+    sharing = VIEWS["tidal"].load()(target, DraftOptions(dense=(1,))).sharing
+    assert sharing.anchors == (0,) and sharing.dense == (1,)
+    sharing = VIEWS["quest"].load()(target, DraftOptions(anchors=(0,))).sharing
+    assert sharing.anchors == (0,) and sharing.dense == ()
+
+
 def test_bad_views():
     target = Target(models.build("gemma3"))
     bad = {
         "budget=20 is below": {"budget": 20, "sink": 16, "recent": 4},
         "anchor 0 is a sliding-window layer": {"anchors": (0,)},
         "layer 9, and the model has layers 0 to 5": {"anchors": (9,)},
+        "anchors=5: give layer numbers": {"anchors": 5},
+        "names no layer": {"anchors": ()},
+        "anchor 5 is a dense layer": {"anchors": (5,), "dense": (5,)},
         "refresh=": {"refresh": "sometimes"},
         "budget=-1": {"budget": -1},
     }
@@ -236,10 +357,10 @@ def test_bounds_are_bounds(seed, pages, size):
     generator = torch.Generator().manual_seed(seed)
     q = torch.randn(2, 3, 4, generator=generator).double()
     k = torch.randn(2, pages, size, 4, generator=generator).double()
-    bound = PageBounds(size).logits(q, PageBounds(size).summarize(k, {}), 1.0, {})
+    bound = PageBounds(size).logits(q, PageBounds(size).summarize(k, Memo()), 1.0, Memo())
     exact = torch.einsum("hmd,hpsd->hmps", q, k)
     assert (bound >= exact.amax(-1) - 1e-12).all()
-    mass = ExactMass(size).logits(q, k, 0.7, {}).softmax(-1)
+    mass = ExactMass(size).logits(q, k, 0.7, Memo()).softmax(-1)
     want = (exact * 0.7).flatten(2).softmax(-1).unflatten(-1, (pages, size)).sum(-1)
     torch.testing.assert_close(mass, want)
     assert importance(mass.log(), "max", 3).shape == (2, pages)
@@ -248,30 +369,41 @@ def test_bounds_are_bounds(seed, pages, size):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_indices_follow_the_store(data):
-    """Summaries after any order of growing and cropping equal those of the keys as they stand."""
+    """Commit of any path, rollback and fork: summaries equal those of the keys as they stand."""
     scorer = data.draw(st.sampled_from([PageBounds(4), ChunkMeans(3), LabelChannels(2)]))
-    level = Level(1, 2, 40)
-    keys, _ = level.buffers(0, torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 1, 4))
-    row = data.draw(st.integers(0, 1))
-    index = PageIndex.of(level, 0, row, scorer, None)
-    index.memo["channels"] = torch.tensor([[0, 2], [1, 3]])
-    assert PageIndex.of(level, 0, row, scorer, None) is index
-    for _ in range(data.draw(st.integers(1, 8))):
-        length = int(level.length[row])
-        new = data.draw(st.integers(0, 40))
-        if new < length:
-            level.crop(row, new)
-        else:
-            keys[row, :, length:new] = torch.randn(2, new - length, 4)
-            level.length[row] = new
-        if data.draw(st.booleans()):
-            pages = index.update(keys[row], new)
-            assert pages == new // scorer.page_size
-            whole = keys[row][:, : pages * scorer.page_size].unflatten(1, (pages, scorer.page_size))
-            if pages:
-                torch.testing.assert_close(
-                    index.summary[:, :pages], scorer.summarize(whole, index.memo)
-                )
+    store = KVStore(num_layers=1, sequences=2, capacity=64)
+    for _ in range(data.draw(st.integers(1, 9))):
+        sequence = data.draw(st.integers(0, store.sequences - 1))
+        action = data.draw(st.sampled_from(["commit", "commit", "crop", "fork"]))
+        if action == "commit":
+            staged = data.draw(st.integers(1, 12))
+            k = torch.randn(1, 2, staged, 4)
+            store.stage(0, [sequence], k, k, 0)
+            path = data.draw(st.lists(st.integers(0, staged - 1), unique=True))
+            if store.length(sequence) + len(path) < 52:
+                store.commit(sequence, sorted(path))
+        elif action == "crop":
+            least, most = store.offset(sequence), store.length(sequence)
+            store.crop(sequence, data.draw(st.integers(least, most)))
+        elif len(store.levels) < 3:
+            store.fork(2, 64)
+        for level in store.levels:
+            for row in range(level.rows):
+                if level.k[0] is not None and data.draw(st.booleans()):
+                    check_index(level, row, scorer)
+
+
+def check_index(level, row, scorer):
+    """The index of a row, brought up to date, against summaries of its keys made anew."""
+    index = PageIndex.of(level, 0, row, scorer)
+    if index is None:
+        index = PageIndex.add(level, 0, row, scorer, Memo(channels=torch.tensor([[0, 2], [1, 3]])))
+    length = int(level.length[row])
+    pages = index.update(level.k[0][row], length)
+    assert pages == length // scorer.page_size
+    if pages:
+        want = scorer.summarize(paged(level.k[0][row], 0, pages, scorer.page_size), index.memo)
+        torch.testing.assert_close(index.summary[:, :pages], want)
 
 
 def test_gather():

@@ -80,12 +80,15 @@ def test_splits_fill_the_processors_and_no_more() -> None:
 
 def test_the_rule() -> None:
     def tensor(device: str, dtype: torch.dtype) -> SimpleNamespace:
-        return SimpleNamespace(is_cuda=device == "cuda", dtype=dtype)
+        place = SimpleNamespace(type=device)
+        return SimpleNamespace(is_cuda=device == "cuda", device=place, dtype=dtype)
 
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
-        assert dispatch.has_triton_kernel(tensor("cuda", dtype)) == dispatch.has_triton()
-        assert not dispatch.has_triton_kernel(tensor("cpu", dtype))
-    assert not dispatch.has_triton_kernel(tensor("cuda", torch.float64))
+        assert dispatch.kind_for(tensor("cuda", dtype)) == "triton"
+    assert dispatch.kind_for(tensor("cuda", torch.float64)) == "plain"
+    assert dispatch.kind_for(tensor("cpu", torch.float32)) == "numba"
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert dispatch.kind_for(tensor("cpu", dtype)) == "plain"
     x = torch.zeros(1)
     assert dispatch.first_tensor(([(x, x + 1)], x + 2)) is x
     assert prefix_attention.__name__ == "prefix_attention"
@@ -118,7 +121,10 @@ def test_every_op_has_a_twin_of_the_same_signature() -> None:
     for path in KERNELS.glob("*.py"):
         plain = signatures(path, dispatched_only=True)
         if plain:
-            fast = signatures(path.with_name(f"triton_{path.name}"), dispatched_only=False)
-            assert plain.items() <= fast.items(), path.name
+            twins = [path.with_name(f"{kind}_{path.name}") for kind in ("triton", "numba")]
+            twins = [twin for twin in twins if twin.exists()]
+            assert twins, path.name
+            for twin in twins:
+                assert plain.items() <= signatures(twin, dispatched_only=False).items(), twin.name
             ops += len(plain)
     assert ops >= 14

@@ -50,7 +50,9 @@ def test_the_oracle_holds_most(target):
         assert row["keys_share"] <= oracle["keys_share"] + 1e-9  # whole pages may fill less
         assert sum(row["recall"]) < sum(oracle["recall"]), row["view"]
         assert sum(row["overlap"]) < sum(oracle["overlap"]), row["view"]
-    assert labels["recall"] == pytest.approx(oracle["recall"])  # 16 labels are all 8 channels
+    # 16 labels are all 8 channels; only how the heads of a group vote is another
+    assert labels["recall"] == pytest.approx(oracle["recall"], rel=0.03)
+    assert sum(labels["recall"]) < sum(oracle["recall"])
     # It reads all keys to find the best: those come on top of the keys and values it attends to.
     assert oracle["bytes_share"] > oracle["keys_share"]
     streaming = next(row for row in others if row["view"] == "streaming")
@@ -156,9 +158,34 @@ def test_the_command_writes_a_report(run, tmp_path):
     assert "streaming" in table.stdout and "recall" in table.stdout
 
 
+def test_the_command_calibrates_channels(run, tmp_path):
+    """It writes a file that `--channels` takes, here and in `specdec generate`."""
+    file = tmp_path / "channels.json"
+    result = run("--calibrate-channels", str(file))
+    assert result.exit_code == 0 and "--drafter double-sparsity --channels" in result.stdout
+    rows = [
+        json.loads(run("-d", "double-sparsity", "--budgets", "90", "--json", *more).stdout)
+        for more in ((), ("--channels", str(file)), ("--sink", "1", "--recent", "1"))
+    ]
+    assert all(row["views"][0]["view"] == "double-sparsity" for row in rows)
+    assert rows[0]["views"] != rows[2]["views"]
+    generate = ["generate", "-f", str(tmp_path / "text"), "-n", "9", "-d", "double-sparsity"]
+    for more, said in [
+        (["--budget", "96", "--channels", str(file)], "double-sparsity read 96 of"),
+        (["--budget", "96", "--anchors", "0", "--refresh", "2"], "double-sparsity read 96 of"),
+        ([], "double-sparsity read everything: the context is within its budget"),
+    ]:
+        out = CliRunner().invoke(app, [*generate, *more])
+        assert out.exit_code == 0, out.output
+        assert said in " ".join(out.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("-d", "tidal", "--anchors", "one"), "--anchors 'one': give layer numbers"),
+        (("-d", "tidal", "--anchors", "7"), "anchors name layer 7"),
+        (("-d", "double-sparsity", "--channels", "none"), "channels='none' cannot be read"),
         (("-d", "quests"), "did you mean 'quest'"),
         (("-d", "full"), "unknown view 'full'"),
         (("--budgets", "150"), "give a longer text, smaller --budgets"),

@@ -20,6 +20,34 @@ DraftModel = Annotated[
 NumDraftTokens = Annotated[int | None, typer.Option(help="Depth of a draft.")]
 DraftWidth = Annotated[int | None, typer.Option(help="Nodes per level; more than 1 is a tree.")]
 Budget = Annotated[int | None, typer.Option(help="Tokens of context that a sparse view reads.")]
+_SPARSE = "Sparse views"
+Sink = Annotated[
+    int | None, typer.Option(help="First tokens that a view always reads.", rich_help_panel=_SPARSE)
+]
+Recent = Annotated[
+    int | None, typer.Option(help="Last tokens that a view always reads.", rich_help_panel=_SPARSE)
+]
+Refresh = Annotated[
+    str | None,
+    typer.Option(
+        help="When a view chooses anew: pass, round, falling, prompt, or every so many rounds.",
+        rich_help_panel=_SPARSE,
+    ),
+]
+Anchors = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers that choose for those above them, as in 2,10,20.", rich_help_panel=_SPARSE
+    ),
+]
+Channels = Annotated[
+    str | None,
+    typer.Option(
+        help="Label channels of 'double-sparsity': prompt, text, or a file of "
+        "`specdec profile --calibrate-channels`.",
+        rich_help_panel=_SPARSE,
+    ),
+]
 Dtype = Annotated[
     str, typer.Option(help="auto, float32, bfloat16, float16 or float64; auto on a CPU: float32.")
 ]

@@ -14,6 +14,7 @@ from specdec.cli import arguments, console, prompts
 if TYPE_CHECKING:
     from specdec.engine import Engine
     from specdec.output import Generation
+    from specdec.stats import Reads
 
 _PLAIN_TOKENS = 32  # of the plain run that the summary compares with
 
@@ -42,6 +43,11 @@ def generate(
     num_draft_tokens: arguments.NumDraftTokens = None,
     draft_width: arguments.DraftWidth = None,
     budget: arguments.Budget = None,
+    sink: arguments.Sink = None,
+    recent: arguments.Recent = None,
+    refresh: arguments.Refresh = None,
+    anchors: arguments.Anchors = None,
+    channels: arguments.Channels = None,
     view: Annotated[
         str, typer.Option(help="What the model itself reads; all but 'full' change the text.")
     ] = "full",
@@ -107,6 +113,11 @@ def generate(
         num_draft_tokens=num_draft_tokens,
         draft_width=draft_width,
         budget=budget,
+        sink=sink,
+        recent=recent,
+        refresh=refresh,
+        anchors=anchors,
+        channels=channels,
     )
     stream = engine.stream(
         request,
@@ -176,6 +187,7 @@ def _print_summary(result: Generation, comparison: Comparison | None) -> None:
             f"{name}: acceptance rate {inner.draft_acceptance_rate:.0%}, length "
             f"{inner.mean_acceptance_length:.2f}"
         )
+    parts.extend(_reads(name, reads) for name, reads in stats.reads.items())
     parts.append(f"lossless {_verdict(result, comparison)}")
     if result.seed is not None:
         parts.append(f"seed {result.seed}")
@@ -190,6 +202,20 @@ def _print_choices(result: Generation) -> None:
     err.print("\n" + "\n".join(lines), style="dim", markup=False)
     counts = ", ".join(f"{name} {count}" for name, count in choices.most_common())
     err.print(f"rounds by proposer: {counts}", style="dim", markup=False)
+
+
+def _reads(name: str, reads: Reads) -> str:
+    """What a sparse view read, and whether it had nothing to leave out."""
+    if reads.full_passes == reads.passes:
+        return f"{name} read everything: the context is within its budget"
+    shares = reads.to_dict()
+    text = (
+        f"{name} read {shares['tokens_per_pass']:.0f} of {shares['context_per_pass']:.0f} tokens "
+        "a pass"
+    )
+    if reads.full_passes:
+        text += f" (everything in {reads.full_passes} of {reads.passes} passes)"
+    return text
 
 
 def _verdict(result: Generation, comparison: Comparison | None) -> str:

@@ -11,7 +11,7 @@ import typer
 from specdec.cli import arguments, console, prompts
 from specdec.errors import InvalidArgument
 from specdec.progress import progress_bar
-from specdec.registry import BENCH, VIEWS
+from specdec.registry import BENCH, CALIBRATE, CHANNELS, VIEWS
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
@@ -36,10 +36,21 @@ def view_profile(
     context: Annotated[
         int, typer.Option(min=64, help="Take only the first tokens of the text.")
     ] = 4096,
-    anchors: Annotated[
+    anchors: arguments.Anchors = None,
+    channels: arguments.Channels = None,
+    sink: arguments.Sink = None,
+    recent: arguments.Recent = None,
+    find_anchors: Annotated[
         int | None,
         typer.Option(
             "--find-anchors", metavar="N", help="Find the best N anchors for 'tidal' instead."
+        ),
+    ] = None,
+    calibrate_channels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure the label channels of 'double-sparsity' on the text and write FILE.",
         ),
     ] = None,
     out: Annotated[
@@ -61,33 +72,60 @@ def view_profile(
       specdec profile --prompt-file LICENSE --out profile
       specdec profile -d quest,verified --budgets 256,512 --depth 4 --positions 16
       specdec profile --find-anchors 3 --budgets 512
+      specdec profile -d tidal --anchors 2,10,20
+      specdec profile --calibrate-channels channels.json --prompt-file corpus.txt
+      specdec profile -d double-sparsity --channels channels.json
     """
     names, sizes = [name for name in views.split(",") if name], _sizes(budgets)
     text = None if prompt_file is None else prompts.read_prompt(None, prompt_file)
     engine = console.load_engine(model, dtype, device, trust_remote_code)
+    if calibrate_channels is not None:
+        _calibrate(engine, text, str(prompt_file or "the Python manual"), calibrate_channels)
+        return
+    options = console.drafting(engine, anchors=anchors, channels=channels, sink=sink, recent=recent)
+    if channels is not None:
+        options["channels"] = CHANNELS.load()(engine.target, engine.tokenizer, channels)
     tokens = _tokens(engine, text, context, positions * (depth + 1), sizes)
     with progress_bar("Measuring") as progress:
-        if anchors is not None:
+        if find_anchors is not None:
             document = BENCH["anchors"].load()(
-                engine.target, tokens, anchors, max(sizes), depth, positions, progress
+                engine.target, tokens, find_anchors, max(sizes), depth, positions, progress
             )
         else:
             document = BENCH["profile"].load()(
-                engine.target, tokens, names, sizes, depth, positions, progress
+                engine.target, tokens, names, sizes, depth, positions, progress, **options
             )
     document = {"model": engine.name, "text": str(prompt_file or "Python manual"), **document}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        name = "profile" if anchors is None else "anchors"
+        name = "profile" if find_anchors is None else "anchors"
         (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        if anchors is None:
+        if find_anchors is None:
             BENCH["plot"].load()(document, out / "profile.png")
     if as_json:
         console.print_json(document)
-    elif anchors is None:
+    elif find_anchors is None:
         _print(document)
     else:
         _print_anchors(document)
+
+
+def _calibrate(engine: Engine, text: str | None, name: str, file: Path) -> None:
+    """Measure label channels on a text and write them to a file."""
+    tokens = _read(engine, text)
+    CALIBRATE.load()(engine.target, tokens, name).save(file)
+    console.out().print(
+        f"Wrote {file}: the label channels of {engine.name}, measured on {name}. Use it as\n"
+        f"specdec generate --drafter double-sparsity --channels {file}",
+        markup=False,
+    )
+
+
+def _read(engine: Engine, text: str | None) -> list[int]:
+    """The token ids of a text, by default the Python manual."""
+    if engine.tokenizer is None:
+        raise InvalidArgument("this model has no tokenizer, and a text needs one")
+    return list(engine.tokenizer(BENCH["manual"].load()() if text is None else text)["input_ids"])
 
 
 def _sizes(budgets: str) -> list[int]:
@@ -104,12 +142,8 @@ def _tokens(
     engine: Engine, text: str | None, context: int, walk: int, sizes: list[int]
 ) -> list[int]:
     """The text's first tokens, as many as fit; raises if budgets leave nothing out of them."""
-    if text is None:
-        text = BENCH["manual"].load()()
-    if engine.tokenizer is None:
-        raise InvalidArgument("this model has no tokenizer, and a text needs one")
     limit = min(context, engine.target.max_positions)
-    tokens = list(engine.tokenizer(text)["input_ids"])[:limit]
+    tokens = _read(engine, text)[:limit]
     need = max(sizes) + walk + 1
     if len(tokens) <= need:
         raise InvalidArgument(
@@ -155,9 +189,14 @@ def _print_anchors(document: dict[str, Any]) -> None:
     )
     if document["default_mean_recall"] is not None:
         text += f"; the default {default} keeps {document['default_mean_recall']:.1%}"
-    text += f'.\nUse them as engine.generate(..., drafter="tidal", anchors={chosen}).'
+    text += f".\nUse them as `specdec generate --drafter tidal --anchors {_list(chosen)}`, or as"
+    text += f' engine.generate(..., drafter="tidal", anchors={chosen}).'
     console.out().print(text, markup=False)
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def _list(layers: tuple[int, ...]) -> str:
+    return ",".join(map(str, layers))

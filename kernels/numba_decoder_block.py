@@ -1,0 +1,346 @@
+"""The two halves of a decoder layer around its attention, each one call on a CPU.
+
+`attention_inputs`: norm, q/k/v projections, head norms, rotary embedding. `layer_output`: output
+projection, residual, norm, gated MLP, residual. What lies between two matrix products is a few
+thousand numbers and done by one thread; the products are done by all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numba import njit, prange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from specdec.kernels import simd
+from specdec.kernels.decoder_block import (
+    ACTIVATIONS,
+    AttentionInputs,
+    LayerOutput,
+    Linear,
+    Norm,
+)
+from specdec.kernels.numba_options import OPTIONS, SERIAL, num_threads, tile
+from specdec.kernels.numba_panels import accumulate, group_sums
+from specdec.kernels.numba_skinny_linear import store_panel
+from specdec.kernels.panel_formats import PANEL
+
+SILU, GELU_TANH, GELU = range(len(ACTIVATIONS))
+NONE = np.empty(0, np.float32)
+
+
+def _remembered(make: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], tuple[Any, ...]]:
+    """`make`, called once for each layer that lives."""
+    known: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
+
+    def ask(layer: Any) -> tuple[Any, ...]:
+        if layer not in known:
+            known[layer] = make(layer)
+        return known[layer]
+
+    return ask
+
+
+def attention_inputs(
+    x: Tensor, layer: AttentionInputs, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `specdec.kernels.decoder_block`."""
+    num_threads()
+    batch, nodes, _ = x.shape
+    weights = _input_weights(layer)
+    heads, kv_heads, dim = weights[-1][1:]
+    if len(cos) != batch:
+        cos, sin = (t.expand(batch, -1, -1).contiguous() for t in (cos, sin))
+    q, k, v = make_inputs(
+        x.numpy().reshape(-1),
+        batch * nodes,
+        nodes,
+        *weights[:-1],
+        cos.numpy().reshape(-1),
+        sin.numpy().reshape(-1),
+        weights[-1],
+        tile(batch * nodes),
+    )
+    kv_shape = (batch, kv_heads, nodes, dim)
+    return (
+        torch.from_numpy(q).view(batch, heads, nodes, dim),
+        torch.from_numpy(k).view(kv_shape),
+        torch.from_numpy(v).view(kv_shape),
+    )
+
+
+def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
+    """See `specdec.kernels.decoder_block`."""
+    num_threads()
+    batch, nodes, hidden = x.shape
+    out = make_output(
+        x.numpy().reshape(-1),
+        o.numpy().reshape(-1),
+        batch * nodes,
+        nodes,
+        *_output_weights(layer),
+        (hidden, o.shape[1], o.shape[3], layer.gate.weight.outputs),
+        tile(batch * nodes),
+    )
+    return torch.from_numpy(out).view(x.shape)
+
+
+@_remembered
+def _input_weights(layer: AttentionInputs) -> tuple[Any, ...]:
+    """The arguments of `make_inputs` that a layer never changes."""
+    linears, norms = (layer.q, layer.k, layer.v), (layer.q_norm, layer.k_norm, layer.v_norm)
+    eps = next((norm.eps for norm in norms if norm is not None), 0.0)
+    dim = layer.head_dim
+    shape = (
+        layer.q.weight.inputs,
+        layer.q.weight.outputs // dim,
+        layer.k.weight.outputs // dim,
+        dim,
+    )
+    return (
+        _array(layer.norm),
+        layer.norm.eps,
+        *(linear.weight.panels for linear in linears),
+        tuple(map(_bias, linears)),
+        tuple(map(_array, norms)),
+        eps,
+        shape,
+    )
+
+
+@_remembered
+def _output_weights(layer: LayerOutput) -> tuple[Any, ...]:
+    """The arguments of `make_output` that a layer never changes."""
+    norms = (layer.post_norm, layer.mlp_norm, layer.mlp_post_norm)
+    mlp = (layer.gate, layer.up, layer.down)
+    return (
+        layer.o.weight.panels,
+        _bias(layer.o),
+        *map(_array, norms),
+        tuple(0.0 if norm is None else norm.eps for norm in norms),
+        *(linear.weight.panels for linear in mlp),
+        tuple(map(_bias, mlp)),
+        ACTIVATIONS.index(layer.activation),
+    )
+
+
+def _array(norm: Norm | None) -> NDArray[Any]:
+    return NONE if norm is None else norm.weight.detach().float().contiguous().numpy()
+
+
+def _bias(linear: Linear) -> NDArray[Any]:
+    """A bias with zeros up to a whole panel, or an empty array."""
+    if linear.bias is None:
+        return NONE
+    bias = linear.bias.detach().float().numpy()
+    return np.concatenate([bias, np.zeros(-len(bias) % PANEL, np.float32)])
+
+
+@njit(**OPTIONS)
+def make_inputs(
+    x, n, nodes, norm, eps, wq, wk, wv, biases, head_norms, head_eps, cos, sin, shape, tile
+):
+    """Queries, keys and values `[B, heads, nodes, dim]` (flat) of `x[n, hidden]`, n = B * nodes.
+
+    norm[hidden], biases (q, k, v: padded to panels, or empty), head_norms (q, k: `[dim]` or empty),
+    cos, sin `[n, rotary]`; shape (hidden, heads, kv_heads, dim).
+    """
+    hidden, heads, kv_heads, dim = shape
+    height = len(tile)
+    rows = (n + height - 1) // height * height
+    h = normed(x, n, rows, norm, eps, hidden)
+    sums_q = group_sums(wq, h, rows, hidden)
+    sums_k = group_sums(wk, h, rows, hidden)
+    sums_v = group_sums(wv, h, rows, hidden)
+    q_size, kv_size = heads * dim, kv_heads * dim
+    q = np.empty(n * q_size, np.float32)
+    k = np.empty(n * kv_size, np.float32)
+    v = np.empty(n * kv_size, np.float32)
+    q_panels, kv_panels = (q_size + PANEL - 1) // PANEL, (kv_size + PANEL - 1) // PANEL
+    for p in prange(q_panels + 2 * kv_panels):
+        if p < q_panels:
+            for row in range(0, n, height):
+                acc = accumulate(wq, p, h, sums_q, row, hidden, tile)
+                store_panel(biased(acc, biases[0], p), q, row, n, p, q_size)
+        elif p < q_panels + kv_panels:
+            for row in range(0, n, height):
+                acc = accumulate(wk, p - q_panels, h, sums_k, row, hidden, tile)
+                acc = biased(acc, biases[1], p - q_panels)
+                store_panel(acc, k, row, n, p - q_panels, kv_size)
+        else:
+            for row in range(0, n, height):
+                acc = accumulate(wv, p - q_panels - kv_panels, h, sums_v, row, hidden, tile)
+                acc = biased(acc, biases[2], p - q_panels - kv_panels)
+                store_panel(acc, v, row, n, p - q_panels - kv_panels, kv_size)
+    return (
+        heads_apart(q, n, nodes, heads, dim, head_norms[0], head_eps, cos, sin),
+        heads_apart(k, n, nodes, kv_heads, dim, head_norms[1], head_eps, cos, sin),
+        heads_apart(v, n, nodes, kv_heads, dim, head_norms[2], head_eps, cos[:0], sin[:0]),
+    )
+
+
+@njit(**SERIAL)
+def heads_apart(x, n, nodes, heads, dim, norm, eps, cos, sin):
+    """`x[B, nodes, heads, dim]` as `[B, heads, nodes, dim]`, with head norm and rotation if any."""
+    out = np.empty(x.size, np.float32)
+    rotary = cos.size // n
+    half = rotary // 2
+    for i in range(n):
+        for h in range(heads):
+            source = (i * heads + h) * dim
+            to = ((i // nodes * heads + h) * nodes + i % nodes) * dim
+            if norm.size:
+                rms_norm(x, source, norm, eps, x, source, dim)
+            for d in range(half):
+                low, high = x[source + d], x[source + half + d]
+                at = i * rotary + d
+                out[to + d] = low * cos[at] - high * sin[at]
+                out[to + half + d] = high * cos[at + half] + low * sin[at + half]
+            for d in range(rotary, dim):
+                out[to + d] = x[source + d]
+    return out
+
+
+@njit(**OPTIONS)
+def make_output(
+    x,
+    o,
+    n,
+    nodes,
+    wo,
+    o_bias,
+    post_norm,
+    mlp_norm,
+    mlp_post_norm,
+    epsilons,
+    wg,
+    wu,
+    wd,
+    biases,
+    activation,
+    shape,
+    tile,
+):
+    """The layer's output `[n, hidden]` from its input x and attention `o[B, heads, nodes, dim]`.
+
+    All flat. post_norm, mlp_post_norm `[hidden]` or empty; epsilons of the three norms; biases
+    (gate, up, down: padded to panels, or empty); shape (hidden, heads, dim, intermediate).
+    """
+    hidden, heads, dim, wide = shape
+    height = len(tile)
+    rows = (n + height - 1) // height * height
+    a = heads_together(o, n, rows, nodes, heads, dim)
+    sums = group_sums(wo, a, rows, heads * dim)
+    y = np.empty(n * hidden, np.float32)
+    panels = (hidden + PANEL - 1) // PANEL
+    for p in prange(panels):
+        for row in range(0, n, height):
+            acc = accumulate(wo, p, a, sums, row, heads * dim, tile)
+            store_panel(biased(acc, o_bias, p), y, row, n, p, hidden)
+
+    add_residual(y, x, n, hidden, post_norm, epsilons[0])
+    h = normed(y, n, rows, mlp_norm, epsilons[1], hidden)
+    sums_g = group_sums(wg, h, rows, hidden)
+    sums_u = group_sums(wu, h, rows, hidden)
+    m = zeroed(rows * wide)
+    for p in prange((wide + PANEL - 1) // PANEL):
+        for row in range(0, n, height):
+            gate = biased(accumulate(wg, p, h, sums_g, row, hidden, tile), biases[0], p)
+            up = biased(accumulate(wu, p, h, sums_u, row, hidden, tile), biases[1], p)
+            store_panel(simd.multiply(activated(gate, activation), up), m, row, n, p, wide)
+
+    sums_d = group_sums(wd, m, rows, wide)
+    out = np.empty(n * hidden, np.float32)
+    for p in prange(panels):
+        for row in range(0, n, height):
+            acc = accumulate(wd, p, m, sums_d, row, wide, tile)
+            store_panel(biased(acc, biases[2], p), out, row, n, p, hidden)
+    add_residual(out, y, n, hidden, mlp_post_norm, epsilons[2])
+    return out
+
+
+# These stand apart because `parallel` would make a region of every array expression.
+
+
+@njit(**SERIAL)
+def zeroed(size):
+    """An array of zeros."""
+    return np.zeros(size, np.float32)
+
+
+@njit(**SERIAL)
+def normed(x, n, rows, norm, eps, hidden):
+    """`x[n, hidden]` after an RMS norm, with rows of zeros up to `rows`."""
+    out = np.zeros(rows * hidden, np.float32)
+    for i in range(n):
+        rms_norm(x, i * hidden, norm, eps, out, i * hidden, hidden)
+    return out
+
+
+@njit(**SERIAL)
+def add_residual(y, x, n, hidden, norm, eps):
+    """`y = x + norm(y)` in place; an empty norm is none."""
+    for i in range(n):
+        at = i * hidden
+        if norm.size:
+            rms_norm(y, at, norm, eps, y, at, hidden)
+        for d in range(at, at + hidden):
+            y[d] += x[d]
+
+
+@njit(**SERIAL)
+def heads_together(o, n, rows, nodes, heads, dim):
+    """`o[B, heads, nodes, dim]` as `[rows, heads, dim]`, with rows of zeros past n = B * nodes."""
+    out = np.zeros(rows * heads * dim, np.float32)
+    for i in range(n):
+        for head in range(heads):
+            source = ((i // nodes * heads + head) * nodes + i % nodes) * dim
+            to = (i * heads + head) * dim
+            for d in range(dim):
+                out[to + d] = o[source + d]
+    return out
+
+
+@njit(**SERIAL)
+def rms_norm(x, at, weight, eps, out, to, size):
+    """`out[to:] = weight * x[at:] / rms(x[at:])` over `size` numbers, in place."""
+    total = 0.0
+    for d in range(size):
+        total += float(x[at + d]) * float(x[at + d])
+    scale = np.float32(1.0 / math.sqrt(total / size + eps))
+    for d in range(size):
+        out[to + d] = weight[d] * (x[at + d] * scale)
+
+
+@njit(**SERIAL)
+def biased(acc, bias, panel):
+    """Accumulators plus one panel of a bias, or as they are where there is none."""
+    if bias.size == 0:
+        return acc
+    ones = simd.splat(acc, np.float32(1))
+    return simd.row_fma(acc, ones, simd.load(bias, panel * PANEL, 2))
+
+
+@njit(**SERIAL)
+def activated(x, kind):
+    """The activation of a gated MLP: x times a sigmoid, but for the exact GELU."""
+    one = simd.splat(x, np.float32(1))
+    if kind == GELU:
+        flat = np.empty(len(x) * simd.LANES, np.float32)
+        simd.store(x, flat, 0, simd.LANES, 1)
+        for i in range(flat.size):
+            flat[i] *= np.float32(0.5 * (1.0 + math.erf(flat[i] * 0.7071067811865476)))
+        return simd.load_like(x, flat)
+    slope = one
+    if kind == GELU_TANH:
+        cubic = simd.splat(x, np.float32(2 * 0.7978845608028654 * 0.044715))
+        linear = simd.splat(x, np.float32(2 * 0.7978845608028654))
+        slope = simd.fma(cubic, simd.multiply(x, x), linear)
+    minus = simd.multiply(simd.multiply(x, slope), simd.splat(x, np.float32(-1)))
+    return simd.divide(x, simd.add(one, simd.exp(minus)))

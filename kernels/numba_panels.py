@@ -1,0 +1,177 @@
+"""Reading weights in panels, whatever their format, from Numba code.
+
+Each function of this file stands for several, one for each storage format, chosen when a kernel is
+compiled: the type of the `panels` argument says which.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+
+from specdec.kernels import simd
+from specdec.kernels.numba_options import SERIAL
+from specdec.kernels.panel_formats import PANEL, BFloat16, Float16, Float32, Int8, Int8Affine
+
+
+def group_sums(panels: Any, x: Any, rows: int, inputs: int) -> Any:
+    """Sums of `x[rows, inputs]` over the groups of an affine format; empty for the others."""
+    raise NotImplementedError("for compiled code only")
+
+
+def accumulate(panels: Any, panel: int, x: Any, sums: Any, row: int, inputs: int, rows: Any) -> Any:
+    """Products of one panel with `len(rows)` rows of `x[:, inputs]` from `row` on.
+
+    Returns the accumulators, `len(rows) x 2` vectors. sums: of `group_sums` for the same x.
+    """
+    raise NotImplementedError("for compiled code only")
+
+
+def widen(array: Any, at: int) -> Any:
+    """Two vectors of scales: float32 as they are, uint16 as bits of float16."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(widen, inline="always")
+def _widen(array, at):
+    if array.dtype.bitwidth == 16:
+        return lambda array, at: simd.load_float16(array, at, 2)
+    return lambda array, at: simd.load(array, at, 2)
+
+
+def codes_of(panels: Any, at: int) -> Any:
+    """The codes of one input, `at` inputs into the matrix, as two vectors."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(codes_of, inline="always")
+def _codes_of(panels, at):
+    kind = panels.instance_class
+    if kind is Float32 or kind is Int8 or kind is Int8Affine:
+        field = 0
+        return lambda panels, at: simd.load(panels[field], at * PANEL, 2)
+    if kind is BFloat16:
+        return lambda panels, at: simd.load_bfloat16(panels.weights, at * PANEL, 2)
+    if kind is Float16:
+        return lambda panels, at: simd.load_float16(panels.weights, at * PANEL, 2)
+    return lambda panels, at: simd.load_nibbles(panels.codes, at * simd.LANES)
+
+
+def minimum_part(acc: Any, panels: Any, at: int, sums: Any, place: int, stride: int) -> Any:
+    """`acc` plus the minima of one group times the sums of its inputs, if the format has any."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(minimum_part, inline="always")
+def _minimum_part(acc, panels, at, sums, place, stride):
+    if hasattr(panels.instance_class, "minimum"):
+        return lambda acc, panels, at, sums, place, stride: simd.outer_fma(
+            acc, widen(panels.minimum, at), sums, place, stride
+        )
+    return lambda acc, panels, at, sums, place, stride: acc
+
+
+@overload(group_sums)
+def _group_sums(panels, x, rows, inputs):
+    if not hasattr(panels.instance_class, "minimum"):
+        return lambda panels, x, rows, inputs: np.empty(0, np.float32)
+
+    def sums(panels, x, rows, inputs):
+        count = rows * inputs // panels.group
+        out = np.empty(count, np.float32)
+        for i in range(count):
+            total = np.float32(0)
+            for j in range(i * panels.group, (i + 1) * panels.group):
+                total += x[j]
+            out[i] = total
+        return out
+
+    return sums
+
+
+@overload(accumulate)
+def _accumulate(panels, panel, x, sums, row, inputs, rows):
+    grouped = hasattr(panels.instance_class, "scale")
+    if not grouped:
+
+        def plain(panels, panel, x, sums, row, inputs, rows):
+            acc = simd.zeros(rows, 2)
+            at, here = panel * inputs, row * inputs
+            for j in range(inputs):
+                acc = simd.outer_fma(acc, codes_of(panels, at + j), x, here + j, inputs)
+            return acc
+
+        return plain
+
+    if len(rows) < 8:  # registers for two sets of accumulators, which hide the latency of one
+
+        def paired(panels, panel, x, sums, row, inputs, rows):
+            acc = simd.zeros(rows, 2)
+            group = panels.group
+            groups = inputs // group
+            for g in range(groups):
+                even, odd = simd.zeros(rows, 2), simd.zeros(rows, 2)
+                at, here = panel * inputs + g * group, row * inputs + g * group
+                for j in range(0, group, 2):
+                    even = simd.outer_fma(even, codes_of(panels, at + j), x, here + j, inputs)
+                    odd = simd.outer_fma(odd, codes_of(panels, at + j + 1), x, here + j + 1, inputs)
+                place = (panel * groups + g) * PANEL
+                acc = simd.row_fma(acc, simd.add(even, odd), widen(panels.scale, place))
+                acc = minimum_part(acc, panels, place, sums, row * groups + g, groups)
+            return acc
+
+        return paired
+
+    def wide(panels, panel, x, sums, row, inputs, rows):
+        acc = simd.zeros(rows, 2)
+        group = panels.group
+        groups = inputs // group
+        for g in range(groups):
+            part = simd.zeros(rows, 2)
+            at, here = panel * inputs + g * group, row * inputs + g * group
+            for j in range(group):
+                part = simd.outer_fma(part, codes_of(panels, at + j), x, here + j, inputs)
+            place = (panel * groups + g) * PANEL
+            acc = simd.row_fma(acc, part, widen(panels.scale, place))
+            acc = minimum_part(acc, panels, place, sums, row * groups + g, groups)
+        return acc
+
+    return wide
+
+
+@njit(**SERIAL)
+def dense_panel(panels, panel, inputs):
+    """One panel as Float32: worth its cost where many rows will use it."""
+    out = np.empty(inputs * PANEL, np.float32)
+    for j in range(inputs):
+        simd.store(weights_of(panels, panel, j, inputs), out, j * PANEL, 0, 2)
+    return Float32(out)
+
+
+def weights_of(panels: Any, panel: int, j: int, inputs: int) -> Any:
+    """The weights of input `j` in one panel, widened and scaled, as two vectors."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(weights_of, inline="always")
+def _weights_of(panels, panel, j, inputs):
+    kind = panels.instance_class
+    if not hasattr(kind, "scale"):
+        return lambda panels, panel, j, inputs: codes_of(panels, panel * inputs + j)
+    if not hasattr(kind, "minimum"):
+
+        def scaled(panels, panel, j, inputs):
+            place = (panel * inputs + j) // panels.group * PANEL
+            return simd.multiply(codes_of(panels, panel * inputs + j), widen(panels.scale, place))
+
+        return scaled
+
+    def affine(panels, panel, j, inputs):
+        place = (panel * inputs + j) // panels.group * PANEL
+        codes = codes_of(panels, panel * inputs + j)
+        return simd.fma(codes, widen(panels.scale, place), widen(panels.minimum, place))
+
+    return affine

@@ -1,0 +1,74 @@
+"""skinny_linear on a CPU: every thread takes whole panels, and reads each weight once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from specdec.kernels import simd
+from specdec.kernels.numba_options import OPTIONS, SERIAL, num_threads, tile
+from specdec.kernels.numba_panels import accumulate, dense_panel, group_sums
+from specdec.kernels.panel_formats import PANEL
+from specdec.kernels.panel_weight import PanelWeight
+
+MANY = 32  # rows from which a panel is dequantised once for all of them
+
+
+def skinny_linear(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) -> Tensor:
+    """See `specdec.kernels.skinny_linear`."""
+    num_threads()
+    flat = x.reshape(-1, weight.inputs)
+    n = len(flat)
+    padded = rows_of(flat, n)
+    y = np.empty((n, weight.outputs), np.float32)
+    matrix_product(padded.reshape(-1), weight.panels, y.reshape(-1), n, *_sizes(weight), tile(n))
+    out = torch.from_numpy(y).view(*x.shape[:-1], weight.outputs)
+    return out if bias is None else out.add_(bias)
+
+
+def rows_of(x: Tensor, n: int) -> np.ndarray:
+    """`x[n, k]` as a contiguous array with rows of zeros up to a whole tile."""
+    x = x.contiguous()
+    height = len(tile(n))
+    if n % height:
+        x = torch.cat([x, x.new_zeros(height - n % height, x.shape[1])])
+    return x.numpy()
+
+
+def _sizes(weight: PanelWeight) -> tuple[int, int]:
+    return weight.inputs, weight.outputs
+
+
+@njit(**OPTIONS)
+def matrix_product(x, panels, y, n, inputs, outputs, tile):
+    """`y[n, outputs] = x[rows, inputs] panels'`, in place; rows is n up to whole tiles."""
+    height = len(tile)
+    rows = (n + height - 1) // height * height
+    sums = group_sums(panels, x, rows, inputs)
+    for panel in prange((outputs + PANEL - 1) // PANEL):
+        if n < MANY:
+            for row in range(0, n, height):
+                acc = accumulate(panels, panel, x, sums, row, inputs, tile)
+                store_panel(acc, y, row, n, panel, outputs)
+        else:
+            dense = dense_panel(panels, panel, inputs)
+            for row in range(0, n, height):
+                acc = accumulate(dense, 0, x, sums, row, inputs, tile)
+                store_panel(acc, y, row, n, panel, outputs)
+
+
+@njit(**SERIAL)
+def store_panel(acc, y, row, n, panel, outputs):
+    """Write accumulators to `y[row:, panel * 32:]` as far as rows and outputs are there."""
+    at, height = panel * PANEL, len(acc) // 2
+    if at + PANEL <= outputs and row + height <= n:
+        simd.store(acc, y, row * outputs + at, outputs, 2)
+        return
+    part = np.empty(height * PANEL, np.float32)
+    simd.store(acc, part, 0, PANEL, 2)
+    width = min(PANEL, outputs - at)
+    for r in range(min(height, n - row)):
+        for c in range(width):
+            y[(row + r) * outputs + at + c] = part[r * PANEL + c]

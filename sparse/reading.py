@@ -1,0 +1,147 @@
+"""Reading: attention of one sequence over what a choice leaves of its committed text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.kernels.level_attention import Reads, level_attention
+from specdec.sparse.choosing import Choice
+from specdec.sparse.layout import Place
+from specdec.sparse.page_index import gather
+from specdec.view import levels_of
+
+Span = tuple[int, int, int]  # level, first token, end
+_ONE = np.zeros(1, np.int64)
+_NO_BOUNDS = np.zeros((0, 0), np.int64)
+
+
+def whole(place: Place, first: int = 0) -> list[Span]:
+    """Everything committed from level `first` on."""
+    levels = range(first, len(place.lengths))
+    return [(at, 0, place.lengths[at]) for at in levels if place.lengths[at]]
+
+
+def extent(choice: Choice, place: Place, budget: int, size: int) -> tuple[int, list[Span]]:
+    """How many of the chosen pages are read, and which tokens committed since, within `budget`.
+
+    The longer a choice stands, the more text there is since. Its pages make way, lowest score
+    first, down to half of the budget; then the oldest of what came since does.
+    """
+    assert choice.pages is not None
+    spans = [(at, choice.covered[at], place.lengths[at]) for at in range(place.readable)]
+    tail = sum(end - start for _, start, end in spans)
+    pages = choice.pages.shape[1]
+    pages = max(min(pages, max(0, budget - tail) // size), min(pages, budget // 2 // size))
+    excess = max(0, tail - (budget - pages * size))
+    kept = []
+    for at, start, end in spans:
+        cut = min(excess, end - start)
+        excess -= cut
+        if end > start + cut:
+            kept.append((at, start + cut, end))
+    return pages, kept
+
+
+def attend_spans(
+    pass_: ForwardPass, call: AttentionCall, b: int, place: Place, spans: list[Span]
+) -> Tensor:
+    """Attention `[1, H, N, Dv]` of sequence b over runs of committed tokens, read where they lie,
+    and over what is staged."""
+    return _attend(pass_, call, b, place, spans, None)
+
+
+def attend_choice(
+    pass_: ForwardPass,
+    call: AttentionCall,
+    b: int,
+    place: Place,
+    choice: Choice,
+    budget: int,
+    size: int,
+) -> Tensor:
+    """Attention `[1, H, N, Dv]` of sequence b over a choice, what came since, the draft's own level
+    and what is staged.
+
+    The chosen keys and values are gathered once and kept for as long as the choice stands and no
+    text is committed.
+    """
+    key = (place.sequence, "gathered", call.layer)
+    known = pass_.state.get(key)
+    stands = (choice, place.lengths[: place.readable])
+    if known is None or known[0] is not choice or known[1] != stands[1]:
+        pages, spans = extent(choice, place, budget, size)
+        levels = levels_of(pass_, call.layer)
+        gathered: Any = tuple(
+            _gathered([level[part] for level in levels], place, choice, pages, spans, size)[None]
+            for part in (0, 1)
+        )
+        known = pass_.state[key] = (*stands, gathered)
+    own = whole(place, place.readable)
+    place.note(known[2][0].shape[2] + sum(end for _, _, end in own))
+    return _attend(pass_, call, b, place, own, known[2])
+
+
+def _gathered(
+    buffers: list[Any], place: Place, choice: Choice, pages: int, spans: list[Span], size: int
+) -> Tensor:
+    """The first `pages` chosen pages, then `spans`, out of one buffer a level: `[Hkv, n, D]`."""
+    assert choice.pages is not None
+    chosen, offset, out = choice.pages[:, :pages], 0, None
+    for at, covered in enumerate(choice.covered):
+        count = covered // size
+        if not count:
+            continue
+        part = gather(buffers[at][place.rows[at]], (chosen - offset).clamp(0, count - 1), size)
+        if out is None:
+            out = part
+        else:
+            mine = (chosen >= offset).repeat_interleave(size, dim=1)
+            out = torch.where(mine.unsqueeze(-1), part, out)
+        offset += count
+    assert out is not None
+    tail = [buffers[at][place.rows[at], :, start:end] for at, start, end in spans]
+    return torch.cat([out, *tail], dim=1) if tail else out
+
+
+def _attend(
+    pass_: ForwardPass,
+    call: AttentionCall,
+    b: int,
+    place: Place,
+    spans: list[Span],
+    gathered: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """One sequence over gathered keys, spans of the levels, and what is staged behind the last."""
+    assert pass_.anc is not None
+    levels, last = levels_of(pass_, call.layer), len(place.lengths) - 1
+    staged = pass_.staged + call.q.shape[2]
+    table = [[at, place.rows[at], start, end, 0, 0, 1] for at, start, end in spans if at != last]
+    start = next((first for at, first, _ in spans if at == last), place.lengths[last])
+    table.append([last, place.rows[last], start, place.lengths[last], staged, 0, 1])
+    if gathered is not None:
+        table.append([len(levels), 0, 0, gathered[0].shape[2], 0, 0, 1])
+        levels = [*levels, gathered]
+    reads = Reads(np.array(table, np.int64), _ONE, _words(pass_)[b : b + 1], _NO_BOUNDS)
+    return level_attention(
+        call.q[b : b + 1],
+        levels,
+        reads,
+        scale=call.scale,
+        softcap=call.softcap,
+        sinks=call.sinks,
+    )
+
+
+def _words(pass_: ForwardPass) -> NDArray[np.uint64]:
+    """The ancestor mask as the kernel takes it, once a pass."""
+    if "anc" not in pass_.plans:
+        assert pass_.anc is not None
+        pass_.plans["anc"] = pass_.anc.cpu().contiguous().numpy().view(np.uint64)
+    words: NDArray[np.uint64] = pass_.plans["anc"]
+    return words

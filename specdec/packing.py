@@ -1,0 +1,139 @@
+"""Packing: a model laid out for fast passes on a CPU, and turned back when asked."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.fused_layer import FusedLayer, NoMatch, recognise
+from specdec.kernels.dispatch import has_numba
+from specdec.kernels.panel_weight import PanelWeight, pack
+from specdec.kernels.skinny_linear import skinny_linear
+from specdec.view import FullView
+
+log = logging.getLogger("specdec")
+TOLERANCE = 1e-3  # of the largest output; float32 rounding stays a hundred times below it
+
+
+@dataclass
+class Packing:
+    """Which linear layers of a model read packed weights, and which decoder layers are fused.
+
+    `of` packs every float32 `nn.Linear` on the CPU in place: the values stay the same bits, the
+    first layout is released except where an embedding shares it. `fuse` then puts fused forwards
+    on the decoder layers that match, each one compared with the layer's own. `restore` undoes
+    both. Nothing of transformers is changed, only attributes of this model's modules.
+    """
+
+    model: PreTrainedModel
+    weights: dict[nn.Module, PanelWeight] = field(default_factory=dict)
+    fused: dict[int, FusedLayer] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, stored: Callable[[Tensor], PanelWeight | None] | None = None
+    ) -> Packing:
+        """Pack a model's linear layers. stored: finds a weight in the precision of its file."""
+        packing = cls(model)
+        if not has_numba():
+            return packing
+        embeddings = model.get_input_embeddings()
+        for module in model.modules():
+            if type(module) is nn.Linear and _can_pack(module.weight):
+                weight = (stored and stored(module.weight)) or pack(module.weight)
+                keep = embeddings is not None and module.weight is embeddings.weight
+                _use(module, weight, keep)
+                packing.weights[module] = weight
+        return packing
+
+    def fuse(self, target: Any, pass_of: Callable[[Any], tuple[list[int], ForwardPass]]) -> None:
+        """Fuse the layers that match. pass_of: makes tokens and a pass for a probe of `target`."""
+        layers = getattr(self.model.base_model, "layers", None)
+        if not self.weights or not isinstance(layers, nn.ModuleList):
+            return
+        probe = _Probe()
+        hooks = [layer.register_forward_hook(probe.note, with_kwargs=True) for layer in layers]
+        tokens, pass_ = pass_of(probe)
+        try:
+            target.forward([tokens], pass_)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        reasons: Counter[str] = Counter()
+        for index, layer in enumerate(layers):
+            try:
+                self.fused[index] = _proven(layer, probe.calls[index], probe.seen[layer], self)
+                layer.forward = self.fused[index]
+            except NoMatch as error:
+                reasons[str(error)] += 1
+        for reason, count in reasons.items():
+            log.info("%d of %d layers keep their own forward: %s", count, len(layers), reason)
+
+    def restore(self) -> None:
+        """Give the model its own forwards and dense weights back."""
+        layers: Any = getattr(self.model.base_model, "layers", None)
+        for index in self.fused:
+            del layers[index].forward
+        for module, weight in self.weights.items():
+            del module.forward
+            if module.weight.numel() == 0:  # type: ignore[operator]
+                module.weight = nn.Parameter(weight.dense(), requires_grad=False)
+        self.fused, self.weights = {}, {}
+
+
+class _Probe(FullView):
+    """Notes what each layer is called with, what it gives, and how it calls attention."""
+
+    def __init__(self) -> None:
+        self.calls: dict[int, AttentionCall] = {}
+        self.seen: dict[nn.Module, tuple[Tensor, dict[str, Any], Tensor]] = {}
+
+    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+        self.calls[call.layer] = call
+        return super().attend(pass_, call)
+
+    def note(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self.seen[layer] = (hidden.clone(), kwargs, output)
+
+
+@torch.inference_mode()
+def _proven(
+    layer: nn.Module,
+    settings: AttentionCall,
+    seen: tuple[Tensor, dict[str, Any], Tensor],
+    packing: Packing,
+) -> FusedLayer:
+    """The fused form of a layer, which gives what the layer itself gave; raises NoMatch."""
+    hidden, kwargs, output = seen
+    if not isinstance(output, Tensor) or not isinstance(kwargs.get("position_embeddings"), tuple):
+        raise NoMatch(f"{type(layer).__name__} is called in a way we do not know")
+    fused = recognise(layer, settings, packing.weights)
+    kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+    ours = fused(hidden, **kwargs)
+    gap, scale = (ours - output).abs().max().item(), output.abs().max().item()
+    if not gap <= TOLERANCE * max(scale, 1e-3):
+        raise NoMatch(f"{type(layer).__name__} differs by {gap:.1g} from its fused form")
+    return fused
+
+
+def _can_pack(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.dim() == 2
+
+
+def _use(module: nn.Linear, weight: PanelWeight, keep: bool) -> None:
+    if not keep:
+        module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
+
+    def forward(x: Tensor) -> Tensor:
+        return skinny_linear(x, weight, module.bias)
+
+    module.forward = forward  # type: ignore[method-assign, assignment]
