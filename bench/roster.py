@@ -13,6 +13,7 @@ from specdec.engine import Engine
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.loader import load
 from specdec.options import DraftOptions
+from specdec.registry import DRAFTERS, drafter_names
 from specdec.request import Request
 from specdec.stats import PLAIN
 
@@ -36,7 +37,8 @@ def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> li
     used: set[str] = set()
     for spec in drafters:
         drafter, *own = spec.split(":")
-        mine = {n: v for n, v in options.items() if _has_use(engine, drafter, n, v)}
+        useful = set().union(*(DRAFTERS[name].options for name in drafter_names(drafter)))
+        mine = {name: value for name, value in options.items() if name in useful}
         mine |= dict(_setting(spec, text) for text in own)
         used |= mine.keys()
         Request.parse(engine, [0], {"drafter": drafter, **mine})
@@ -73,17 +75,6 @@ def baselines(
         else:
             raise unknown_name("baseline", name, BASELINES)
     return found
-
-
-def _has_use(engine: Engine, drafter: str, name: str, value: Any) -> bool:
-    try:
-        Request.parse(engine, [0], {"drafter": drafter, name: value})
-    except InvalidArgument as error:
-        if "no use for" in str(error):
-            return False
-        if "needs draft_model" not in str(error):
-            raise
-    return True
 
 
 def _setting(spec: str, text: str) -> tuple[str, Any]:

@@ -56,6 +56,11 @@ def run(
     num_draft_tokens: arguments.NumDraftTokens = None,
     draft_width: arguments.DraftWidth = None,
     budget: arguments.Budget = None,
+    sink: arguments.Sink = None,
+    recent: arguments.Recent = None,
+    refresh: arguments.Refresh = None,
+    anchors: arguments.Anchors = None,
+    channels: arguments.Channels = None,
     temperature: Annotated[
         str, typer.Option("--temperature", "-t", help="One or several, as in 0,1; 0 is greedy.")
     ] = "0",
@@ -104,6 +109,11 @@ def run(
         num_draft_tokens=num_draft_tokens,
         draft_width=draft_width,
         budget=budget,
+        sink=sink,
+        recent=recent,
+        refresh=refresh,
+        anchors=anchors,
+        channels=channels,
     )
     plan = BENCH["plan"].load()(
         workloads,
