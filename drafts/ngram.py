@@ -9,12 +9,12 @@ from heapq import heappop, heappush, nlargest
 from itertools import count
 
 from specdec.cached_model import CachedModel
-from specdec.controller import best_size
 from specdec.costs import PassCosts
 from specdec.drafter import Traits, Wants
 from specdec.drafts.suffix_automaton import Match, SuffixAutomaton
 from specdec.options import DraftOptions
 from specdec.row import Row
+from specdec.sizes import Sizes
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
 
@@ -22,6 +22,7 @@ MAX_DEPTH = 60  # of a draft whose length is ours to choose; with its root it fi
 MAX_NODES = 63
 WIDTH = 2  # nodes per level of such a draft; a third gained 0.1 % more
 MIN_CHANCE = 0.02  # below that no node pays, whatever a pass costs
+STEADY = 32  # rounds for which costs are taken to be what they were
 
 NOVELTY_RATE = 0.5  # how fast a row learns
 NOVELTY_LIMIT = 3.0  # how far: a few right guesses must wake a drafter that went quiet
@@ -74,6 +75,8 @@ class NGramDrafter:
         self._width = options.draft_width or (WIDTH if self._adaptive else 1)
         self._texts: dict[int, _Text] = {}
         self.costs = PassCosts()
+        self._sizes: Sizes | None = None
+        self._age = 0
         self.wants = Wants(costs=self._adaptive)
         self.traits = Traits(self.name, self._depth, instant=True)
 
@@ -86,16 +89,13 @@ class NGramDrafter:
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         """Trees of `Law.POINT` nodes with their chances; bare roots where no draft would pay."""
-        trees = []
+        trees, sizes = [], self._sizes_for(rows) if self._adaptive and rows else None
         for row, limit in zip(rows, limits, strict=True):
             text, match = self._text(row, len(row.tokens))
-            trees.append(self._grow(text, match, row.tokens[-1], min(limit, self._depth)))
-        if not self._adaptive or all(len(tree) == 1 for tree in trees):
+            trees.append(self._grow(text, match, row.tokens[-1], min(limit, self._depth), sizes))
+        if sizes is None or all(len(tree) == 1 for tree in trees):
             return trees
-        widest = max(map(len, trees))
-        keys = sum(len(row.tokens) for row in rows)
-        passes = self.costs.curve((len(rows) * n for n in range(1, widest + 1)), keys)
-        size = best_size([list(tree.chances.values()) for tree in trees], passes)
+        size = sizes.best([list(tree.chances.values()) for tree in trees])
         return [tree.cropped(1 + size, self._depth) for tree in trees]
 
     def observe(
@@ -126,9 +126,23 @@ class NGramDrafter:
         index.extend(row.tokens[len(index) : min(row.stable, end)])
         return text, index.match(row.tokens[len(index) : end])
 
-    def _grow(self, text: _Text, match: Match, root: int, max_depth: int) -> TokenTree:
-        """The best tree below `root`, its nodes added in order of falling probability."""
+    def _sizes_for(self, rows: Sequence[Row]) -> Sizes:
+        """What passes of these rows cost; worked out now and then, since it takes its time too."""
+        if self._age >= STEADY or self._sizes is None or self._sizes.rows != len(rows):
+            keys = sum(len(row.tokens) for row in rows)
+            self._sizes, self._age = Sizes.of(self.costs, len(rows), keys, MAX_NODES), 0
+        self._age += 1
+        return self._sizes
+
+    def _grow(
+        self, text: _Text, match: Match, root: int, max_depth: int, sizes: Sizes | None
+    ) -> TokenTree:
+        """The best tree below `root`, its nodes added in order of falling probability.
+
+        sizes: where the size is ours to choose, how far it can pay to go on.
+        """
         tree = TokenTree.root(root)
+        tokens = 1.0  # expected of a round with the tree so far
         room = [self._width] * max_depth  # nodes that each level can still take
         order = count()
         # (-probability, order, parent, level, token, match of the parent): the most probable first.
@@ -147,11 +161,16 @@ class NGramDrafter:
         while frontier:
             negative, _, parent, level, token, match = heappop(frontier)
             probability = -negative
-            if self._adaptive and (probability < MIN_CHANCE or len(tree) > MAX_NODES):
-                break  # and so are all less probable ones
+            if sizes is not None and (
+                probability < MIN_CHANCE
+                or len(tree) > MAX_NODES
+                or not sizes.can_pay(len(tree) - 1, tokens, probability)
+            ):
+                break  # nor will all less probable ones
             if not room[level]:
                 continue
             room[level] -= 1
+            tokens += probability
             node = tree.add(parent, token, proposer=self.name)
             tree.chances[node] = probability
             expand(node, level + 1, probability, text.index.step(match, token))

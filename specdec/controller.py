@@ -8,9 +8,9 @@ from itertools import groupby
 
 from specdec.acceptance import PRIOR, Acceptance
 from specdec.costs import PassCosts
+from specdec.sizes import MARGIN
 
 PLAIN = "plain"
-MARGIN = 1.03  # speculation must promise so many times plain decoding's tokens per second
 HORIZON = 32  # rounds over which reading what a drafter missed is expected to pay back
 PROBE_SHARE = 0.007  # of the time may be lost on probes
 READ_SHARE = 0.01  # of the time may be spent on catching up with the text for a probe
@@ -234,19 +234,3 @@ class Controller:
             return False
         may_read = READ_SHARE * (self.elapsed - then)
         return plan.seconds - rows / best.rate <= self.credit and plan.catch_up <= may_read
-
-
-def best_size(chances: Sequence[Sequence[float]], seconds: Sequence[float]) -> int:
-    """How many draft nodes per row give the most expected tokens per second; 0 is a plain step.
-
-    chances: per row, of its nodes being accepted, falling; seconds: entry n, of a pass with n draft
-    nodes a row. A draft must promise `MARGIN` times what the plain step does.
-    """
-    rows = len(chances)
-    best, best_rate = 0, MARGIN * rows / seconds[0]
-    tokens = float(rows)
-    for size in range(1, len(seconds)):
-        tokens += sum(row[size - 1] for row in chances if len(row) >= size)
-        if tokens / seconds[size] > best_rate:
-            best, best_rate = size, tokens / seconds[size]
-    return best

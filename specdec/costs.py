@@ -9,12 +9,15 @@ import math
 import os
 import uuid
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 log = logging.getLogger("specdec")
 
@@ -82,29 +85,27 @@ class PassCosts:
         """The expected time of one pass, as things are now."""
         return self.curve([nodes], keys)[0]
 
-    def curve(self, nodes: Iterable[int], keys: int) -> list[float]:
+    def curve(self, nodes: Sequence[int], keys: int) -> list[float]:
         """`seconds` for several sizes at once."""
-        table = self.table or UNMEASURED
+        table, wanted = self.table or UNMEASURED, np.asarray(nodes, dtype=np.float64)
         known = sorted(table)
         place = min(max(bisect_left(known, keys), 1), max(len(known) - 1, 1))
         low, high = known[place - 1], known[min(place, len(known) - 1)]
-        share = (keys - low) / (high - low) if high > low else 0.0
-        below, above = _Line(table[low]), _Line(table[high])
-        costs = []
-        for n in nodes:
-            cheap, dear = below.at(n), above.at(n)
-            cost = cheap + share * (dear - cheap)
+        costs = _line(table[low], wanted)
+        if high > low:
+            share, cheap, dear = (keys - low) / (high - low), costs, _line(table[high], wanted)
+            costs = cheap + share * (dear - cheap)
             if share < 0:  # beyond what was measured, no further than noise can be trusted
-                cost = max(cost, 0.5 * cheap)
+                costs = np.maximum(costs, 0.5 * cheap)
             elif share > 1:
-                cost = min(max(cost, dear), dear * keys / high)
-            costs.append(cost * math.exp(self._drift(n)))
-        return costs
+                costs = np.minimum(np.maximum(costs, dear), dear * keys / high)
+        drift = np.interp(np.log2(wanted), range(OCTAVES), self.drift)
+        return [float(cost) for cost in costs * np.exp(drift)]
 
     def note(self, nodes: int, keys: int, seconds: float) -> None:
-        """Learn from a pass that took place, in place."""
+        """Learn from a pass that took place, in place; before anything was measured, nothing."""
         if not self.table:
-            self.table[keys] = {n: seconds * s for n, s in UNMEASURED[0].items()}
+            return
         expected = self.seconds(nodes, keys)
         surprise = max(-SPIKE, min(SPIKE, math.log(max(seconds, 1e-9) / expected)))
         where = math.log2(nodes)
@@ -137,9 +138,8 @@ class PassCosts:
         """Write everything to `file`, drift included; a folder that cannot be written is let be."""
         if self.file is None or not self.table:
             return
-        for row in self.table.values():
-            for nodes in row:
-                row[nodes] *= math.exp(self._drift(nodes))
+        for keys, row in self.table.items():
+            self.table[keys] = dict(zip(row, self.curve(list(row), keys), strict=True))
         self.drift = [0.0] * OCTAVES
         document = {
             "passes": self.table,
@@ -160,27 +160,16 @@ class PassCosts:
             with suppress(OSError):
                 unfinished.unlink()
 
-    def _drift(self, nodes: int) -> float:
-        where = min(math.log2(max(nodes, 1)), OCTAVES - 1.0)
-        octave = min(int(where), OCTAVES - 2)
-        share = where - octave
-        return self.drift[octave] * (1 - share) + self.drift[octave + 1] * share
 
-
-class _Line:
+def _line(points: dict[int, float], xs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Straight lines through measured points, and on past the last one with a slope >= 0."""
-
-    def __init__(self, points: dict[int, float]) -> None:
-        self.xs = sorted(points)
-        self.ys = [points[x] for x in self.xs]
-
-    def at(self, x: int) -> float:
-        xs, ys = self.xs, self.ys
-        if x <= xs[0] or len(xs) == 1:
-            return ys[0]
-        i = min(bisect_left(xs, x), len(xs) - 1)
-        slope = (ys[i] - ys[i - 1]) / (xs[i] - xs[i - 1])
-        return ys[i - 1] + (x - xs[i - 1]) * (max(slope, 0.0) if x > xs[-1] else slope)
+    known = sorted(points)
+    costs = [points[x] for x in known]
+    line = np.interp(xs, known, costs)
+    if len(known) > 1:
+        slope = max(0.0, (costs[-1] - costs[-2]) / (known[-1] - known[-2]))
+        line = line + slope * np.maximum(xs - known[-1], 0.0)
+    return line
 
 
 def open_costs(folder: Path, about: dict[str, Any]) -> PassCosts:

@@ -10,10 +10,13 @@ import random
 from dataclasses import dataclass, field, replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specdec.acceptance import Acceptance, Trust
-from specdec.controller import PLAIN, Controller, Offer, best_size
+from specdec.controller import PLAIN, Controller, Offer
 from specdec.costs import DraftCost, PassCosts, _open, open_costs
+from specdec.sizes import Sizes
 from specdec.tree import TokenTree
 
 KEYS = 1000
@@ -100,8 +103,7 @@ class World:
             return Offer(d.name, d.name, depth=d.depth, missed=missed, guess=0.25, given=True)
         chance = min(0.999, d.boast * d.chance(place))
         chances = [chance**i for i in range(1, d.depth + 1)]
-        seconds = controller.costs.curve(range(1, d.depth + 2), KEYS)
-        size = best_size([chances], seconds)
+        size = Sizes.of(controller.costs, 1, KEYS, d.depth).best([chances])
         return Offer(d.name, nodes=size, tokens=sum(chances[:size]))
 
     def costs(self):
@@ -271,14 +273,44 @@ def test_explanations_name_choices_and_reasons():
 # What it stands on
 
 
-def test_best_size_weighs_tokens_against_costs():
-    costs = [1.0, 1.05, 1.1, 1.15, 1.2]
-    assert best_size([[0.9, 0.8, 0.7, 0.6]], costs) == 4
-    assert best_size([[0.9, 0.8, 0.01, 0.01]], costs) == 2
-    assert best_size([[0.04]], costs) == 0
-    assert best_size([[], [0.9, 0.8]], costs) == 2  # one row's drafts can carry the other's padding
-    assert best_size([[0.9]], [1.0, 3.0]) == 0
-    assert best_size([[]], [1.0]) == 0
+def sizes(*seconds, rows=1):
+    """Of passes with so many seconds for 0, 1, 2 ... draft nodes a row."""
+    costs = PassCosts({KEYS: {rows * (1 + n): s for n, s in enumerate(seconds)}})
+    return Sizes.of(costs, rows, KEYS, len(seconds) - 1)
+
+
+def test_the_best_size_weighs_tokens_against_costs():
+    costs = (1.0, 1.05, 1.1, 1.15, 1.2)
+    assert sizes(*costs).best([[0.9, 0.8, 0.7, 0.6]]) == 4
+    assert sizes(*costs).best([[0.9, 0.8, 0.01, 0.01]]) == 2
+    assert sizes(*costs).best([[0.04]]) == 0
+    assert sizes(*costs, rows=2).best([[], [0.9, 0.8]]) == 2  # one row's drafts carry the padding
+    assert sizes(1.0, 3.0).best([[0.9]]) == 0
+    assert sizes(1.0, 3.0).best([[]]) == 0
+
+
+@given(
+    st.lists(st.floats(0.5, 2.0), min_size=2, max_size=12),
+    st.lists(st.floats(0.01, 1.0), min_size=1, max_size=11),
+)
+def test_growth_stops_only_where_no_more_nodes_can_pay(seconds, chances):
+    """Cutting a tree where `can_pay` says no loses nothing, whatever passes cost."""
+    table, chances = sizes(*seconds), sorted(chances, reverse=True)[: len(seconds) - 1]
+    tokens, kept = 1.0, []
+    for n, chance in enumerate(chances):
+        if not table.can_pay(n, tokens, chance):
+            break
+        kept.append(chance)
+        tokens += chance
+
+    def rate(size):
+        return (1.0 + sum(chances[:size])) / table.seconds[size]
+
+    assert rate(table.best([kept])) == pytest.approx(rate(table.best([chances])))
+
+
+def test_wider_passes_count_as_no_cheaper():
+    assert sizes(1.0, 0.8, 0.9, 0.7).seconds == [0.7] * 4
 
 
 def test_acceptance_learns_fast_and_forgets():
