@@ -54,11 +54,16 @@ def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:
         trees = [_star(row.tokens[-1], width) for row in rows]
         times = [_timed(model, rows, trees) for _ in range(1 + REPEATS)]
         measured[width * len(rows)] = min(times[1:])
-    model.costs.table[keys] = measured
+    model.costs.table[keys] = settled(measured)
     model.costs.save()
     taken = perf_counter() - start
     log.debug("measured passes at %d tokens of context in %.1f s", keys, taken)
     return taken
+
+
+def settled(measured: dict[int, float]) -> dict[int, float]:
+    """The times by nodes, with no pass dearer than a wider one: then it was only disturbed."""
+    return {nodes: min(s for n, s in measured.items() if n >= nodes) for nodes in measured}
 
 
 def describe(target: Target) -> dict[str, Any]:

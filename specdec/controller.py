@@ -8,9 +8,11 @@ from itertools import groupby
 
 from specdec.acceptance import PRIOR, Acceptance
 from specdec.costs import PassCosts
-from specdec.sizes import MARGIN
+from specdec.sizes import MARGIN, Sizes
 
 PLAIN = "plain"
+MOST = 63  # draft nodes of a row, at most
+STEADY = 4  # rounds for which costs of passes are taken to be what they were
 HORIZON = 32  # rounds over which reading what a drafter missed is expected to pay back
 PROBE_SHARE = 0.007  # of the time may be lost on probes
 READ_SHARE = 0.01  # of the time may be spent on catching up with the text for a probe
@@ -105,13 +107,16 @@ class Controller:
     _wait: dict[str, int] = field(default_factory=dict)
     _best: Plan | None = None
     _promised: float = 0.0
+    _sizes: Sizes | None = None
+    _age: int = 0
 
     def choose(self, rows: int, keys: int, offers: Sequence[Offer]) -> Plan:
         """The plan for a round of `rows` texts with `keys` tokens in all, given what is offered."""
-        plain = Plan(PLAIN, rows, float(rows), self.costs.seconds(rows, keys))
+        passes = self._passes(rows, keys)
+        plain = Plan(PLAIN, rows, float(rows), passes[0])
         if self.credit is None:
             self.credit = FIRST_CREDIT * plain.seconds
-        plans = [self._plan(offer, rows, keys, plain) for offer in offers]
+        plans = [self._plan(offer, rows, keys, plain, passes) for offer in offers]
         plans = [plan for plan in plans if plan.nodes > rows]
         best = max(plans, key=lambda plan: plan.rate, default=plain)
         self._promised = best.speedup
@@ -187,30 +192,43 @@ class Controller:
             first = last + 1
         return lines
 
-    def _plan(self, offer: Offer, rows: int, keys: int, plain: Plan) -> Plan:
+    def _plan(self, offer: Offer, rows: int, keys: int, plain: Plan, passes: list[float]) -> Plan:
         """The best an offer has: the depth with the most tokens per second."""
         if not offer.depth:
             nodes, tokens = rows * (1 + offer.nodes), rows + offer.tokens
-            seconds = self.costs.seconds(nodes, keys)
+            seconds = passes[offer.nodes]
             return Plan(offer.name, nodes, tokens, seconds, speedup=tokens / seconds / plain.rate)
         cost = self.costs.draft_cost(offer.key, keys, offer.guess)
         accepted = self.estimate(offer.name).expected(offer.depth)
-        sizes = [rows * (1 + offer.width * depth) for depth in range(offer.depth + 1)]
-        passes = self.costs.curve(sizes, keys)
         catch_up = cost.per_missed * offer.missed
+        best, best_rate, ceiling, best_s = 1, 0.0, 0.0, 1.0
+        for depth in range(1, min(offer.depth, MOST // offer.width) + 1):
+            seconds = passes[offer.width * depth] + cost.seconds(depth) + catch_up / HORIZON
+            ceiling = max(ceiling, rows * (1 + depth) / seconds)
+            rate = rows * (1 + accepted[depth]) / seconds
+            if rate > best_rate:
+                best, best_rate, best_s = depth, rate, seconds
+        return Plan(
+            name=offer.name,
+            nodes=rows * (1 + offer.width * best),
+            tokens=rows * (1 + accepted[best]),
+            seconds=best_s,
+            key=offer.key,
+            depth=best,
+            missed=offer.missed,
+            catch_up=catch_up * (1 - 1 / HORIZON),
+            ceiling=ceiling,
+            count=cost.count,
+            new=offer.given and cost.count < TUITION,
+            speedup=best_rate / plain.rate,
+        )
 
-        def plan(depth: int) -> Plan:
-            seconds = passes[depth] + cost.seconds(depth) + catch_up / HORIZON
-            tokens = rows * (1 + accepted[depth])
-            return Plan(
-                offer.name, sizes[depth], tokens, seconds, offer.key, depth, offer.missed,
-                catch_up * (1 - 1 / HORIZON), rows * (1 + depth) / seconds, cost.count,
-                offer.given and cost.count < TUITION, tokens / seconds / plain.rate,
-            )  # fmt: skip
-
-        plans = [plan(depth) for depth in range(1, offer.depth + 1)]
-        ceiling = max(plan.ceiling for plan in plans)
-        return replace(max(plans, key=lambda plan: plan.rate), ceiling=ceiling)
+    def _passes(self, rows: int, keys: int) -> list[float]:
+        """Seconds of passes with 0, 1, 2 ... draft nodes a row; worked out every few rounds."""
+        if self._sizes is None or self._sizes.rows != rows or self._age >= STEADY:
+            self._sizes, self._age = Sizes.of(self.costs, rows, keys, MOST), 0
+        self._age += 1
+        return self._sizes.seconds
 
     def _may_probe(self, plan: Plan, best: Plan, rows: int) -> bool:
         """Whether to try `plan` instead of `best`, in order to learn."""

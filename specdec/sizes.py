@@ -27,9 +27,8 @@ class Sizes:
 
     @classmethod
     def of(cls, costs: PassCosts, rows: int, keys: int, most: int) -> Sizes:
-        """For up to `most` draft nodes a row; a wider pass counts as no cheaper than another."""
+        """For up to `most` draft nodes a row."""
         seconds = np.array(costs.curve([rows * n for n in range(1, most + 2)], keys))
-        seconds = np.minimum.accumulate(seconds[::-1])[::-1]
         steps = np.arange(most + 1) - np.arange(most + 1)[:, None]
         rises = seconds - seconds[:, None]
         slopes = np.where(steps > 0, rises / np.maximum(steps, 1), np.inf).min(axis=1)

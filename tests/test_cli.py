@@ -227,7 +227,7 @@ def test_check_passes_and_says_what_it_compared(folder: str) -> None:
     )
     assert "greedy: 1 prompts, 20 tokens" in shown.stdout
     assert "coupled" not in shown.stdout
-    assert "drafter model" in shown.stdout
+    assert "drafter auto" in shown.stdout
 
 
 def test_check_reports_the_first_divergence(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

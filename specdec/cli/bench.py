@@ -205,12 +205,16 @@ def _print(document: dict[str, Any], written: Sequence[Path]) -> None:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    from rich.measure import Measurement
     from rich.table import Table
 
     head, *body = rows
-    table = Table(box=None, header_style="bold")
+    table, out = Table(box=None, header_style="bold"), console.out()
     for place, column in enumerate(head):
-        table.add_column(column, justify="right" if place else "left")
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
     for row in body:
         table.add_row(*row)
-    console.out().print(table)
+    # A table wider than the terminal, or than the 80 columns of a pipe, is still a table.
+    wanted = Measurement.get(out, out.options.update(max_width=1000), table).maximum
+    out.width = max(out.width, wanted)
+    out.print(table)
