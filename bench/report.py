@@ -82,7 +82,7 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     )
     loops = sum(row["loops"] for row in document["workloads"])
     if loops:
-        text += f" {loops} text{'s' * (loops > 1)} that end in a loop are left out of averages."
+        text += f" Left out of averages: {loops} of the texts, which end in a loop."
     lines = [text]
     for line in contract(document):
         lines.append(line if line.startswith("auto is") else f"- {line}")
