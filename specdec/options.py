@@ -32,6 +32,8 @@ class DraftOptions:
     sink, recent: first and last tokens that it always reads; refresh: when it chooses anew ("pass",
         "round", "falling", "prompt" or a number of rounds).
     draft_layers: a drafter that runs the target itself leaves it after so many layers.
+    draft_weights: and reads a copy of its weights in "int8" or "int4" (on a CPU; the copy is made at
+        the first call and kept).
     anchors, dense: layers that choose for those above them, and layers that read everything.
     channels: where the label channels of `double-sparsity` come from: "prompt", "text" (measured
         once on a text that is always there, and kept in the cache folder), or a file that
@@ -49,6 +51,7 @@ class DraftOptions:
     recent: int | None = None
     refresh: str | int | None = None
     draft_layers: int | None = None
+    draft_weights: str | None = None
     anchors: tuple[int, ...] | None = None
     dense: tuple[int, ...] | None = None
     channels: Any = None
@@ -71,6 +74,8 @@ class DraftOptions:
             if not isinstance(value, (tuple, list)) or not all(type(n) is int for n in value):
                 raise InvalidArgument(f"{name}={value!r}: give layer numbers, as in (2, 10, 20)")
             object.__setattr__(self, name, tuple(sorted(set(value))))
+        if self.draft_weights not in (None, "int8", "int4"):
+            raise InvalidArgument(f"draft_weights={self.draft_weights!r}: give 'int8' or 'int4'")
         if not 0.0 <= self.min_draft_prob < 1.0:
             raise InvalidArgument(f"min_draft_prob={self.min_draft_prob} is outside [0, 1)")
         if self.min_ngram > self.max_ngram:

@@ -17,7 +17,7 @@ _TREE = frozenset({"num_draft_tokens", "draft_width"})
 _NGRAM = _TREE | {"min_ngram", "max_ngram"}
 _MODEL = _TREE | {"draft_model", "min_draft_prob"}
 _VIEW = frozenset({"budget", "sink", "recent", "refresh", "anchors", "dense"})
-_SELF_DRAFT = _TREE | {"min_draft_prob", "draft_layers"}
+_SELF_DRAFT = _TREE | {"min_draft_prob", "draft_layers", "draft_weights"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ DRAFTERS = {
     "triforce": Entry(
         "specdec.drafts.triforce:triforce",
         "three levels: n-gram or draft_model, the target on retrieved chunks, the full target",
-        _NGRAM | _MODEL | _VIEW,
+        _NGRAM | _MODEL | _VIEW | {"draft_weights"},
     ),
     # every sparse view drafts, too
     **{

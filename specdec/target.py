@@ -34,6 +34,7 @@ class Target:
 
     def __init__(self, model: PreTrainedModel, *, borrowed: bool = False) -> None:
         self.model = model
+        self.packing: Packing | None = None
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
@@ -103,9 +104,9 @@ class Target:
 
         stored: finds a weight in the precision that its file has it in.
         """
-        packing = Packing.of(self.model, stored)
-        packing.fuse(self, self._probe_pass)
-        return packing
+        self.packing = Packing.of(self.model, stored)
+        self.packing.fuse(self, self._probe_pass)
+        return self.packing
 
     def _probe_pass(self, view: View) -> tuple[list[int], ForwardPass]:
         """A chain of a few tokens at positions from first to last, to compare layers on."""
