@@ -89,7 +89,9 @@ def _start_threads() -> None:
 
     Numba's OpenMP layer binds to the libgomp that PyTorch has loaded, so the two share one pool.
     """
+    before = torch.get_num_threads()
     numba.get_num_threads()
+    torch.set_num_threads(before)  # in the shared pool Numba has just set its own number
     if numba.threading_layer() == "workqueue":
         log.warning(
             "Numba finds no OpenMP, and its own threads are slower: install libgomp "
