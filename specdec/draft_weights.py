@@ -28,8 +28,8 @@ def low_precision(model: PreTrainedModel, packing: Packing | None, kind: str) ->
     layers: Any = getattr(model.base_model, "layers", None)
     if packing is None or not layers or len(packing.fused) < len(layers):
         raise UnsupportedModel(
-            f"draft_weights={kind!r} needs a float32 model on a CPU, numba, and decoder layers that "
-            "we recognise: leave it out to draft with the model's own weights"
+            f"draft_weights={kind!r} needs a float32 model on a CPU, numba, and decoder layers "
+            "that we recognise: leave it out to draft with the model's own weights"
         )
     known = _copies.setdefault(model, {})
     if kind not in known:

@@ -43,15 +43,15 @@ class Packing:
     ) -> Packing:
         """Pack a model's linear layers. stored: finds a weight in the precision of its file."""
         packing = cls(model)
-        if not has_numba():
+        linears = [m for m in model.modules() if type(m) is nn.Linear and _can_pack(m.weight)]
+        if not linears or not has_numba():
             return packing
         embeddings = model.get_input_embeddings()
-        for module in model.modules():
-            if type(module) is nn.Linear and _can_pack(module.weight):
-                weight = (stored and stored(module.weight)) or pack(module.weight)
-                keep = embeddings is not None and module.weight is embeddings.weight
-                _use(module, weight, keep)
-                packing.weights[module] = weight
+        for module in linears:
+            weight = (stored and stored(module.weight)) or pack(module.weight)
+            keep = embeddings is not None and module.weight is embeddings.weight
+            _use(module, weight, keep)
+            packing.weights[module] = weight
         return packing
 
     def fuse(self, target: Any, pass_of: Callable[[Any], tuple[list[int], ForwardPass]]) -> None:
