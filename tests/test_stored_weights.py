@@ -19,6 +19,7 @@ from specdec.gguf_blocks import TYPES, decode
 from specdec.kernels.panel_weight import pack
 from specdec.kernels.skinny_linear import skinny_linear
 from specdec.loader import load
+from specdec.packing import Packing
 
 HIDDEN, WIDE, VOCAB, HEADS, KV_HEADS = 256, 512, 96, 4, 2
 FLOATS = ["F32", "F16", "BF16"]
@@ -209,11 +210,11 @@ def test_a_gguf_is_read_as_it_is_stored(tiny: Path) -> None:
 
 def test_a_type_that_we_do_not_read_stays_float(tmp_path: Path, cache: Path) -> None:
     write_gguf(tmp_path / "a.gguf", "TQ2_0", {"attn_k.weight": "BF16", "ffn_up.weight": "Q5_1"})
-    stored = load(tmp_path / "a.gguf", device="cpu").stored
-    assert {name.split(".")[-1] for name in stored} == {"up_proj"}
-    engine = Engine.from_pretrained(tmp_path / "a.gguf", device="cpu")
+    loaded = load(tmp_path / "a.gguf", device="cpu")
+    assert {name.split(".")[-1] for name in loaded.stored} == {"up_proj"}
+    packing = Packing.of(loaded.model, loaded.stored)
     # three values times a float16 are exact in float16, and bfloat16 is kept
-    assert set(engine.packing.nbytes) == {"int8affine", "float16", "bfloat16"}
+    assert set(packing.nbytes) == {"int8affine", "float16", "bfloat16"}
 
 
 def test_a_float_gguf_has_nothing_stored(tmp_path: Path, cache: Path) -> None:

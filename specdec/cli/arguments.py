@@ -21,7 +21,11 @@ NumDraftTokens = Annotated[int | None, typer.Option(help="Depth of a draft.")]
 DraftWidth = Annotated[int | None, typer.Option(help="Nodes per level; more than 1 is a tree.")]
 Budget = Annotated[int | None, typer.Option(help="Tokens of context that a sparse view reads.")]
 Dtype = Annotated[
-    str, typer.Option(help="auto, float32, bfloat16, float16 or float64; auto on a CPU: float32.")
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16, float16 or float64; auto on a CPU: float32, but a GGUF's "
+        "weights are read as they are stored; float32 dequantises them first."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 TrustRemoteCode = Annotated[
