@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from specdec.kernels.numba_options import SERIAL
+from specdec.kernels.numba_options import SERIAL, njit
 
 
 def gather_pages(x: Tensor, pages: Tensor, page_size: int) -> Tensor:

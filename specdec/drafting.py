@@ -6,6 +6,8 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any
 
+import torch
+
 from specdec.drafter import Drafter
 from specdec.registry import COMBINED, DRAFTERS, drafter_names
 from specdec.request import Request
@@ -42,18 +44,18 @@ class DraftModels:
             return model
         key = str(model) if isinstance(model, (str, PathLike)) else id(model)
         if key not in self._loaded:
-            loaded, tokenizer, source = load(
-                model, dtype=self.target.dtype, device=self.target.device
-            )
+            kind, place = self.target.dtype, self.target.device
+            is_single = kind == torch.float32 and place.type == "cpu"  # then as stored, if it can
+            loaded = load(model, dtype="auto" if is_single else kind, device=place)
             check_same_ids(
                 self.tokenizer,
-                tokenizer,
+                loaded.tokenizer,
                 self.target.vocab_size,
-                loaded.config.get_text_config().vocab_size,
-                source,
+                loaded.model.config.get_text_config().vocab_size,
+                loaded.source,
             )
-            draft = Target(loaded)
-            draft.pack()
+            draft = Target(loaded.model)
+            draft.pack(loaded.stored)
             self._loaded[key] = (
                 model,
                 draft,

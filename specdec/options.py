@@ -32,8 +32,8 @@ class DraftOptions:
     sink, recent: first and last tokens that it always reads; refresh: when it chooses anew ("pass",
         "round", "falling", "prompt" or a number of rounds).
     draft_layers: a drafter that runs the target itself leaves it after so many layers.
-    draft_weights: and reads a copy of its weights in "int8" or "int4" (on a CPU; the copy is made at
-        the first call and kept).
+    draft_weights: and reads a copy of its weights in "int8" or "int4" (on a CPU; the copy is made
+        at the first call and kept).
     anchors, dense: layers that choose for those above them, and layers that read everything.
     channels: where the label channels of `double-sparsity` come from: "prompt", "text" (measured
         once on a text that is always there, and kept in the cache folder), or a file that

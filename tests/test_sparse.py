@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from specdec import Engine
 from specdec.drafts.self_draft import SelfDraft
 from specdec.errors import InvalidArgument, UnsupportedModel
+from specdec.kernels.gather_pages import gather_pages
 from specdec.options import DraftOptions
 from specdec.registry import VIEWS
 from specdec.sparse.calibration import calibrate
@@ -25,7 +26,7 @@ from specdec.sparse.exact_mass import ExactMass
 from specdec.sparse.label_channels import LabelChannels
 from specdec.sparse.layout import Place
 from specdec.sparse.page_bounds import PageBounds
-from specdec.sparse.page_index import PageIndex, gather, paged
+from specdec.sparse.page_index import PageIndex, paged
 from specdec.sparse.reading import extent
 from specdec.sparse.recency import Recency
 from specdec.sparse.scorer import Memo, importance
@@ -406,8 +407,8 @@ def check_index(level, row, scorer):
         torch.testing.assert_close(index.summary[:, :pages], want)
 
 
-def test_gather():
+def test_gather_pages():
     x = torch.arange(2 * 11 * 3).view(2, 11, 3)
-    got = gather(x, torch.tensor([[0, 2], [1, 4]]), 2)
+    got = gather_pages(x, torch.tensor([[0, 2], [1, 4]]), 2)
     assert torch.equal(got[0], x[0, [0, 1, 4, 5]])
     assert torch.equal(got[1], x[1, [2, 3, 8, 9]])

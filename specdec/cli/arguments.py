@@ -49,7 +49,11 @@ Channels = Annotated[
     ),
 ]
 Dtype = Annotated[
-    str, typer.Option(help="auto, float32, bfloat16, float16 or float64; auto on a CPU: float32.")
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16, float16 or float64; auto on a CPU: float32, but a GGUF's "
+        "weights are read as they are stored; float32 dequantises them first."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 TrustRemoteCode = Annotated[
