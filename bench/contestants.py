@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.engine import Engine
+from specdec.stats import Stats
 
 
 class Stopwatch:
@@ -20,30 +21,51 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
+        self.start = perf_counter()
         self.times: list[float] = []
         self.counts: list[int] = []
 
     def put(self, value: Tensor) -> None:
+        """The prompt first, then tokens as they come."""
+        if self.counts or value.dim() < 2:
+            self.note(value.numel())
+        else:
+            self.counts.append(0)
+            self.times.append(perf_counter())
+
+    def note(self, tokens: int) -> None:
+        """So many tokens came just now."""
         self.times.append(perf_counter())
-        self.counts.append(value.numel())
+        self.counts.append(tokens)
 
     def end(self) -> None:
         """Part of the streamer protocol."""
 
+    def first(self) -> int:
+        """The place of the first delivery of new tokens."""
+        return next(i for i, count in enumerate(self.counts) if count)
+
+    @property
+    def first_s(self) -> float:
+        """Seconds from the call to the first new token."""
+        return self.times[self.first()] - self.start
+
     @property
     def tokens_per_s(self) -> float:
-        """Rate of all tokens but those of the first delivery; entry 0 is the prompt."""
-        span = self.times[-1] - self.times[1]
-        return sum(self.counts[2:]) / span if span > 0 else 0.0
+        """Rate of all tokens but those of the first delivery; 0 if there are no others."""
+        first = self.first()
+        span = self.times[-1] - self.times[first]
+        return sum(self.counts[first + 1 :]) / span if span > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """One text: its tokens, decoding rate, and acceptance length where there is one."""
+    """One text: its tokens, decoding rate, seconds to the first token, and our own stats."""
 
     token_ids: list[int]
     tokens_per_s: float
-    acceptance_length: float | None = None
+    first_s: float
+    stats: Stats | None = None
 
 
 class Contestant(Protocol):
@@ -52,54 +74,56 @@ class Contestant(Protocol):
     @property
     def name(self) -> str: ...
 
-    def run(self, ids: list[int], max_new_tokens: int) -> Run:
-        """Greedy text for a prompt, exactly `max_new_tokens` long."""
+    def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
+        """Text for a prompt, exactly `max_new_tokens` long; temperature 0 is greedy."""
 
 
 @dataclass
 class Ours:
-    """An engine with one drafter."""
+    """An engine with one drafter and its options."""
 
     engine: Engine
+    name: str
     drafter: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        return "plain" if self.drafter == "none" else self.drafter
-
-    def run(self, ids: list[int], max_new_tokens: int) -> Run:
+    def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
         watch = Stopwatch()
-        out = self.engine.generate(
+        out = self.engine.stream(
             ids,
             drafter=self.drafter,
             max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
             eos_token_id=[],
             streamer=watch,
             **self.options,
-        )
-        assert not isinstance(out, list)
-        return Run(out.token_ids, watch.tokens_per_s, out.stats.mean_acceptance_length)
+        ).run()[0]
+        return Run(out.token_ids, watch.tokens_per_s, watch.first_s, out.stats)
 
 
 @dataclass
 class HuggingFace:
-    """`model.generate` of transformers, with its own attention and its own prompt lookup."""
+    """`model.generate` of transformers, with its own attention and its own drafting."""
 
     model: PreTrainedModel
     name: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, ids: list[int], max_new_tokens: int) -> Run:
+    def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
+        sampling: dict[str, Any] = {"do_sample": False}
+        if temperature:
+            torch.manual_seed(seed)
+            sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
         watch = Stopwatch()
         generate: Any = self.model.generate
         out = generate(
             torch.tensor([ids], device=self.model.device),
             attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=self.model.device),
-            do_sample=False,
             max_new_tokens=max_new_tokens,
             min_new_tokens=max_new_tokens,
             streamer=watch,
+            **sampling,
             **self.options,
         )
-        return Run(out[0, len(ids) :].tolist(), watch.tokens_per_s)
+        return Run(out[0, len(ids) :].tolist(), watch.tokens_per_s, watch.first_s)

@@ -16,7 +16,7 @@ from specdec.errors import UnsupportedModel
 from specdec.options import DraftOptions
 from specdec.registry import DRAFTERS
 from specdec.row import Row
-from specdec.stats import Stats
+from specdec.stats import Reads, Stats
 from specdec.target import Target
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
@@ -124,6 +124,14 @@ class AutoDrafter:
         for part in self.parts:
             if hasattr(part.drafter, "inner_stats"):
                 found |= part.drafter.inner_stats(row)
+        return found
+
+    def reads(self, row: int) -> dict[str, Reads]:
+        """What sparse views of the candidates read for one row, by name."""
+        found: dict[str, Reads] = {}
+        for part in self.parts:
+            if hasattr(part.drafter, "reads"):
+                found |= part.drafter.reads(row)
         return found
 
     def _offers(self, part: Part, rows: Sequence[Row], limit: int) -> Iterator[Offer]:

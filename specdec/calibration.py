@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 import specdec
 from specdec import kernels
@@ -63,17 +64,13 @@ def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:
 def describe(target: Target) -> dict[str, Any]:
     """What the cost of a pass depends on: model, weights, device and the code that runs."""
     config = target.model.config.get_text_config().to_dict()
-    kinds = {
-        (type(m).__qualname__, str(getattr(m.weight, "dtype", "")), "forward" in vars(m))
-        for m in target.model.modules()
-        if hasattr(m, "weight")
-    }
+    kinds = {_kind(module) for module in target.model.modules()}
     cuda = target.device.type == "cuda"
     return {
         "config": {k: v for k, v in sorted(config.items()) if not k.startswith("_")},
         "layers": target.num_layers,
         "dtype": str(target.dtype),
-        "weights": sorted(kinds, key=str),
+        "modules": sorted(kinds),
         "device": torch.cuda.get_device_name(target.device) if cuda else platform.processor(),
         "machine": platform.node(),
         "threads": torch.get_num_threads(),
@@ -81,6 +78,17 @@ def describe(target: Target) -> dict[str, Any]:
         "specdec": __version__,
         "code": _newest_code(),
     }
+
+
+def _kind(module: nn.Module) -> tuple[str, str, str, str]:
+    """What runs a module: its class, its weight, and what was put in place of its forward."""
+    forward = vars(module).get("forward")
+    return (
+        type(module).__qualname__,
+        str(getattr(getattr(module, "weight", None), "dtype", "")),
+        "" if forward is None else type(forward).__qualname__,
+        str(getattr(forward, "format", "")),
+    )
 
 
 def _star(token: int, nodes: int) -> TokenTree:

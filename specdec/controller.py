@@ -99,7 +99,9 @@ class Controller:
     acceptance: dict[str, Acceptance] = field(default_factory=dict)
     history: list[Decision] = field(default_factory=list)
     credit: float | None = None  # seconds that probes may still lose
-    _tried: dict[str, int] = field(default_factory=dict)  # the round after the last one of each
+    elapsed: float = 0.0  # seconds of all rounds
+    # Of each: the round after its last one, and the seconds that had passed by then.
+    _tried: dict[str, tuple[int, float]] = field(default_factory=dict)
     _wait: dict[str, int] = field(default_factory=dict)
     _best: Plan | None = None
     _promised: float = 0.0
@@ -122,7 +124,7 @@ class Controller:
             self._wait[plan.name] = min(2 * self._wait.get(plan.name, FIRST_WAIT), LONGEST_WAIT)
         else:
             self._wait[plan.name] = FIRST_WAIT
-        self._tried[plan.name] = len(self.history) + 1
+        self._tried[plan.name] = len(self.history) + 1, self.elapsed
         return plan
 
     def learn(
@@ -140,6 +142,7 @@ class Controller:
         assert self._best is not None and self.credit is not None
         emitted = sum(tokens for _, _, tokens in outcomes)
         self.history.append(Decision(plan, self._promised, emitted, seconds))
+        self.elapsed += seconds
         self.credit += PROBE_SHARE * seconds
         if plan.is_probe:
             self.credit -= max(0.0, seconds - emitted / self._best.rate)
@@ -226,10 +229,11 @@ class Controller:
         elif plan.new:
             return True
         assert self.credit is not None
-        since = self.history[self._tried.get(plan.name, 0) :]
-        may_read = READ_SHARE * sum(decision.seconds for decision in since)
-        loss = plan.seconds - rows / best.rate
-        return len(since) >= wait and loss <= self.credit and plan.catch_up <= may_read
+        round_, then = self._tried.get(plan.name, (0, 0.0))
+        if len(self.history) - round_ < wait:
+            return False
+        may_read = READ_SHARE * (self.elapsed - then)
+        return plan.seconds - rows / best.rate <= self.credit and plan.catch_up <= may_read
 
 
 def best_size(chances: Sequence[Sequence[float]], seconds: Sequence[float]) -> int:

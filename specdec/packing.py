@@ -149,4 +149,5 @@ def _use(module: nn.Linear, weight: PanelWeight, keep: bool) -> None:
     def forward(x: Tensor) -> Tensor:
         return skinny_linear(x, weight, module.bias)
 
+    forward.format = weight.format  # type: ignore[attr-defined]  # tells costs apart
     module.forward = forward  # type: ignore[method-assign, assignment]

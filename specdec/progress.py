@@ -17,16 +17,29 @@ Progress = Callable[[int, "int | None"], None]
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on stderr with percentage and elapsed time; nothing where stderr is no terminal."""
+def progress_bar(title: str, time_left: bool = False) -> Iterator[Progress]:
+    """A bar on stderr with percentage and elapsed time; nothing where stderr is no terminal.
+
+    time_left: also how long the rest will take, for jobs of steps that are alike.
+    """
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        ProgressColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn(title), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns: list[ProgressColumn] = [TextColumn(title), BarColumn(), TaskProgressColumn()]
+    columns.append(TimeElapsedColumn())
+    if time_left:
+        columns += [TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left")]
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -145,8 +145,17 @@ ACCEPTANCE = {
 }
 
 BENCH = {
-    "run": Entry("specdec.bench.suite:run", "measures"),
-    "markdown": Entry("specdec.bench.report:markdown", "a measurement as a table"),
+    "run": Entry("specdec.bench.runner:run", "measures"),
+    "plan": Entry("specdec.bench.runner:Plan", "what to measure, and how often"),
+    "workloads": Entry("specdec.bench.suites:workloads_of", "the workloads of a suite"),
+    "table": Entry("specdec.bench.report:table", "a measurement as rows of a table"),
+    "acceptance": Entry("specdec.bench.report:acceptance_table", "acceptance as rows of a table"),
+    "caption": Entry("specdec.bench.report:caption", "what was measured where"),
+    "notes": Entry("specdec.bench.report:notes", "how to read a measurement"),
+    "write": Entry("specdec.bench.output:write", "a measurement as files"),
+    "read": Entry("specdec.bench.output:read", "a measurement from its file"),
+    "compare": Entry("specdec.bench.compare:compare", "two measurements, cell by cell"),
+    "differences": Entry("specdec.bench.compare:differences", "why a comparison may be unfair"),
     "profile": Entry("specdec.bench.view_profile:profile", "compares sparse views on a text"),
     "anchors": Entry("specdec.bench.anchors:find_anchors", "calibrates the anchors of a view"),
     "plot": Entry("specdec.bench.plots:plot_profile", "a profile as a picture"),

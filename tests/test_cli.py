@@ -9,12 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import letters
 import models
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from specdec import registry
@@ -26,26 +24,11 @@ from specdec.cli.random_draft import random_draft
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,:;!?()_=+-0123456789'`\n"
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random model of letters with its tokenizer."""
-    path = tmp_path_factory.mktemp("cli") / "letters"
-    vocab = {letter: i for i, letter in enumerate(LETTERS)}
-    tokenizer = Tokenizer(WordLevel(vocab, unk_token="."))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocab), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-        bos_token_id=None, eos_token_id=None, initializer_range=0.3,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(path)
-    return str(path)
+    return letters.save(tmp_path_factory.mktemp("cli") / "letters")
 
 
 def run(*arguments: str, stdin: str | None = None, **env: str) -> Any:
@@ -226,7 +209,7 @@ def corrupt(monkeypatch: pytest.MonkeyPatch, position: int) -> None:
         yield from honest(self)
         if self.drafter.name != "none":
             ids = self.generations[0].token_ids
-            ids[position] = (ids[position] + 1) % len(LETTERS)
+            ids[position] = (ids[position] + 1) % len(letters.LETTERS)
 
     monkeypatch.setattr(GenerationStream, "_generate", lying)
 
@@ -255,8 +238,8 @@ def test_check_reports_the_first_divergence(folder: str, monkeypatch: pytest.Mon
     assert [(d["prompt"], d["mode"], d["position"]) for d in found] == [
         (0, "greedy", 3), (0, "coupled", 3),
     ]  # fmt: skip
-    assert found[0]["plain_id"] == (found[0]["drafted_id"] - 1) % len(LETTERS)
-    assert LETTERS[found[0]["plain_id"]] == found[0]["plain_text"]
+    assert found[0]["plain_id"] == (found[0]["drafted_id"] - 1) % len(letters.LETTERS)
+    assert letters.LETTERS[found[0]["plain_id"]] == found[0]["plain_text"]
     shown = run("check", "-m", folder, "-n", "8", "--limit", "1")
     assert "prompt 0, greedy, position 3" in shown.stdout
     assert "top-2 logit gap" in shown.stdout

@@ -1,56 +1,216 @@
-"""`specdec bench`: tokens per second against plain decoding and transformers, in one run."""
+"""`specdec bench`: tokens per second against plain decoding and peers, in one run."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from specdec.cli import arguments, console
+from specdec.errors import InvalidArgument
 from specdec.progress import progress_bar
 from specdec.registry import BENCH
 
-bench = typer.Typer(help="Measure speed.", no_args_is_help=True)
+bench = typer.Typer(help="Measure speed and acceptance.", no_args_is_help=True)
+
+QUICK_SECONDS = 480.0  # after which suite quick begins no further turn: 10 minutes with loading
+INTERRUPTED = 130
+
+Values = Annotated[str, typer.Option(help="Separated by commas.")]
 
 
 @bench.command("run")
 def run(
     model: arguments.Model = "demo",
-    drafters: Annotated[str, typer.Option(help="Separated by commas.")] = "ngram",
-    baselines: Annotated[str, typer.Option(help="Of hf, hf-pld; empty for none.")] = "hf,hf-pld",
-    repeats: Annotated[int, typer.Option(min=1, help="Measured rounds; medians count.")] = 3,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", "-n", min=16)] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for result.json and result.md.")] = None,
+    suite: Annotated[
+        str, typer.Option("--suite", "-s", help="quick, spec-bench, depth, long or ruler.")
+    ] = "quick",
+    drafters: Annotated[
+        str,
+        typer.Option(
+            "--drafters",
+            "-d",
+            help="Separated by commas; an option of one alone as in ngram:num_draft_tokens=8.",
+        ),
+    ] = "auto,ngram",
+    baselines: Annotated[
+        str,
+        typer.Option(help="Of hf, hf-pld, hf-assisted, llama.cpp; empty for none."),
+    ] = "hf,hf-pld",
+    prompt_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--prompt-file",
+            "-f",
+            help=".jsonl with prompts for spec-bench, a text for long; may be repeated.",
+        ),
+    ] = None,
+    contexts: Annotated[
+        str | None,
+        typer.Option(help="Tokens of context for depth, long and ruler, as in 512,2048."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N workloads.")] = None,
+    draft_model: arguments.DraftModel = None,
+    num_draft_tokens: arguments.NumDraftTokens = None,
+    draft_width: arguments.DraftWidth = None,
+    budget: arguments.Budget = None,
+    sink: arguments.Sink = None,
+    recent: arguments.Recent = None,
+    refresh: arguments.Refresh = None,
+    anchors: arguments.Anchors = None,
+    channels: arguments.Channels = None,
+    temperature: Annotated[
+        str, typer.Option("--temperature", "-t", help="One or several, as in 0,1; 0 is greedy.")
+    ] = "0",
+    seed: Annotated[int, typer.Option(help="Of sampled texts.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured turns; medians count.")] = 3,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", "-n", min=1)] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which no further turn begins. Default for quick: 480."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for result.json, result.md, plots and report.html."),
+    ] = None,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
+    trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Decode copy, edit, summary and chat prompts with everyone in turn, and compare.
+    """Decode a suite's prompts with everyone in turn, and compare speed, acceptance and text.
+
+    Plain decoding by the same engine always takes part. Ctrl-C keeps what was measured.
 
     \b
     Examples:
       specdec bench run
-      specdec bench run --drafters ngram --baselines hf --repeats 5 --out results
+      specdec bench run --suite depth --baselines hf,llama.cpp --out depth
+      specdec bench run --suite long --contexts 4000 -d quest,snapkv --num-draft-tokens 4 \\
+          --budget 512 -t 0,1 --baselines ""
+      specdec bench run --suite spec-bench -f question.jsonl --limit 26 -d auto,ngram
     """
-    engine = console.load_engine(model, dtype, device, False)
-    with progress_bar("Measuring") as progress:
+    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    if engine.tokenizer is None:
+        raise InvalidArgument("this model has no tokenizer, and prompts need one")
+    workloads = BENCH["workloads"].load()(
+        suite,
+        engine.tokenizer,
+        engine.target.max_positions,
+        prompt_file or (),
+        [int(n) for n in _numbers("--contexts", contexts)] if contexts else None,
+        limit,
+    )
+    options = console.drafting(
+        engine,
+        draft_model=draft_model,
+        num_draft_tokens=num_draft_tokens,
+        draft_width=draft_width,
+        budget=budget,
+        sink=sink,
+        recent=recent,
+        refresh=refresh,
+        anchors=anchors,
+        channels=channels,
+    )
+    plan = BENCH["plan"].load()(
+        workloads,
+        repeats,
+        _numbers("--temperature", temperature),
+        seed,
+        max_new_tokens,
+        QUICK_SECONDS if time_limit is None and suite == "quick" else time_limit,
+    )
+    with progress_bar("Measuring", time_left=True) as progress:
         document = BENCH["run"].load()(
-            engine,
-            model,
-            [d for d in drafters.split(",") if d],
-            [b for b in baselines.split(",") if b],
-            repeats=repeats,
-            max_new_tokens=max_new_tokens,
-            progress=progress,
+            engine, model, suite, plan, _names(drafters), _names(baselines), options, progress
         )
-    table = BENCH["markdown"].load()(document)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "result.json").write_text(json.dumps(document, indent=1) + "\n")
-        (out / "result.md").write_text(table)
+    written = BENCH["write"].load()(document, out) if out is not None else []
     if as_json:
         console.print_json(document)
     else:
-        console.out().print(table, markup=False)
+        _print(document, written)
+    if not document["finished"]:
+        raise typer.Exit(INTERRUPTED)
+
+
+@bench.command("compare")
+def compare(
+    before: Annotated[Path, typer.Argument(help="result.json, or its folder.")],
+    after: Annotated[Path, typer.Argument(help="The same of a later run.")],
+    as_json: arguments.AsJson = False,
+) -> None:
+    """Compare two measurements; ends with status 1 if something became slower.
+
+    A change counts if it exceeds 5 % and half the spread of the repeats.
+
+    \b
+    Example:
+      specdec bench compare before/result.json after/result.json
+    """
+    old, new = (BENCH["read"].load()(file) for file in (before, after))
+    changes = BENCH["compare"].load()(old, new)
+    differences = BENCH["differences"].load()(old, new)
+    slower = sum(change.verdict == "slower" for change in changes)
+    if as_json:
+        found = [{**vars(c), "factor": c.factor, "verdict": c.verdict} for c in changes]
+        console.print_json({"changes": found, "differences": differences, "slower": slower})
+    else:
+        head = ["workload", "who", "before", "after", "factor", "verdict"]
+        rows = [
+            [c.workload, c.name, f"{c.before:.1f}", f"{c.after:.1f}", f"{c.factor:.2f}x", c.verdict]
+            for c in changes
+        ]
+        _print_table([head, *rows])
+        for line in differences:
+            console.out().print(f"not the same: {line}", style="yellow", markup=False)
+        console.out().print(f"{slower} of {len(changes)} became slower", markup=False)
+    if slower:
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise InvalidArgument(f"{option} {text!r}: give numbers, as in 0,1")
+    return numbers
+
+
+def _print(document: dict[str, Any], written: Sequence[Path]) -> None:
+    out = console.out()
+    if not document["workloads"]:
+        out.print("Nothing was measured.", style="red")
+        for line in BENCH["notes"].load()(document):
+            out.print(line, markup=False)
+        return
+    out.print(BENCH["caption"].load()(document), style="dim", markup=False)
+    _print_table(BENCH["table"].load()(document))
+    for line in BENCH["notes"].load()(document):
+        out.print(line, markup=False)
+    acceptance = BENCH["acceptance"].load()(document)
+    if len(acceptance) > 1:
+        out.print()
+        _print_table(acceptance)
+    if written:
+        out.print("written: " + ", ".join(map(str, written)), style="dim", markup=False)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    head, *body = rows
+    table = Table(box=None, header_style="bold")
+    for place, column in enumerate(head):
+        table.add_column(column, justify="right" if place else "left")
+    for row in body:
+        table.add_row(*row)
+    console.out().print(table)

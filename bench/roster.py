@@ -1,0 +1,101 @@
+"""The roster: from names such as "auto" and "hf-pld" to those who take part."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from specdec.bench.contestants import Contestant, HuggingFace, Ours
+from specdec.engine import Engine
+from specdec.errors import InvalidArgument, unknown_name
+from specdec.loader import load
+from specdec.options import DraftOptions
+from specdec.registry import DRAFTERS, drafter_names
+from specdec.request import Request
+from specdec.stats import PLAIN
+
+# transformers at its best known settings for one sequence; "hf-assisted" gets the draft model.
+HUGGING_FACE: dict[str, dict[str, Any]] = {
+    "hf": {},
+    "hf-pld": {"prompt_lookup_num_tokens": 10},
+    "hf-assisted": {},
+}
+BASELINES = [*HUGGING_FACE, "llama.cpp"]
+
+
+def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> list[Contestant]:
+    """Plain decoding and the drafters, each with those of the options that it has a use for.
+
+    A drafter may bring options of its own, as in "ngram:num_draft_tokens=8". Raises InvalidArgument
+    for an unknown drafter, a bad option, or one that no drafter has a use for.
+    """
+    DraftOptions(**{name: value for name, value in options.items() if name != "draft_model"})
+    found: list[Contestant] = [Ours(engine, PLAIN, "none")]
+    used: set[str] = set()
+    for spec in drafters:
+        drafter, *own = spec.split(":")
+        useful = set().union(*(DRAFTERS[name].options for name in drafter_names(drafter)))
+        mine = {name: value for name, value in options.items() if name in useful}
+        mine |= dict(_setting(spec, text) for text in own)
+        used |= mine.keys()
+        Request.parse(engine, [0], {"drafter": drafter, **mine})
+        found.append(Ours(engine, spec, drafter, mine))
+    unused = sorted(options.keys() - used - {"draft_model"})
+    if unused and drafters:
+        raise InvalidArgument(f"none of {', '.join(drafters)} has a use for {unused[0]}")
+    return found
+
+
+def baselines(
+    engine: Engine, model: Any, names: Sequence[str], draft_model: Any, context: int
+) -> list[Contestant]:
+    """The peers, on weights of their own; `model` is what the engine was loaded from.
+
+    context: the longest text of a run, in tokens. Raises InvalidArgument for an unknown one, or one
+    that lacks a package or a draft model.
+    """
+    found: list[Contestant] = []
+    stock: PreTrainedModel | None = None
+    for name in names:
+        if name == "llama.cpp":
+            from specdec.bench import llama_cpp
+
+            found += llama_cpp.contestants(model, context)
+        elif name in HUGGING_FACE:
+            stock = stock or _stock(engine, model)
+            settings = dict(HUGGING_FACE[name])
+            if name == "hf-assisted":
+                if draft_model is None:
+                    raise InvalidArgument("baseline 'hf-assisted' needs --draft-model")
+                settings["assistant_model"] = _stock(engine, draft_model)
+            found.append(HuggingFace(stock, name, settings))
+        else:
+            raise unknown_name("baseline", name, BASELINES)
+    return found
+
+
+def _setting(spec: str, text: str) -> tuple[str, Any]:
+    """One "name=value" of a drafter's spec."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidArgument(f"drafter {spec!r}: write its options as name:option=value")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def _stock(engine: Engine, model: Any) -> PreTrainedModel:
+    """Weights as transformers runs them, with no end token, so that all texts are long."""
+    if isinstance(model, PreTrainedModel):
+        stock = model
+    else:
+        stock = load(model, dtype=engine.dtype, device=engine.device).model
+    stock.generation_config = copy.deepcopy(stock.generation_config)
+    stock.generation_config.eos_token_id = None
+    return stock
