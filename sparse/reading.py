@@ -70,13 +70,12 @@ def attend_choice(
 ) -> list[tuple[Tensor, Tensor]]:
     """Partials (o, lse) of sequence b over a choice, what came since, and the draft's own level.
 
-    The chosen keys and values are gathered once and kept for as long as the choice stands and no
-    text is committed.
+    The chosen keys and values are gathered once and kept for as long as the choice stands and the
+    committed text does.
     """
     key = (place.sequence, "gathered", call.layer)
     known = pass_.state.get(key)
-    stands = (choice, place.lengths[: place.readable])
-    if known is None or known[0] is not choice or known[1] != stands[1]:
+    if known is None or known[0] is not choice or known[1] != place.round:
         pages, spans = extent(choice, place, budget, size)
         buffers = (
             _gathered([level.k[call.layer] for level in pass_.store.levels], place, choice, pages,
@@ -84,7 +83,7 @@ def attend_choice(
             _gathered([level.v[call.layer] for level in pass_.store.levels], place, choice, pages,
                       spans, size),
         )  # fmt: skip
-        known = pass_.state[key] = (*stands, *buffers)
+        known = pass_.state[key] = (choice, place.round, *buffers)
     keys, values = known[2], known[3]
     own = whole(place, place.readable)
     place.note(keys.shape[1] + sum(end for _, _, end in own))
