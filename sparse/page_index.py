@@ -52,7 +52,7 @@ class PageIndex:
         return self.pages
 
     def logits(self, q: Tensor, keys: Tensor, scale: float) -> Tensor:
-        """Page logits `[Hkv, M, pages]` for queries `q[Hkv, M, D]`."""
+        """The scorer's logits over all pages for queries `q[Hkv, M, D]`."""
         if self.summary is not None:
             pages = self.summary[:, : self.pages]
         else:

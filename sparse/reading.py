@@ -75,10 +75,8 @@ def attend_choice(
     known = pass_.state.get(key)
     if known is None or known[0] is not choice:
         levels = levels_of(pass_, call.layer)
-        parts = (
-            _gathered([level[part] for level in levels], place, choice, size) for part in (0, 1)
-        )
-        known = pass_.state[key] = (choice, *(part[None] for part in parts))
+        k, v = (_gathered([pair[part] for pair in levels], place, choice, size) for part in (0, 1))
+        known = pass_.state[key] = (choice, k[None], v[None])
     pages, spans = extent(choice, place, budget, size)
     spans += whole(place, place.readable)
     place.note(pages * size + sum(end - start for _, start, end in spans))

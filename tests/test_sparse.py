@@ -95,6 +95,10 @@ class Noise:
     name: str = "noise"
     key: str = "noise"
 
+    @property
+    def per_logit(self):
+        return self.page_size
+
     def summarize(self, k, memo):
         return k[:, :, 0, :0]
 
@@ -361,9 +365,11 @@ def test_bounds_are_bounds(seed, pages, size):
     bound = PageBounds(size).logits(q, PageBounds(size).summarize(k, Memo()), 1.0, Memo())
     exact = torch.einsum("hmd,hpsd->hmps", q, k)
     assert (bound >= exact.amax(-1) - 1e-12).all()
-    mass = ExactMass(size).logits(q, k, 0.7, Memo()).softmax(-1)
-    want = (exact * 0.7).flatten(2).softmax(-1).unflatten(-1, (pages, size)).sum(-1)
-    torch.testing.assert_close(mass, want)
+    mass = (exact * 0.7).flatten(2).softmax(-1).unflatten(-1, (pages, size)).sum(-1)
+    logits = ExactMass(size).logits(q, k, 0.7, Memo())
+    for votes, want in {"max": mass.amax(1), "mean": mass.mean(1)}.items():
+        got = importance(logits, votes, 1, per_page=size)
+        torch.testing.assert_close(got, want.float())
     assert importance(mass.log(), "max", 3).shape == (2, pages)
 
 
