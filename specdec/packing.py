@@ -47,9 +47,9 @@ class Packing:
         embeddings = model.get_input_embeddings()
         for name, module in model.named_modules():
             if module in linears:
-                weight = (stored or {}).get(name) or pack(module.weight)  # type: ignore[arg-type]
+                weight = (stored or {}).get(name) or pack(module.weight)
                 keep = embeddings is not None and module.weight is embeddings.weight
-                _use(module, weight, keep)  # type: ignore[arg-type]
+                _use(module, weight, keep)
                 packing.weights[module] = weight
         return packing
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from specdec._version import __version__
-from specdec.cli import bench, check, env, generate, listing, view_profile
+from specdec.cli import bench, bench_step, check, env, generate, listing, view_profile
 from specdec.errors import SpecdecError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -40,6 +40,7 @@ app.command("check")(check.check)
 app.command("profile")(view_profile.view_profile)
 app.command("list")(listing.listing)
 app.command("env")(env.env)
+bench.bench.command("step")(bench_step.step)
 app.add_typer(bench.bench, name="bench")
 
 
