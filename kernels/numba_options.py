@@ -75,12 +75,23 @@ def tile(rows: int) -> tuple[int, ...]:
 
 
 def num_threads() -> int:
-    """How many threads a kernel may use: as many as PyTorch, which follows OMP_NUM_THREADS."""
+    """How many threads a kernel may use: as many as PyTorch, which follows OMP_NUM_THREADS, but no
+    more than the container's share of CPUs."""
     _start_threads()
-    count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, cpu_quota())
     if numba.get_num_threads() != count:
         numba.set_num_threads(count)
     return count
+
+
+@functools.cache
+def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPUs that the cgroup grants, rounded up; a very large number where it sets no limit."""
+    try:
+        limit, period = path.read_text("utf-8").split()
+        return max(1, -(-int(limit) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2 here, or the limit is "max"
+        return 1 << 20
 
 
 @functools.cache

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from specdec.kernels.numba_options import cpu_quota
+
 TESTS = Path(__file__).resolve().parent
 
 
@@ -163,3 +165,13 @@ def test_the_cache_knows_every_source(monkeypatch):
         Path, "read_bytes", lambda p: read(p) + b"#" if p.name == "simd.py" else read(p)
     )
     assert here is not None and Path(here).parent == Path(place()).parent and here != place()
+
+
+def test_a_containers_share_of_cpus(tmp_path: Path) -> None:
+    file = tmp_path / "cpu.max"
+    assert cpu_quota(file) > 1000
+    for i, (text, count) in enumerate(
+        [("max 100000", 1 << 20), ("150000 100000", 2), ("9 100", 1)]
+    ):
+        (tmp_path / str(i)).write_text(text)
+        assert cpu_quota(tmp_path / str(i)) == count
