@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from specdec._version import __version__
-from specdec.cli import bench, check, env, generate, listing, view_profile
+from specdec.cli import bench, check, env, generate, listing, train_drafter, view_profile
 from specdec.errors import SpecdecError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("check")(check.check)
 app.command("profile")(view_profile.view_profile)
+app.command("train-drafter")(train_drafter.train_drafter)
 app.command("list")(listing.listing)
 app.command("env")(env.env)
 app.add_typer(bench.bench, name="bench")

@@ -1,0 +1,121 @@
+"""LongSpecBlock: one transformer block that drafts from the target's embeddings and last KV."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from specdec.drafts.rotary import Rotary
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes of a block; all but `mlp_size` and `window` are the target's own.
+
+    kv_layer: the target's layer whose cached keys and values the block reads.
+    window: tokens that self-attention sees, the token itself included.
+    """
+
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int
+    mlp_size: int
+    kv_layer: int
+    window: int = 512
+    query_norm: bool = False
+    norm_eps: float = 1e-5
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class LongSpecBlock(nn.Module):
+    """h = Emb(x); h += SelfAttn(h); h += CrossAttn(h); h += SwiGLU(h); final norm (LongSpec).
+
+    Source: arXiv 2502.17421, 3.1. Embedding and LM head are the target's and are not part of the
+    module. Unlike the paper's block it ends in a norm, so that the head sees what it is used to.
+    Self-attention reads embeddings alone, so its keys and values depend on token and position only.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = s = sizes
+        heads, kv = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
+        self.self_norm = nn.RMSNorm(s.hidden_size, s.norm_eps)
+        self.self_q = nn.Linear(s.hidden_size, heads)
+        self.self_k = nn.Linear(s.hidden_size, kv)
+        self.self_v = nn.Linear(s.hidden_size, kv)
+        self.self_o = nn.Linear(heads, s.hidden_size, bias=False)
+        self.cross_norm = nn.RMSNorm(s.hidden_size, s.norm_eps)
+        self.cross_q = nn.Linear(s.hidden_size, heads, bias=False)
+        self.cross_q_norm = nn.RMSNorm(s.head_dim, s.norm_eps) if s.query_norm else nn.Identity()
+        self.cross_o = nn.Linear(s.num_heads * s.value_dim, s.hidden_size, bias=False)
+        self.mlp_norm = nn.RMSNorm(s.hidden_size, s.norm_eps)
+        self.mlp_gate = nn.Linear(s.hidden_size, s.mlp_size, bias=False)
+        self.mlp_up = nn.Linear(s.hidden_size, s.mlp_size, bias=False)
+        self.mlp_down = nn.Linear(s.mlp_size, s.hidden_size, bias=False)
+        self.final_norm = nn.RMSNorm(s.hidden_size, s.norm_eps)
+
+    def window_kv(
+        self, embedded: Tensor, rotary: Rotary, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Self-attention's k, v `[B, Hkv, n, D]` of tokens `embedded[B, n, hidden]`."""
+        x = self.self_norm(embedded)
+        k = rotary.own(self._heads(self.self_k(x), self.sizes.num_kv_heads), positions)
+        return k, self._heads(self.self_v(x), self.sizes.num_kv_heads)
+
+    def self_query(self, embedded: Tensor, rotary: Rotary, positions: Tensor) -> Tensor:
+        """Self-attention's queries `[B, H, n, D]`."""
+        q = self._heads(self.self_q(self.self_norm(embedded)), self.sizes.num_heads)
+        return rotary.own(q, positions)
+
+    def cross_query(self, h: Tensor, rotary: Rotary, positions: Tensor) -> Tensor:
+        """Queries `[B, H, n, D]` for the target's cached keys, turned as the target turns its."""
+        q = self._heads(self.cross_q(self.cross_norm(h)), self.sizes.num_heads)
+        return rotary.cross(self.cross_q_norm(q), positions)
+
+    def finish(self, h: Tensor) -> Tensor:
+        """What the target's LM head is given: `[B, n, hidden]`."""
+        x = self.mlp_norm(h)
+        h = h + self.mlp_down(F.silu(self.mlp_gate(x)) * self.mlp_up(x))
+        return self.final_norm(h)
+
+    def forward(
+        self, embedded: Tensor, positions: Tensor, k: Tensor, v: Tensor, rotary: Rotary, lag: int
+    ) -> Tensor:
+        """Hidden states for texts `embedded[B, T, hidden]` with the target's `k, v[B, Hkv, T, D]`.
+
+        Token i sees the target's KV of tokens 0 .. i - lag: what drafting finds `lag` tokens past
+        the last verified one ("flash noisy training"). Positions are `int64[B, T]`.
+        """
+        own_k, own_v = self.window_kv(embedded, rotary, positions)
+        length = embedded.shape[1]
+        near = None
+        if length > self.sizes.window:
+            index = torch.arange(length, device=embedded.device)
+            ahead = index[:, None] - index[None, :]
+            near = (ahead >= 0) & (ahead < self.sizes.window)
+        q = self.self_query(embedded, rotary, positions)
+        h = embedded + self.self_o(self._joined(self._attend(q, own_k, own_v, near)))
+        q = self.cross_query(h, rotary, positions)[:, :, lag:]
+        seen = self._attend(q, k[:, :, : length - lag], v[:, :, : length - lag], None)
+        h = h + F.pad(self.cross_o(self._joined(seen)), (0, 0, lag, 0))
+        return self.finish(h)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        group = self.sizes.num_heads // self.sizes.num_kv_heads
+        k, v = (x.to(q.dtype).repeat_interleave(group, 1) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+    def _heads(self, x: Tensor, heads: int) -> Tensor:
+        return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+    @staticmethod
+    def _joined(x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)
