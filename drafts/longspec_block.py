@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specdec.drafts.rotary import Rotary
+from specdec.kernels import packed_linear
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ class LongSpecBlock(nn.Module):
         q = self._heads(self.cross_q(self.cross_norm(h)), self.sizes.num_heads)
         return rotary.cross(self.cross_q_norm(q), positions)
 
+    def self_output(self, attended: Tensor) -> Tensor:
+        """What self-attention adds to h, from its `[B, H, n, D]`."""
+        return self.self_o(self._joined(attended))
+
+    def cross_output(self, attended: Tensor) -> Tensor:
+        """What cross-attention adds to h, from its `[B, H, n, Dv]`."""
+        return self.cross_o(self._joined(attended))
+
     def finish(self, h: Tensor) -> Tensor:
         """What the target's LM head is given: `[B, n, hidden]`."""
         x = self.mlp_norm(h)
@@ -102,10 +112,10 @@ class LongSpecBlock(nn.Module):
             ahead = index[:, None] - index[None, :]
             near = (ahead >= 0) & (ahead < self.sizes.window)
         q = self.self_query(embedded, rotary, positions)
-        h = embedded + self.self_o(self._joined(self._attend(q, own_k, own_v, near)))
+        h = embedded + self.self_output(self._attend(q, own_k, own_v, near))
         q = self.cross_query(h, rotary, positions)[:, :, lag:]
         seen = self._attend(q, k[:, :, : length - lag], v[:, :, : length - lag], None)
-        h = h + F.pad(self.cross_o(self._joined(seen)), (0, 0, lag, 0))
+        h = h + F.pad(self.cross_output(seen), (0, 0, lag, 0))
         return self.finish(h)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -115,6 +125,15 @@ class LongSpecBlock(nn.Module):
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+    def pack(self) -> None:
+        """Lay out the matrices for few-row passes on this CPU, in place; see `packed_linear`."""
+        for module in self.modules():
+            if type(module) is nn.Linear and packed_linear.can_pack(module.weight):
+                weight = packed_linear.pack(module.weight)
+                module.forward = partial(  # type: ignore[method-assign]
+                    packed_linear.packed_linear, weight=weight, bias=module.bias
+                )
 
     @staticmethod
     def _joined(x: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Rotary:
         self._kind: dict[str, str] = {}
         self._apply: Any = None
         self._pairs = False
+        self._share = _turned_share(target, layer)
         if self._embed is None:
             return
         if "layer_type" in inspect.signature(self._embed.forward).parameters:
@@ -55,7 +56,7 @@ class Rotary:
         with torch.no_grad():
             cos, sin = self._embed(x, positions, **self._kind)
         # Where only a part of the head is turned, many models cut it out before they call.
-        width = cos.shape[-1]
+        width = int(x.shape[-1] * self._share)
         part, rest = x[..., :width], x[..., width:]
         if self._pairs:
             part = self._apply(part, part, cos, sin)[0]
@@ -71,3 +72,12 @@ class Rotary:
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1)
+
+
+def _turned_share(target: Target, layer: int) -> float:
+    """The part of each head that positions turn, as the config says it."""
+    config = target.model.config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
+    parameters = parameters.get(target.layer_types[layer], parameters)
+    share = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
+    return float(share or 1.0)

@@ -20,6 +20,7 @@ class Entry:
     summary: str
     needs_model: bool = False  # a drafter that cannot do without draft_model=
     takes_model: bool = False  # a drafter that can do with or without it
+    own_format: bool = False  # its draft_model is no causal LM, and it loads that by itself
 
     def load(self) -> Any:
         module, attribute = self.path.split(":")
@@ -36,6 +37,12 @@ DRAFTERS = {
         "specdec.drafts.model:ModelDrafter",
         "a smaller causal LM with the same token ids (draft_model=), as a chain or a tree",
         needs_model=True,
+    ),
+    "longspec": Entry(
+        "specdec.drafts.longspec:LongSpec",
+        "a trained block that reads the target's own KV, in constant memory (LongSpec)",
+        takes_model=True,
+        own_format=True,
     ),
     "cascade": Entry(
         "specdec.drafts.cascade:cascade",
