@@ -47,7 +47,6 @@ def prepared(target: Target, source: Any) -> Prepared:
     return known[str(source)]
 
 
-@torch.no_grad()
 def prepare(target: Target, source: Any) -> Prepared:
     """The checkpoint `source` (folder or hub id; None: the shipped one), checked against `target`.
 
@@ -67,8 +66,14 @@ def prepare(target: Target, source: Any) -> Prepared:
         if source is not None:
             raise
         raise InvalidArgument(f"{error} and give it as draft_model=PATH") from None
-    block = checkpoint.block().to(target.device, target.dtype)
-    ids = None if checkpoint.ids is None else checkpoint.ids.to(target.device)
+    return fitted(target, checkpoint.block(), checkpoint.ids)
+
+
+@torch.no_grad()
+def fitted(target: Target, block: LongSpecBlock, ids: Tensor | None) -> Prepared:
+    """A block on the target's device and in its dtype, with its rows of the head; `block` moves."""
+    block = block.to(target.device, target.dtype)
+    ids = None if ids is None else ids.to(target.device)
     every = torch.arange(target.vocab_size, device=target.device) if ids is None else ids
     head = head_rows(target, every)
     block.pack()
@@ -86,7 +91,8 @@ class LongSpec(ModelDrafter):
     name = "longspec"
 
     def __init__(self, target: Target, options: DraftOptions) -> None:
-        self.prepared = prepared(target, options.draft_model)
+        given = options.draft_model
+        self.prepared = given if isinstance(given, Prepared) else prepared(target, given)
         self.start(target, target, options)
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> LongSpecModel:

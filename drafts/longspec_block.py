@@ -20,6 +20,7 @@ class Sizes:
 
     kv_layer: the target's layer whose cached keys and values the block reads.
     window: tokens that self-attention sees, the token itself included.
+    max_lag: how many tokens behind the target's KV can be, with a matrix for each.
     """
 
     hidden_size: int
@@ -30,6 +31,7 @@ class Sizes:
     mlp_size: int
     kv_layer: int
     window: int = 512
+    max_lag: int = 4
     query_norm: bool = False
     norm_eps: float = 1e-5
 
@@ -37,32 +39,64 @@ class Sizes:
         return asdict(self)
 
 
+class Norm(nn.RMSNorm):
+    """RMSNorm that computes in the precision of its weight, whatever it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x.to(self.weight.dtype))
+        return out
+
+
 class LongSpecBlock(nn.Module):
-    """h = Emb(x); h += SelfAttn(h); h += CrossAttn(h); h += SwiGLU(h); final norm (LongSpec).
+    """h = Linear(x); h += SelfAttn(x); h += CrossAttn(h); h += SwiGLU(h) (LongSpec).
 
     Source: arXiv 2502.17421, 3.1. Embedding and LM head are the target's and are not part of the
-    module. Unlike the paper's block it ends in a norm, so that the head sees what it is used to.
-    Self-attention reads embeddings alone, so its keys and values depend on token and position only.
+    module. Unlike the paper's block it does not start from h = Emb(x): h begins as a linear reading
+    of the token, the one before it, and the target's newest cached key and value, which has a
+    closed-form solution to start from. Self-attention reads embeddings alone, so its keys and
+    values depend on token and position only.
     """
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = s = sizes
         heads, kv = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
-        self.self_norm = nn.RMSNorm(s.hidden_size, s.norm_eps)
+        state = kv + s.num_kv_heads * s.value_dim
+        self.token_in = nn.Linear(s.hidden_size, s.hidden_size)
+        self.before_in = nn.Linear(s.hidden_size, s.hidden_size, bias=False)
+        self.state_in = nn.ModuleList(
+            nn.Linear(state, s.hidden_size, bias=False) for _ in range(s.max_lag)
+        )
+        self.self_norm = Norm(s.hidden_size, s.norm_eps)
         self.self_q = nn.Linear(s.hidden_size, heads)
         self.self_k = nn.Linear(s.hidden_size, kv)
         self.self_v = nn.Linear(s.hidden_size, kv)
         self.self_o = nn.Linear(heads, s.hidden_size, bias=False)
-        self.cross_norm = nn.RMSNorm(s.hidden_size, s.norm_eps)
+        self.cross_norm = Norm(s.hidden_size, s.norm_eps)
         self.cross_q = nn.Linear(s.hidden_size, heads, bias=False)
-        self.cross_q_norm = nn.RMSNorm(s.head_dim, s.norm_eps) if s.query_norm else nn.Identity()
+        self.cross_q_norm = Norm(s.head_dim, s.norm_eps) if s.query_norm else nn.Identity()
         self.cross_o = nn.Linear(s.num_heads * s.value_dim, s.hidden_size, bias=False)
-        self.mlp_norm = nn.RMSNorm(s.hidden_size, s.norm_eps)
+        self.mlp_norm = Norm(s.hidden_size, s.norm_eps)
         self.mlp_gate = nn.Linear(s.hidden_size, s.mlp_size, bias=False)
         self.mlp_up = nn.Linear(s.hidden_size, s.mlp_size, bias=False)
         self.mlp_down = nn.Linear(s.mlp_size, s.hidden_size, bias=False)
-        self.final_norm = nn.RMSNorm(s.hidden_size, s.norm_eps)
+
+    def start(self, embedded: Tensor, before: Tensor) -> Tensor:
+        """What h begins as, of tokens `embedded[B, n, hidden]` and of those just before them."""
+        h: Tensor = self.token_in(embedded) + self.before_in(before)
+        return h
+
+    def newest(self, state: Tensor, lag: int) -> Tensor:
+        """What h begins with of the target's newest cached token, `lag` tokens back.
+
+        state: `[B, n, S]` as `state` makes it.
+        """
+        h: Tensor = self.state_in[min(lag, self.sizes.max_lag) - 1](state)
+        return h
+
+    def state(self, k: Tensor, v: Tensor, rotary: Rotary, positions: Tensor) -> Tensor:
+        """Cached `k, v[B, Hkv, n, D]` side by side, `[B, n, S]`, the keys turned back."""
+        return torch.cat((self._joined(rotary.cross(k, -positions)), self._joined(v)), -1)
 
     def window_kv(
         self, embedded: Tensor, rotary: Rotary, positions: Tensor
@@ -93,8 +127,8 @@ class LongSpecBlock(nn.Module):
     def finish(self, h: Tensor) -> Tensor:
         """What the target's LM head is given: `[B, n, hidden]`."""
         x = self.mlp_norm(h)
-        h = h + self.mlp_down(F.silu(self.mlp_gate(x)) * self.mlp_up(x))
-        return self.final_norm(h)
+        out: Tensor = h + self.mlp_down(F.silu(self.mlp_gate(x)) * self.mlp_up(x))
+        return out
 
     def forward(
         self, embedded: Tensor, positions: Tensor, k: Tensor, v: Tensor, rotary: Rotary, lag: int
@@ -112,7 +146,9 @@ class LongSpecBlock(nn.Module):
             ahead = index[:, None] - index[None, :]
             near = (ahead >= 0) & (ahead < self.sizes.window)
         q = self.self_query(embedded, rotary, positions)
-        h = embedded + self.self_output(self._attend(q, own_k, own_v, near))
+        state = self.state(k, v, rotary, positions).to(embedded.dtype)
+        h = self.start(embedded, behind(embedded, 1)) + self.newest(behind(state, lag), lag)
+        h = h + self.self_output(self._attend(q, own_k, own_v, near))
         q = self.cross_query(h, rotary, positions)[:, :, lag:]
         seen = self._attend(q, k[:, :, : length - lag], v[:, :, : length - lag], None)
         h = h + F.pad(self.cross_output(seen), (0, 0, lag, 0))
@@ -138,3 +174,8 @@ class LongSpecBlock(nn.Module):
     @staticmethod
     def _joined(x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)
+
+
+def behind(x: Tensor, lag: int) -> Tensor:
+    """`x[B, T, ...]` moved `lag` tokens to the right, with zeros in front."""
+    return torch.cat((torch.zeros_like(x[:, :lag]), x[:, : x.shape[1] - lag]), 1)

@@ -127,7 +127,9 @@ def describe(target: Target) -> dict[str, Any]:
     }
 
 
-def sizes_for(target: Target, mlp_size: int = 0, window: int = 512) -> Sizes:
+def sizes_for(
+    target: Target, mlp_size: int = 0, window: int = 512, max_lag: int = 4
+) -> Sizes:
     """The sizes of a block for `target`; 0 for `mlp_size` takes the target's own."""
     config = target.model.config.get_text_config()
     heads = int(config.num_attention_heads)
@@ -144,6 +146,7 @@ def sizes_for(target: Target, mlp_size: int = 0, window: int = 512) -> Sizes:
         mlp_size=mlp_size or int(getattr(config, "intermediate_size", 4 * config.hidden_size)),
         kv_layer=layer,
         window=window,
+        max_lag=max_lag,
         query_norm=hasattr(attention, "q_norm"),
         norm_eps=float(getattr(config, "rms_norm_eps", 1e-5)),
     )

@@ -19,6 +19,30 @@ from specdec.target import Target
 from specdec.tree import TokenTree, ancestor_words
 
 
+class _Nodes:
+    """A row's nodes of this round, and what the target knows of the text before them.
+
+    state: `[1, 1, S]`, of the newest of its `committed` cached tokens.
+    """
+
+    def __init__(self, newest: tuple[Tensor, int]) -> None:
+        self.state, self.committed = newest
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+
+    def extend(self, tokens: Sequence[int], parents: Sequence[int]) -> None:
+        """Add nodes, in place."""
+        self.tokens.extend(tokens)
+        self.parents.extend(parents)
+
+    def depths(self) -> list[int]:
+        """Distance of each node from the root."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(0 if parent < 0 else depths[parent] + 1)
+        return depths
+
+
 class LongSpecModel:
     """A block that reads the KV of `verifier`'s target; it stands where a CachedModel would.
 
@@ -47,8 +71,8 @@ class LongSpecModel:
         self.embedding = embedding
         count = 1 + max(row.index for row in rows)
         self.window = Window(count, block.sizes.window, self._window_kv([0], 0))
-        self.parents: dict[int, list[int]] = {}  # of the round's nodes, row by row
-        self.nodes: tuple[Tensor, Tensor] | None = None  # their k, v, for the rows of `order`
+        self.nodes: dict[int, _Nodes] = {}
+        self.staged: tuple[Tensor, Tensor] | None = None  # k, v of nodes, for the rows of `order`
         self.order: list[int] = []
 
     @property
@@ -63,9 +87,8 @@ class LongSpecModel:
             nested = self.holder is not self.verifier
             self.holder.settle(row, (row.stable if nested else len(row.tokens)) - 1)
             self.window.follow(row.index, row.tokens[:-1], self._window_kv)
-        self.parents = {row.index: [] for row in rows}
-        self.order = [row.index for row in rows]
-        self.nodes = None
+        self.nodes = {row.index: _Nodes(self._newest(row)) for row in rows}
+        self.staged = None
         roots = [[tree.tokens[0]] for tree in trees]
         return list(self._run(rows, roots, [[-1] for _ in rows]))
 
@@ -78,7 +101,7 @@ class LongSpecModel:
         self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
     ) -> tuple[int, Tensor]:
         """Read more nodes below those of this round; as `CachedModel.grow`."""
-        first = max(len(self.parents[row.index]) for row in rows)
+        first = max(len(self.nodes[row.index].tokens) for row in rows)
         width = max(map(len, tokens))
         padded = [[*new, *[0] * (width - len(new))] for new in tokens]
         above = [[*new, *[-1] * (width - len(new))] for new in parents]
@@ -88,22 +111,43 @@ class LongSpecModel:
         self, rows: Sequence[Row], tokens: list[list[int]], parents: list[list[int]]
     ) -> Tensor:
         """One pass of the block over `n` new nodes a row: logits `[B, n, V]`."""
-        device, sequences = self.target.device, [row.index for row in rows]
-        for index, new in zip(sequences, parents, strict=True):
-            self.parents[index].extend(new)
-        count = len(tokens[0])
-        places = torch.tensor(
-            [[len(row.tokens) - 1 + d for d in _depths(self.parents[row.index])] for row in rows],
-            device=device,
-        )
-        positions = places[:, -count:]
+        sequences, count = [row.index for row in rows], len(tokens[0])
+        before, places, states = [], [], []
+        for row, new, above in zip(rows, tokens, parents, strict=True):
+            nodes = self.nodes[row.index]
+            known = nodes.tokens + new
+            ahead = row.tokens[-2:-1]  # in front of the root; nothing in a text of one token
+            before.append([[known[p]] if p >= 0 else ahead for p in above])
+            nodes.extend(new, above)
+            depth = nodes.depths()
+            places.append([len(row.tokens) - 1 + d for d in depth])
+            lag = len(row.tokens) + depth[-count] - nodes.committed
+            states.append(self.block.newest(nodes.state, lag))
+        where = torch.tensor(places, device=self.target.device)
+        positions = where[:, -count:]
         x = self._embed(tokens)
-        fresh = self.block.window_kv(x, self.rotary, positions)
-        k, v = self._staged(sequences, fresh)
-        anc = ancestor_words([self.parents[i] for i in sequences], places.shape[1])
-        h = x + self.block.self_output(self._near(x, positions, places, k, v, anc, sequences))
+        h = self.block.start(x, self._embed_some(before)) + torch.cat(states)
+        k, v = self._staged(sequences, self.block.window_kv(x, self.rotary, positions))
+        anc = ancestor_words([self.nodes[i].parents for i in sequences], where.shape[1])
+        h = h + self.block.self_output(self._near(x, positions, where, k, v, anc, sequences))
         h = h + self.block.cross_output(self._far(h, positions, sequences))
         return self._logits(self.block.finish(h))
+
+    def _newest(self, row: Row) -> tuple[Tensor, int]:
+        """`[1, 1, S]`: the KV of the last token that the target has cached, and their number."""
+        store, layer = self.holder.store, self.block.sizes.kv_layer
+        committed = store.length(row.index)
+        for level, row_map in zip(reversed(store.levels), reversed(store.row_maps), strict=True):
+            place = int(row_map[row.index])
+            end = int(level.length[place])
+            keys, values = level.k[layer], level.v[layer]
+            if end and keys is not None and values is not None:
+                k, v = (x[place : place + 1, :, end - 1 : end] for x in (keys, values))
+                position = torch.tensor([[committed - 1]], device=self.target.device)
+                return self.block.state(k, v, self.rotary, position), committed
+        sizes = self.block.sizes
+        width = sizes.num_kv_heads * (sizes.head_dim + sizes.value_dim)
+        return self.head.new_zeros(1, 1, width), 0
 
     def _near(
         self, x: Tensor, positions: Tensor, places: Tensor, k: Tensor, v: Tensor, anc: Tensor,
@@ -154,15 +198,15 @@ class LongSpecModel:
 
     def _staged(self, sequences: list[int], fresh: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """k, v of all nodes of this round, for the rows that are still drafting."""
-        if self.nodes is None:
-            self.nodes = fresh
+        if self.staged is None:
+            self.staged = fresh
         else:
             stay = [self.order.index(i) for i in sequences]
-            old = (x[stay] if len(stay) < len(self.order) else x for x in self.nodes)
+            old = (x[stay] if len(stay) < len(self.order) else x for x in self.staged)
             k, v = (torch.cat(pair, 2) for pair in zip(old, fresh, strict=True))
-            self.nodes = k, v
+            self.staged = k, v
         self.order = sequences
-        return self.nodes
+        return self.staged
 
     def _window_kv(self, tokens: list[int], first: int) -> tuple[Tensor, Tensor]:
         positions = torch.arange(first, first + len(tokens), device=self.target.device)[None]
@@ -170,7 +214,14 @@ class LongSpecModel:
 
     def _embed(self, tokens: list[list[int]]) -> Tensor:
         x: Tensor = self.embedding(torch.tensor(tokens, device=self.target.device))
-        return x.to(self.block.final_norm.weight.dtype)
+        return x.to(self.head.dtype)
+
+    def _embed_some(self, tokens: list[list[list[int]]]) -> Tensor:
+        """Embeddings of one token or none (then zeros) for each place."""
+        ids = [[one[0] if one else 0 for one in row] for row in tokens]
+        there = torch.tensor([[float(bool(one)) for one in row] for row in tokens])
+        x = self._embed(ids)
+        return x * there.to(x)[..., None]
 
     def _logits(self, h: Tensor) -> Tensor:
         scores = torch.nn.functional.linear(h, self.head)
@@ -179,10 +230,3 @@ class LongSpecModel:
         full = scores.new_full((*scores.shape[:2], self.target.vocab_size), -torch.inf)
         full[..., self.ids] = scores
         return full
-
-
-def _depths(parents: list[int]) -> list[int]:
-    depths: list[int] = []
-    for parent in parents:
-        depths.append(0 if parent < 0 else depths[parent] + 1)
-    return depths

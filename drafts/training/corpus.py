@@ -19,18 +19,17 @@ _EVERY = 20  # one file of so many is held out
 
 
 class Corpus:
-    """The files of one split, by kind ("code" or "prose"), read when a text is asked for.
+    """Text files by kind ("code" or "prose"), read when a text is asked for.
 
     They are drawn folder by folder, so that one large package does not fill the corpus.
     """
 
-    def __init__(self, files: Iterable[Path], *, held_out: bool) -> None:
+    def __init__(self, files: Iterable[Path]) -> None:
         self.folders: dict[str, list[list[Path]]] = {"code": [], "prose": []}
         groups: dict[tuple[str, str], list[Path]] = {}
         for path in sorted(files):
-            if _is_held_out(path) == held_out:
-                kind = "code" if path.suffix in _CODE else "prose"
-                groups.setdefault((kind, _group(path)), []).append(path)
+            kind = "code" if path.suffix in _CODE else "prose"
+            groups.setdefault((kind, _group(path)), []).append(path)
         for (kind, _), paths in groups.items():
             self.folders[kind].append(paths)
 
@@ -98,6 +97,24 @@ def _texts(root: Path) -> list[Path]:
     ]
 
 
+def split(files: list[Path]) -> tuple[Corpus, Corpus]:
+    """The corpus to train on, and the held-out one: about one file of twenty, by its name.
+
+    By name and not by place, so that copies of one file fall on the same side. Raises
+    InvalidArgument for a single file, which cannot be split.
+    """
+    if len({path.name for path in files}) < 2:
+        raise InvalidArgument("--data holds one file, and one more is needed to be held out")
+    ranks = {path.name: hashlib.sha256(path.name.encode()).digest()[0] for path in files}
+    held = {name for name, rank in ranks.items() if rank % _EVERY == 0}
+    if not held or len(held) == len(ranks):  # of a handful of files: one
+        held = {min(ranks, key=lambda name: (ranks[name], name))}
+    return (
+        Corpus(path for path in files if path.name not in held),
+        Corpus(path for path in files if path.name in held),
+    )
+
+
 def _group(path: Path) -> str:
     """What comes from one place: the folder below the root of packages, or else the file alone."""
     parts = path.parts
@@ -105,11 +122,6 @@ def _group(path: Path) -> str:
         if part in ("site-packages", "dist-packages", "doc"):
             return "/".join(parts[: i + 2])
     return str(path)
-
-
-def _is_held_out(path: Path) -> bool:
-    """By name and not by place, so that copies of one file fall on the same side."""
-    return hashlib.sha256(path.name.encode()).digest()[0] % _EVERY == 0
 
 
 def _read(path: Path) -> str:

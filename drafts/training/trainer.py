@@ -20,13 +20,13 @@ from specdec.drafts.head_rows import head_rows
 from specdec.drafts.longspec_block import LongSpecBlock
 from specdec.drafts.longspec_checkpoint import Checkpoint, describe, sizes_for
 from specdec.drafts.rotary import Rotary
-from specdec.drafts.training.corpus import Corpus
+from specdec.drafts.training.corpus import split
 from specdec.drafts.training.lessons import Lessons
 from specdec.drafts.training.objective import Frozen, Sheet, examine, loss
 from specdec.drafts.training.optimizer import BlockOptimizer, schedule
 from specdec.drafts.training.progress import Progress
 from specdec.drafts.training.settings import Settings
-from specdec.drafts.training.start import frequent_tokens, new_block
+from specdec.drafts.training.start import frequent_tokens, new_block, solve_start
 from specdec.drafts.training.teacher import Lesson, Teacher
 from specdec.target import Target
 
@@ -71,17 +71,17 @@ class Trainer:
         self.target, self.out, self.settings, self.pace = target, out, settings, pace
         self.accelerator, self.about = accelerator, about
         self.device = accelerator.device
-        self.sizes = sizes_for(target, settings.mlp_size, settings.window)
+        self.sizes = sizes_for(target, settings.mlp_size, settings.window, settings.max_lag)
         teacher = Teacher(target, self.sizes.kv_layer)
         s = settings
-        self.corpus = Corpus(files, held_out=False)
+        self.corpus, held_out = split(files)
         self.tokenizer = tokenizer
         self.lessons = Lessons(
             teacher, tokenizer, self.corpus, seed=s.seed, rows=s.rows, length=s.length, long=s.long,
             folder=out / "lessons",
         )  # fmt: skip
         self.exam = Lessons(
-            teacher, tokenizer, Corpus(files, held_out=True), seed=s.seed + 1,
+            teacher, tokenizer, held_out, seed=s.seed + 1,
             rows=pace.held_out, length=s.length, long=s.long, folder=out / "held_out",
         )  # fmt: skip
         self.window: dict[int, Lesson] = {}
@@ -98,6 +98,9 @@ class Trainer:
             block.load_state_dict(_part(before.tensors, "block."))
             step, self.best, self.stale = before.step, before.best, before.stale
         block.to(self.device)
+        if before is None:
+            self._recall(0)  # each process solves its own; the first one's counts
+            solve_start(block, self.frozen, self.window[0], self.device)
         self.model = self.accelerator.prepare_model(block)
         self.block: LongSpecBlock = self.accelerator.unwrap_model(self.model)
         self.optimizer = BlockOptimizer(self.block, self.settings)
