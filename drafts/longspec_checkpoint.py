@@ -81,7 +81,9 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, InvalidArgument):
                 raise
-            raise WeightsError(f"the LongSpec drafter in {folder} cannot be read: {error}") from error
+            raise WeightsError(
+                f"the LongSpec drafter in {folder} cannot be read: {error}"
+            ) from error
         ids = weights.pop("draft_ids", None)
         return cls(sizes, weights, None if ids is None else ids.long(), target, training)
 
@@ -127,9 +129,7 @@ def describe(target: Target) -> dict[str, Any]:
     }
 
 
-def sizes_for(
-    target: Target, mlp_size: int = 0, window: int = 512, max_lag: int = 4
-) -> Sizes:
+def sizes_for(target: Target, mlp_size: int = 0, window: int = 512, max_lag: int = 4) -> Sizes:
     """The sizes of a block for `target`; 0 for `mlp_size` takes the target's own."""
     config = target.model.config.get_text_config()
     heads = int(config.num_attention_heads)
@@ -167,9 +167,7 @@ def _folder(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(source, allow_patterns=["config.json", "model.safetensors"])
-        )
+        return Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
     except Exception as error:
         raise WeightsError(
             f"there is no folder {path}, and no drafter {source!r} could be had from the hub: "

@@ -39,9 +39,9 @@ class ModelDrafter:
     With `draft_width` w > 1 each level holds w nodes: as in EAGLE-2 (arXiv 2406.16858) those with
     the largest joint probability; `draft_tree` gives a number for each level instead, as in
     LongSpec's 4-16-16-16-16. With `draft_nodes` the tree is cut to its so many most probable nodes,
-    the root included; one whose nodes are drawn at random stops growing there instead. How many children a node gets is settled from the draft law
-    before they are drawn, so that under rejection their law is known; a node is never dropped
-    for the token it turned out to be.
+    the root included; one whose nodes are drawn at random stops growing there instead. How many
+    children a node gets is settled from the draft law before they are drawn, so that under
+    rejection their law is known; a node is never dropped for the token it turned out to be.
     """
 
     name = "model"
@@ -108,9 +108,7 @@ class ModelDrafter:
         best = sorted(range(len(tree)), key=lambda node: (-values[node], node))
         return tree.only(sorted(best[: self.budget]))
 
-    def _expand(
-        self, row: Row, tree: TokenTree, leaves: list[_Leaf], width: int
-    ) -> list[_Leaf]:
+    def _expand(self, row: Row, tree: TokenTree, leaves: list[_Leaf], width: int) -> list[_Leaf]:
         """Draw one level below `leaves`; the new nodes, in order, without logits."""
         if self.budget is not None and tree.is_sampled:
             width = min(width, self.budget - len(tree))  # its nodes cannot be taken back

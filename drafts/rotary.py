@@ -58,10 +58,8 @@ class Rotary:
         # Where only a part of the head is turned, many models cut it out before they call.
         width = int(x.shape[-1] * self._share)
         part, rest = x[..., :width], x[..., width:]
-        if self._pairs:
-            part = self._apply(part, part, cos, sin)[0]
-        else:
-            part = self._apply(part, cos, sin)
+        apply = self._apply
+        part = apply(part, part, cos, sin)[0] if self._pairs else apply(part, cos, sin)
         return torch.cat((part, rest), -1) if rest.shape[-1] else part
 
     @staticmethod

@@ -22,9 +22,7 @@ class Window:
 
     def __init__(self, rows: int, window: int, like: tuple[Tensor, Tensor]) -> None:
         self.window = window
-        self.k, self.v = (
-            x.new_zeros(rows, x.shape[1], window + SLACK, x.shape[-1]) for x in like
-        )
+        self.k, self.v = (x.new_zeros(rows, x.shape[1], window + SLACK, x.shape[-1]) for x in like)
         self.start = [0] * rows
         self.length = torch.zeros(rows, dtype=torch.int32)
         self.tokens: list[list[int]] = [[] for _ in range(rows)]

@@ -139,7 +139,13 @@ BENCH = {
     "profile": Entry("specdec.bench.view_profile:profile", "compares sparse views on a text"),
     "anchors": Entry("specdec.bench.anchors:find_anchors", "calibrates the anchors of a view"),
     "plot": Entry("specdec.bench.plots:plot_profile", "a profile as a picture"),
+    "facts": Entry("specdec.bench.machine:facts", "what ran where"),
     "manual": Entry("specdec.bench.workloads:manual", "a long text that is always there"),
+}
+
+TRAINING = {
+    "train": Entry("specdec.drafts.training.run:train", "distils a target into a drafter"),
+    "measure": Entry("specdec.drafts.training.measure:measure", "what a drafter foresees"),
 }
 
 

@@ -49,7 +49,9 @@ DRAFTERS = {
     "longspec-tree": {"drafter": longspec_models.untrained, "draft_tree": "4-8-8-8"},
     "longspec-nodes": {"drafter": longspec_models.untrained, "draft_nodes": 12},
     "longspec-shy": {
-        "drafter": longspec_models.untrained, "num_draft_tokens": 9, "min_draft_prob": 0.1,
+        "drafter": longspec_models.untrained,
+        "num_draft_tokens": 9,
+        "min_draft_prob": 0.1,
     },
     **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},
 }
@@ -133,7 +135,10 @@ def test_rejection_is_exact_at_temperature_zero(engine, draft, plain, drafter):
     assert outcome(out) == plain()
 
 
-@pytest.mark.parametrize("drafter", ["ngram", "ngram-fixed", *(k.__name__ for k in hostile.HOSTILE)])
+CERTAIN = ["ngram", "ngram-fixed", *(kind.__name__ for kind in hostile.HOSTILE)]
+
+
+@pytest.mark.parametrize("drafter", CERTAIN)
 def test_deterministic_drafts_keep_the_seed_under_rejection(engine, plain, drafter):
     """A draft that was not drawn is verified by the walk, which is a plain step per token."""
     kwargs = {"temperature": 0.9, "seed": 3}

@@ -161,7 +161,9 @@ PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [9, 8, 7, 9, 8, 7, 9]]
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"temperature": 0.9, "seed": 3, "num_return_sequences": 2}], ids=["one", "forked"]
+    "kwargs",
+    [{}, {"temperature": 0.9, "seed": 3, "num_return_sequences": 2}],
+    ids=["one", "forked"],
 )
 @pytest.mark.parametrize("drafter", ["longspec", "ngram+longspec"])
 def test_from_a_folder_with_others_and_samples(llama, saved, drafter, kwargs):

@@ -16,11 +16,13 @@ class Console:
     def __init__(self, steps: int, shown: bool) -> None:
         self.shown = shown
         columns = (
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
-            TimeRemainingColumn(),
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"), TimeRemainingColumn(),
         )  # fmt: skip
         terminal = Terminal(stderr=True)
-        self._bar = Progress(*columns, console=terminal, disable=not (shown and terminal.is_terminal))
+        self._bar = Progress(
+            *columns, console=terminal, disable=not (shown and terminal.is_terminal)
+        )
         self._task = self._bar.add_task("training", total=steps, loss="")
 
     def report(self, row: dict[str, Any]) -> None:
@@ -44,6 +46,9 @@ class Console:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bar.stop()

@@ -43,7 +43,7 @@ class Lessons:
         self.teacher, self.tokenizer, self.corpus = teacher, tokenizer, corpus
         self.seed, self.rows, self.length, self.long = seed, rows, length, long
         self.folder = folder
-        end = teacher.target.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        end = teacher.target.model.generation_config.eos_token_id
         ends = end if isinstance(end, list) else [end]
         self.stop = {x for x in (*ends, tokenizer.eos_token_id) if isinstance(x, int)}
 
@@ -76,9 +76,7 @@ class Lessons:
         offset = rng.choice((0, rng.randrange(max(1, end - self.length))))
         temperatures = torch.tensor([rng.choice(_TEMPERATURES) for _ in range(self.rows)])
         feeds = [self._feed(random.Random(rng.random())) for _ in range(self.rows)]
-        return self.teacher.continued(
-            feeds, self.length, offset, temperatures, rng, stop=self.stop
-        )
+        return self.teacher.continued(feeds, self.length, offset, temperatures, rng, stop=self.stop)
 
     def _feed(self, rng: random.Random) -> Callable[[], list[int]]:
         """What starts a text of one kind, again and again."""

@@ -55,9 +55,7 @@ def outputs(block: nn.Module, frozen: Frozen, sheet: Sheet, lag: int) -> Tensor:
     return out
 
 
-def loss(
-    block: nn.Module, frozen: Frozen, sheet: Sheet, lag: int, settings: Settings
-) -> Tensor:
+def loss(block: nn.Module, frozen: Frozen, sheet: Sheet, lag: int, settings: Settings) -> Tensor:
     """Cross-entropy on the target's distribution, and the additions that the settings ask for."""
     h = outputs(block, frozen, sheet, lag)[:, SKIP:]
     logp = (h @ frozen.head.to(h.dtype).T).float().log_softmax(-1)
@@ -88,7 +86,11 @@ def top_ranks(
 
 @torch.no_grad()
 def examine(
-    block: LongSpecBlock, frozen: Frozen, lessons: list[Lesson], device: torch.device, depth: int = 4
+    block: LongSpecBlock,
+    frozen: Frozen,
+    lessons: list[Lesson],
+    device: torch.device,
+    depth: int = 4,
 ) -> dict[str, float]:
     """Top-1 to top-4 agreement with the target one token ahead, and simulated acceptance length.
 

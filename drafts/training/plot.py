@@ -19,7 +19,9 @@ def plot_log(log: Path, picture: Path) -> None:
     for k in (1, 2, 3, 4):
         right.plot(steps, [row[f"top{k}"] for row in rows], label=f"top-{k} agreement")
     lengths = right.twinx()
-    lengths.plot(steps, [row["acceptance_length"] for row in rows], "k--", label="acceptance length")
+    lengths.plot(
+        steps, [row["acceptance_length"] for row in rows], "k--", label="acceptance length"
+    )
     lengths.set_ylabel("acceptance length, chain of 4")
     right.set(xlabel="step", ylabel="agreement on held-out texts")
     right.legend(loc="lower right")

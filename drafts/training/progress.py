@@ -38,7 +38,9 @@ class Progress:
         for leftover in folder.glob(".unfinished-*"):
             leftover.unlink()
         unfinished = folder / f".unfinished-{uuid.uuid4().hex}"
-        save_file({k: x.detach().contiguous() for k, x in self.tensors.items()}, unfinished, metadata)
+        save_file(
+            {k: x.detach().contiguous() for k, x in self.tensors.items()}, unfinished, metadata
+        )
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, folder / FILE)

@@ -5,32 +5,35 @@ from __future__ import annotations
 import random
 
 _TOPICS = """
-the water cycle; photosynthesis; black holes; the French Revolution; supply and demand; binary search;
-recursion; a healthy breakfast; learning the guitar; the Roman Empire; climate change; electric cars;
-machine learning; hash tables; the solar system; vaccines; volcanoes; chess openings; time management;
-public speaking; the stock market; renewable energy; ancient Egypt; plate tectonics; the human heart;
-sleep; meditation; gardening in small spaces; baking bread; the Industrial Revolution; Shakespeare;
-poetry; jazz music; photography; the Great Wall of China; coral reefs; bees and pollination; rain forests;
-the immune system; antibiotics; DNA; evolution; gravity; electricity; magnets; the speed of light;
-nuclear fusion; space travel; the Moon landing; Mars; comets; the Big Bang; quantum mechanics; relativity;
-prime numbers; probability; statistics; geometry; algebra; the Pythagorean theorem; percentages; fractions;
-sorting algorithms; linked lists; operating systems; databases; computer networks; encryption; passwords;
-open source software; version control; unit tests; web browsers; artificial intelligence; robots;
-social media; remote work; job interviews; writing a resume; email etiquette; teamwork; leadership;
-negotiation; budgeting; saving money; credit cards; mortgages; taxes; inflation; small businesses;
-marketing; customer service; supply chains; project management; starting a company; online shopping;
-travelling in Japan; a weekend in Paris; a trip to Italy; hiking in the mountains; camping; swimming;
-running a marathon; yoga; football; basketball; tennis; the Olympic Games; cycling to work; public transport;
-city planning; architecture; painting; sculpture; film making; theatre; novels; short stories; fairy tales;
-mythology; philosophy; ethics; democracy; human rights; the United Nations; constitutions; elections;
-world history; the Middle Ages; the Renaissance; the Cold War; explorers; maps; oceans; rivers; deserts;
-the Arctic; weather forecasts; hurricanes; earthquakes; recycling; plastic waste; drinking water; farming;
-organic food; vegetarian cooking; pasta; soup; tea and coffee; chocolate; spices; nutrition; vitamins;
-mental health; stress; friendship; family life; raising children; pets; dogs; cats; birds; horses; whales;
-elephants; insects; dinosaurs; trees; flowers; mushrooms; the seasons; holidays; birthdays; languages;
-learning a new language; grammar; spelling; dictionaries; libraries; schools; universities; homework;
-exams; teachers; science fairs; museums; inventions; the printing press; the telephone; the internet;
-smartphones; video games; board games; puzzles; magic tricks; humour; music theory; the piano; orchestras
+the water cycle; photosynthesis; black holes; the French Revolution; supply and demand;
+binary search; recursion; a healthy breakfast; learning the guitar; the Roman Empire;
+climate change; electric cars; machine learning; hash tables; the solar system; vaccines;
+volcanoes; chess openings; time management; public speaking; the stock market; renewable energy;
+ancient Egypt; plate tectonics; the human heart; sleep; meditation; gardening in small spaces;
+baking bread; the Industrial Revolution; Shakespeare; poetry; jazz music; photography;
+the Great Wall of China; coral reefs; bees and pollination; rain forests; the immune system;
+antibiotics; DNA; evolution; gravity; electricity; magnets; the speed of light; nuclear fusion;
+space travel; the Moon landing; Mars; comets; the Big Bang; quantum mechanics; relativity;
+prime numbers; probability; statistics; geometry; algebra; the Pythagorean theorem; percentages;
+fractions; sorting algorithms; linked lists; operating systems; databases; computer networks;
+encryption; passwords; open source software; version control; unit tests; web browsers;
+artificial intelligence; robots; social media; remote work; job interviews; writing a resume;
+email etiquette; teamwork; leadership; negotiation; budgeting; saving money; credit cards;
+mortgages; taxes; inflation; small businesses; marketing; customer service; supply chains;
+project management; starting a company; online shopping; travelling in Japan; a weekend in Paris;
+a trip to Italy; hiking in the mountains; camping; swimming; running a marathon; yoga; football;
+basketball; tennis; the Olympic Games; cycling to work; public transport; city planning;
+architecture; painting; sculpture; film making; theatre; novels; short stories; fairy tales;
+mythology; philosophy; ethics; democracy; human rights; the United Nations; constitutions;
+elections; world history; the Middle Ages; the Renaissance; the Cold War; explorers; maps; oceans;
+rivers; deserts; the Arctic; weather forecasts; hurricanes; earthquakes; recycling; plastic waste;
+drinking water; farming; organic food; vegetarian cooking; pasta; soup; tea and coffee; chocolate;
+spices; nutrition; vitamins; mental health; stress; friendship; family life; raising children;
+pets; dogs; cats; birds; horses; whales; elephants; insects; dinosaurs; trees; flowers; mushrooms;
+the seasons; holidays; birthdays; languages; learning a new language; grammar; spelling;
+dictionaries; libraries; schools; universities; homework; exams; teachers; science fairs; museums;
+inventions; the printing press; the telephone; the internet; smartphones; video games;
+board games; puzzles; magic tricks; humour; music theory; the piano; orchestras
 """
 
 _FORMS = """
@@ -70,13 +73,16 @@ Write a JavaScript function that {}.
 """
 
 _JOBS = """
-reverses a string; counts the words of a text; sorts a list of numbers; finds the largest element of a list;
-checks whether a number is prime; computes the factorial of a number; reads a CSV file and sums a column;
-removes duplicates from a list; merges two sorted lists; converts Celsius to Fahrenheit; finds all palindromes;
-computes Fibonacci numbers; implements a stack; implements a queue; implements a binary search tree;
-downloads a web page; parses a date; counts the vowels of a sentence; flattens a nested list; rolls two dice;
-keeps a shopping list; validates an email address; computes the mean and the median; draws a triangle of stars;
-groups words by their first letter; finds the shortest path in a graph; converts Roman numerals; plays tic-tac-toe
+reverses a string; counts the words of a text; sorts a list of numbers;
+finds the largest element of a list; checks whether a number is prime;
+computes the factorial of a number; reads a CSV file and sums a column;
+removes duplicates from a list; merges two sorted lists; converts Celsius to Fahrenheit;
+finds all palindromes; computes Fibonacci numbers; implements a stack; implements a queue;
+implements a binary search tree; downloads a web page; parses a date;
+counts the vowels of a sentence; flattens a nested list; rolls two dice; keeps a shopping list;
+validates an email address; computes the mean and the median; draws a triangle of stars;
+groups words by their first letter; finds the shortest path in a graph; converts Roman numerals;
+plays tic-tac-toe
 """
 
 _ABOUT_TEXT = """

@@ -34,9 +34,7 @@ class Gain:
 
     def __add__(self, other: Gain) -> Gain:
         longest = max(len(self.positions), len(other.positions))
-        pairs = (
-            (*x.positions, *[0] * (longest - len(x.positions))) for x in (self, other)
-        )
+        pairs = ((*x.positions, *[0] * (longest - len(x.positions))) for x in (self, other))
         return Gain(
             self.rounds + other.rounds,
             self.tokens + other.tokens,
@@ -44,29 +42,31 @@ class Gain:
         )
 
 
-class _Written:
+class Written:
     """A verifier that has read a whole text, and shows as much of its KV as was committed."""
 
     base = None
 
+    @torch.inference_mode()
     def __init__(self, target: Target, text: Sequence[int]) -> None:
-        self.target = target
+        self.target, self.text = target, list(text)
         self.store = target.new_store(1, len(text) + 1)
         target.prefill(self.store, FullView(), 0, text)
 
-    def settle(self, row: Row, upto: int) -> None:
+    def settle(self, row: Row | None, upto: int) -> None:
         """Show the KV of the first `upto` tokens."""
         self.store.levels[-1].length[0] = upto
 
 
 @torch.inference_mode()
-def replay(target: Target, drafter: Drafter, text: Sequence[int], start: int) -> Gain:
-    """Greedy rounds over `text`, whose tokens from `start` on are the target's own greedy choice.
+def replay(drafter: Drafter, written: Written, start: int) -> Gain:
+    """Greedy rounds over a text whose tokens from `start` on are the target's own greedy choice.
 
     Each round drafts after what is committed, keeps the deepest path that the text goes through,
     and one token more: the figures are those of real generation, without verifying again.
     """
-    verifier: Any = _Written(target, text)
+    verifier: Any = written
+    text = written.text
     row = Row(0, 0, list(text[:start]), start, len(text), _greedy(), start)
     drafter.begin([row], verifier)
     gain = Gain()

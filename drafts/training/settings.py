@@ -18,7 +18,8 @@ class Settings:
     rate: learning rate of the matrices (Muon); norms and biases take `vector_rate` (AdamW).
     rows, length: texts of a lesson that the target continues, and their tokens; long: tokens of
         the texts that it only reads.
-    steps_per_lesson: steps after which the target makes a new lesson; remember: how many of the
+    first_lessons: lessons before the first step, from which the linear part is solved;
+        steps_per_lesson: steps after which the target makes a new one; remember: how many of the
         newest lessons a step may draw its texts from.
     draft_vocab: tokens that can be drafted, the most frequent ones; 0 for all.
     mlp_size: width of the block's MLP; 0 for the target's. window: reach of self-attention.
@@ -31,15 +32,16 @@ class Settings:
     warmup: float = 0.05
     batch_tokens: int = 3072
     accumulate: int = 1
-    rate: float = 0.01
+    rate: float = 0.003
     vector_rate: float = 1e-3
     weight_decay: float = 0.1
     clip: float = 1.0
-    rows: int = 96
+    rows: int = 64
     length: int = 384
     long: int = 3072
-    steps_per_lesson: int = 36
-    remember: int = 8
+    first_lessons: int = 2
+    steps_per_lesson: int = 24
+    remember: int = 40
     draft_vocab: int = 8192
     mlp_size: int = 0
     window: int = 512
@@ -50,7 +52,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in (
-            "steps", "batch_tokens", "accumulate", "rows", "length", "long", "steps_per_lesson",
+            "steps", "batch_tokens", "accumulate", "rows", "length", "long", "first_lessons",
+            "steps_per_lesson",
             "remember", "window", "max_lag",
         ):  # fmt: skip
             if getattr(self, name) < 1:
@@ -61,7 +64,26 @@ class Settings:
         if self.length <= self.max_lag + 1:
             raise InvalidArgument(f"length={self.length} is too short for max_lag={self.max_lag}")
         if not 0 < self.rate < 1 or not 0 < self.vector_rate < 1:
-            raise InvalidArgument(f"rate={self.rate} and vector_rate={self.vector_rate} must lie in (0, 1)")
+            raise InvalidArgument(
+                f"rate={self.rate} and vector_rate={self.vector_rate} must lie between 0 and 1"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What changes no step's weights: how often to look, and when to stop.
+
+    examine_minutes: between examinations on held-out texts, each followed by a checkpoint.
+    patience: examinations without a better acceptance length after which training stops.
+    held_out: texts that are examined; keep_lessons: leave them all in the folder.
+    stop_after: end this session after so many steps.
+    """
+
+    examine_minutes: float = 5.0
+    patience: int = 1_000
+    held_out: int = 32
+    keep_lessons: bool = False
+    stop_after: int | None = None

@@ -149,9 +149,7 @@ class Teacher:
         store.levels[-1].length += 1
         return kept
 
-    def _run(
-        self, tokens: list[list[int]], pass_: ForwardPass
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(self, tokens: list[list[int]], pass_: ForwardPass) -> tuple[Tensor, Tensor, Tensor]:
         self._hidden.clear()
         logits = self.target.forward(tokens, pass_)
         top, ids = logits.topk(TOP)

@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,28 +24,12 @@ from specdec.drafts.training.lessons import Lessons
 from specdec.drafts.training.objective import Frozen, Sheet, examine, loss
 from specdec.drafts.training.optimizer import BlockOptimizer, schedule
 from specdec.drafts.training.progress import Progress
-from specdec.drafts.training.settings import Settings
+from specdec.drafts.training.settings import Pace, Settings
 from specdec.drafts.training.start import frequent_tokens, new_block, solve_start
 from specdec.drafts.training.teacher import Lesson, Teacher
 from specdec.target import Target
 
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Pace:
-    """What does not change the weights of a step: how often to look, and when to stop.
-
-    examine_minutes: between examinations on held-out texts, each followed by a checkpoint.
-    patience: examinations without a better acceptance length after which training stops.
-    held_out: texts that are examined; stop_after: end this session after so many steps.
-    """
-
-    examine_minutes: float = 5.0
-    patience: int = 1_000
-    held_out: int = 32
-    keep_lessons: bool = False
-    stop_after: int | None = None
 
 
 class Trainer:
@@ -99,8 +82,8 @@ class Trainer:
             step, self.best, self.stale = before.step, before.best, before.stale
         block.to(self.device)
         if before is None:
-            self._recall(0)  # each process solves its own; the first one's counts
-            solve_start(block, self.frozen, self.window[0], self.device)
+            self._recall(self._newest(0))  # each process solves its own; the first one's counts
+            solve_start(block, self.frozen, list(self.window.values()), self.device)
         self.model = self.accelerator.prepare_model(block)
         self.block: LongSpecBlock = self.accelerator.unwrap_model(self.model)
         self.optimizer = BlockOptimizer(self.block, self.settings)
@@ -150,7 +133,7 @@ class Trainer:
         return total
 
     def _newest(self, step: int) -> int:
-        return step // self.settings.steps_per_lesson
+        return self.settings.first_lessons - 1 + step // self.settings.steps_per_lesson
 
     def _recall(self, newest: int) -> None:
         """Hold the lessons that a step may draw from; each process has lessons of its own."""
@@ -194,9 +177,10 @@ class Trainer:
         if ids is None:
             ids = torch.arange(vocab, device=self.device)
             if 0 < size < vocab:
-                self._recall(0)
+                self._recall(self._newest(0))
+                first = list(self.window.values())
                 ids = frequent_tokens(
-                    size, vocab, [self.window[0]], self.corpus, self.tokenizer, self.settings.seed
+                    size, vocab, first, self.corpus, self.tokenizer, self.settings.seed
                 ).to(self.device)
                 if self.accelerator.num_processes > 1:
                     ids = broadcast(ids)

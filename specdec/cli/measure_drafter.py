@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from specdec.registry import TRAINING
+
 
 def measure_drafter(
     out: Annotated[Path, typer.Option(help="JSON file of the results.")],
@@ -29,62 +31,25 @@ def measure_drafter(
 
     The target's greedy texts are written first; drafts are then counted against them.
     """
-    import random
-
-    from specdec.bench.machine import machine
-    from specdec.drafts.longspec import SHIPPED, prepared
-    from specdec.drafts.longspec_checkpoint import Checkpoint
-    from specdec.drafts.training import measure
-    from specdec.drafts.training.corpus import gather, split
-    from specdec.drafts.training.questions import question
-    from specdec.engine import Engine
-
-    engine = Engine.from_pretrained(target)
-    trained = prepared(engine.target, drafter)
-    checkpoint = Checkpoint.load(drafter or SHIPPED)
-    fresh = measure.untrained(engine, checkpoint)
-    _, corpus = split(gather(data or []))
-    rng = random.Random(f"{seed}/chat")
+    questions = None
     if prompts is not None:
-        lines = [json.loads(line) for line in prompts.read_text("utf-8").splitlines()]
-        asked = [line["turns"][0] for line in rng.sample(lines, min(count, len(lines)))]
-    else:
-        asked = [
-            question(rng, corpus.passage(rng, "prose", 500), corpus.passage(rng, "code", 400))
-            for _ in range(count)
-        ]
-    kinds: dict[str, list[Any]] = {"chat": [[{"role": "user", "content": q}] for q in asked]}
-    for kind in corpus.kinds:
-        kinds[kind] = measure.passages(engine, corpus, kind, [128], count, seed)[128]
-    report: dict[str, Any] = {
-        "machine": machine(), "target": engine.name, "training": checkpoint.training,
-        "new_tokens": new_tokens, "kinds": {}, "contexts": {},
-    }  # fmt: skip
+        lines = prompts.read_text("utf-8").splitlines()
+        questions = [json.loads(line)["turns"][0] for line in lines]
 
-    def tell(line: str) -> None:
-        typer.echo(line, err=True)
-
-    def save() -> None:
+    def save(report: dict[str, Any]) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
-    for kind, those in kinds.items():
-        tell(f"{kind}: {len(those)} texts")
-        texts = measure.written(engine, those, new_tokens)
-        report["kinds"][kind] = {
-            "trained": measure.gains(engine, trained, texts, tell),
-            "untrained": measure.gains(engine, fresh, texts, tell),
-        }
-        save()
-    sizes = [int(length) for length in lengths.split(",") if length]
-    found = {
-        kind: measure.passages(engine, corpus, kind, sizes, long_count, seed + 1)
-        for kind in corpus.kinds
-        if sizes
-    }
-    for length in sizes:
-        tell(f"{length} tokens of context")
-        contexts = [ids for kind in found.values() for ids in kind[length]]
-        texts = measure.written(engine, contexts, new_tokens)
-        report["contexts"][str(length)] = measure.gains(engine, trained, texts, tell)
-        save()
+    TRAINING["measure"].load()(
+        target,
+        drafter,
+        data or [],
+        questions,
+        count=count,
+        new_tokens=new_tokens,
+        lengths=[int(length) for length in lengths.split(",") if length],
+        long_count=long_count,
+        seed=seed,
+        tell=lambda line: typer.echo(line, err=True),
+        save=save,
+    )
