@@ -51,14 +51,14 @@ def gains(
     hits, places = dict.fromkeys(drafters, 0), 0
     for tokens, start in texts:
         written = Written(engine.target, tokens)
-        for who, prepared in drafters.items():
+        for who, parts in drafters.items():
             for shape, options in SHAPES.items():
-                chosen = DraftOptions(draft_model=prepared, **options)
+                chosen = DraftOptions(draft_model=parts, **options)
                 drafter = LongSpec(engine.target, chosen)
                 totals[who, shape] += replay(drafter, written, start)
             written.settle(None, len(tokens))
             if len(tokens) <= DENSE:
-                hits[who] += _agreements(prepared, written, start)
+                hits[who] += _agreements(parts, written, start)
         places += len(tokens) - start if len(tokens) <= DENSE else 0
     report: dict[str, dict[str, float]] = {}
     for who in drafters:
