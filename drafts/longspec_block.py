@@ -126,9 +126,13 @@ class LongSpecBlock(nn.Module):
 
     def finish(self, h: Tensor) -> Tensor:
         """What the target's LM head is given: `[B, n, hidden]`."""
-        x = self.mlp_norm(h)
-        out: Tensor = h + self.mlp_down(F.silu(self.mlp_gate(x)) * self.mlp_up(x))
+        out: Tensor = h + self.mlp_down(self.mlp_inner(h))
         return out
+
+    def mlp_inner(self, h: Tensor) -> Tensor:
+        """The MLP's `[B, n, mlp_size]`, before its output matrix."""
+        x = self.mlp_norm(h)
+        return F.silu(self.mlp_gate(x)) * self.mlp_up(x)
 
     def forward(
         self, embedded: Tensor, positions: Tensor, k: Tensor, v: Tensor, rotary: Rotary, lag: int
@@ -138,21 +142,31 @@ class LongSpecBlock(nn.Module):
         Token i sees the target's KV of tokens 0 .. i - lag: what drafting finds `lag` tokens past
         the last verified one ("flash noisy training"). Positions are `int64[B, T]`.
         """
+        state = self.state(k, v, rotary, positions).to(embedded.dtype)
+        h = self.start(embedded, behind(embedded, 1)) + self.newest(behind(state, lag), lag)
+        h = h + self.self_o(self.near(embedded, rotary, positions))
+        h = h + self.cross_o(self.far(h, positions, k, v, rotary, lag))
+        return self.finish(h)
+
+    def near(self, embedded: Tensor, rotary: Rotary, positions: Tensor) -> Tensor:
+        """Self-attention's heads side by side, `[B, T, H * D]`, for whole texts."""
         own_k, own_v = self.window_kv(embedded, rotary, positions)
-        length = embedded.shape[1]
-        near = None
+        mask, length = None, embedded.shape[1]
         if length > self.sizes.window:
             index = torch.arange(length, device=embedded.device)
             ahead = index[:, None] - index[None, :]
-            near = (ahead >= 0) & (ahead < self.sizes.window)
+            mask = (ahead >= 0) & (ahead < self.sizes.window)
         q = self.self_query(embedded, rotary, positions)
-        state = self.state(k, v, rotary, positions).to(embedded.dtype)
-        h = self.start(embedded, behind(embedded, 1)) + self.newest(behind(state, lag), lag)
-        h = h + self.self_output(self._attend(q, own_k, own_v, near))
+        return self._joined(self._attend(q, own_k, own_v, mask))
+
+    def far(
+        self, h: Tensor, positions: Tensor, k: Tensor, v: Tensor, rotary: Rotary, lag: int
+    ) -> Tensor:
+        """Cross-attention's heads side by side, `[B, T, H * Dv]`, zero for the first `lag`."""
         q = self.cross_query(h, rotary, positions)[:, :, lag:]
-        seen = self._attend(q, k[:, :, : length - lag], v[:, :, : length - lag], None)
-        h = h + F.pad(self.cross_output(seen), (0, 0, lag, 0))
-        return self.finish(h)
+        end = h.shape[1] - lag
+        seen = self._joined(self._attend(q, k[:, :, :end], v[:, :, :end], None))
+        return F.pad(seen, (0, 0, lag, 0))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         group = self.sizes.num_heads // self.sizes.num_kv_heads

@@ -83,7 +83,8 @@ def test_two_processes_learn_and_resume_after_a_kill(model, data, tmp_path):
     launch(model, data, tmp_path / "whole")
     log = [json.loads(x) for x in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == list(range(7))
-    assert log[-1]["mean_loss"] < log[1]["mean_loss"]
+    assert log[-1]["held_out_loss"] < log[0]["held_out_loss"]
+    assert log[-1]["top4"] > log[0]["top4"]
 
     assert launch(model, data, tmp_path / "cut", die_at=4) != 0
     assert list((tmp_path / "cut").glob(".unfinished-*"))  # it did die in the middle

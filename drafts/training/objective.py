@@ -92,22 +92,26 @@ def examine(
     device: torch.device,
     depth: int = 4,
 ) -> dict[str, float]:
-    """Top-1 to top-4 agreement with the target one token ahead, and simulated acceptance length.
+    """Top-1 to top-4 agreement with the target one token ahead, cross-entropy on its distribution
+    there, and simulated acceptance length.
 
-    The latter is that of chains of `depth`, started after every token: draft d sees the target's KV
+    The last is that of chains of `depth`, started after every token: draft d sees the target's KV
     d tokens back and is accepted while all before it agreed with the target.
     """
     ranks: list[Tensor] = []
+    entropy, plain = 0.0, Settings()
     for lesson in lessons:
         some = max(1, 4096 // lesson.tokens.shape[1])
         for first in range(0, len(lesson.tokens), some):
             rows = list(range(first, min(first + some, len(lesson.tokens))))
             sheet = Sheet.of(lesson, rows, device)
+            entropy += float(loss(block, frozen, sheet, 1, plain)) * len(rows)
             by_lag = [top_ranks(block, frozen, sheet, lag) for lag in range(1, depth + 1)]
             # draft d after token i stands at token i + d
             shifted = [x[:, SKIP + d : x.shape[1] - depth + d] for d, x in enumerate(by_lag)]
             ranks.append(torch.stack(shifted, -1).flatten(0, 1).cpu())
     table = torch.cat(ranks)
     report = {f"top{k}": float((table[:, 0] < k).double().mean()) for k in (1, 2, 3, 4)}
+    report["held_out_loss"] = entropy / sum(len(lesson.tokens) for lesson in lessons)
     report["acceptance_length"] = 1 + float((table == 0).cumprod(-1).sum(-1).double().mean())
     return report

@@ -88,7 +88,7 @@ class Teacher:
         then the feed gives more. Positions from ANCHORS on are moved up by `offset`.
         """
         rows = len(feeds)
-        texts = [feed() for feed in feeds]
+        texts = [list(feed()) for feed in feeds]
         noise = torch.Generator().manual_seed(rng.getrandbits(62))
         store = self.target.new_store(rows, length)
         view = LockstepView()
