@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from specdec.drafting import DraftModels, make_drafter
+from specdec.drafting import DraftModels, make_drafter, runs_draft_model
 from specdec.generation import GenerationStream
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.output import Generation
@@ -107,5 +107,6 @@ class Engine:
 
     def _stream(self, request: Request) -> GenerationStream:
         model = request.options.draft_model
-        draft = None if model is None else self._draft_models.get(model)
+        runs = model is not None and runs_draft_model(request.drafter)
+        draft = self._draft_models.get(model) if runs else None
         return GenerationStream(self.target, request, make_drafter(self.target, request, draft))

@@ -15,7 +15,10 @@ Drafter = Annotated[
 ]
 DraftModel = Annotated[
     str | None,
-    typer.Option(help="A smaller model with the same token ids; 'random' for a useless one."),
+    typer.Option(
+        help="A smaller model with the same token ids ('random': a useless one), or the checkpoint "
+        "of a LongSpec drafter."
+    ),
 ]
 NumDraftTokens = Annotated[int | None, typer.Option(help="Depth of a draft.")]
 DraftWidth = Annotated[int | None, typer.Option(help="Nodes per level; more than 1 is a tree.")]
