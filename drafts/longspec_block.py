@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specdec.drafts.rotary import Rotary
-from specdec.kernels import packed_linear
+from specdec.kernels.dispatch import kind_for
+from specdec.kernels.panel_weight import pack
+from specdec.kernels.skinny_linear import skinny_linear
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,11 @@ class LongSpecBlock(nn.Module):
         return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
     def pack(self) -> None:
-        """Lay out the matrices for few-row passes on this CPU, in place; see `packed_linear`."""
+        """Lay out the matrices for few-row passes on a CPU, in place; see `skinny_linear`."""
         for module in self.modules():
-            if type(module) is nn.Linear and packed_linear.can_pack(module.weight):
-                weight = packed_linear.pack(module.weight)
+            if type(module) is nn.Linear and kind_for(module.weight) == "numba":
                 module.forward = partial(  # type: ignore[method-assign]
-                    packed_linear.packed_linear, weight=weight, bias=module.bias
+                    skinny_linear, weight=pack(module.weight), bias=module.bias
                 )
 
     @staticmethod
