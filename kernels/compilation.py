@@ -15,7 +15,7 @@ def on_first_compile(act: Callable[[], None]) -> AbstractContextManager[None]:
     return manager
 
 
-class _First(event.Listener):  # type: ignore[misc]
+class _First(event.Listener):
     def __init__(self, act: Callable[[], None]) -> None:
         self.act: Callable[[], None] | None = act
 

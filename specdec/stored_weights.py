@@ -54,7 +54,8 @@ def find(model: nn.Module, tensors: Iterable[Any]) -> dict[str, PanelWeight]:
 
 def save(weights: Mapping[str, PanelWeight], folder: Path) -> None:
     """Write weights into `folder`, to be read by `load`; nothing where there are none."""
-    arrays, index = {}, {}
+    arrays: dict[str, NDArray[Any]] = {}
+    index: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
         fields = weight.panels._asdict()
         index[name] = {
