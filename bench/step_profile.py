@@ -5,18 +5,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
+from specdec.bench import machine
 from specdec.cached_model import CachedModel
 from specdec.engine import Engine
+from specdec.errors import InvalidArgument
 from specdec.kernels.dispatch import Op
 from specdec.noise import Noise
+from specdec.options import DraftOptions
+from specdec.registry import VIEWS
 from specdec.row import Row
 from specdec.sampler import Sampler
 from specdec.tree import TokenTree
@@ -25,64 +28,47 @@ from specdec.view import FullView
 STREAM_BYTES = 1 << 29  # beyond any cache
 
 
-@dataclass(frozen=True)
-class StepProfile:
-    """One pass over `nodes` nodes behind `context` tokens; times are medians in milliseconds.
-
-    total: the whole pass as it is; ops: by name, with the clock running around each, so that their
-    sum with `other` (Python, transformers, small torch ops) can exceed the total a little.
-    floor: what reading the weights and keys of the pass once takes at the bandwidth of this run.
-    """
-
-    context: int
-    nodes: int
-    total: float
-    ops: dict[str, float]
-    other: float
-    floor: float
-
-
 def profile_steps(
-    engine: Engine, tokens: list[int], contexts: list[int], widths: list[int], repeats: int = 11
-) -> tuple[float, list[StepProfile]]:
-    """Bandwidth in GB/s, and a profile for each context and width; widths are interleaved.
+    engine: Engine,
+    tokens: list[int],
+    contexts: Sequence[int],
+    widths: Sequence[int],
+    views: Sequence[str] = (),
+    budget: int = 512,
+    repeats: int = 11,
+) -> dict[str, Any]:
+    """Milliseconds of passes over so many nodes (`widths`) behind so many tokens (`contexts`).
 
-    tokens: a text of at least the longest context.
+    tokens: a text of at least the longest context. views: sparse views whose draft pass over one
+    node is timed at `budget`. Returns a document with the machine, the bandwidth in GB/s and a
+    list of passes: `total` is the median of the pass as it is (widths and views take turns), `ops`
+    the medians with a clock around each op, `other` the rest of those (Python, transformers), and
+    `floor` what reading the weights and the keys once takes at that bandwidth.
     """
-    bandwidth = stream_bandwidth()
-    weights = sum(weight.nbytes for weight in engine.packing.weights.values())
-    profiles = []
+    if len(tokens) < max(contexts) + repeats + 1:
+        raise InvalidArgument(f"contexts={list(contexts)}: the text has {len(tokens)} tokens")
+    packing = engine.packing
+    passes = []
+    before = stream_bandwidth()
     for context in contexts:
-        row = Row(
-            0, 0, tokens[:context], context, context + 1, Sampler([], False, Noise(0)), context
-        )
-        cached = CachedModel(engine.target, FullView(), [row])
-        trees = {n: TokenTree.chain(row.tokens[-1], tokens[1:n]) for n in widths}
-        totals: dict[int, list[float]] = defaultdict(list)
-        parts: dict[int, list[dict[str, float]]] = defaultdict(list)
-        for _ in range(repeats):
-            for n, tree in trees.items():
-                totals[n].append(_seconds(partial(cached.forward, [row], [tree])))
-        for _ in range(repeats):
-            for n, tree in trees.items():
-                with clocked() as seconds:
-                    whole = _seconds(partial(cached.forward, [row], [tree]))
-                parts[n].append({**seconds, "other": whole - sum(seconds.values())})
-        keys = sum(x[:, :, :context].nbytes for x in (*cached.store.levels[-1].k,
-                   *cached.store.levels[-1].v) if x is not None)  # fmt: skip
-        for n in widths:
-            ops = {k: 1e3 * statistics.median(p.get(k, 0.0) for p in parts[n]) for k in parts[n][0]}
-            other = ops.pop("other")
-            floor = (weights + keys) / bandwidth / 1e6
-            total = 1e3 * statistics.median(totals[n])
-            profiles.append(StepProfile(context, n, total, ops, other, floor))
-    return bandwidth, profiles
+        passes += _passes(engine, tokens, context, widths, views, budget, repeats)
+    bandwidth = statistics.mean([before, stream_bandwidth()])
+    weights = sum(weight.nbytes for weight in packing.weights.values())
+    for entry in passes:
+        entry["floor"] = (weights + entry.pop("kv_bytes")) / bandwidth / 1e6
+    return {
+        "machine": machine.facts(),
+        "model": engine.name,
+        "weights": str(packing),
+        "bandwidth": bandwidth,
+        "passes": passes,
+    }
 
 
 def stream_bandwidth() -> float:
     """GB/s at which all threads together read memory, by a sum over 512 MiB."""
     x = torch.ones(STREAM_BYTES // 4)
-    times = [_seconds(lambda: x.sum()) for _ in range(5)]
+    times = [_seconds(x.sum) for _ in range(5)]
     return STREAM_BYTES / statistics.median(times) / 1e9
 
 
@@ -103,6 +89,55 @@ def clocked() -> Iterator[dict[str, float]]:
         yield seconds
     finally:
         Op.__call__ = plain  # type: ignore[method-assign]
+
+
+def _passes(
+    engine: Engine,
+    tokens: list[int],
+    context: int,
+    widths: Sequence[int],
+    views: Sequence[str],
+    budget: int,
+    repeats: int,
+) -> list[dict[str, Any]]:
+    """One context: an entry for each width, and one for each view."""
+    sampler = Sampler([], False, Noise(0))
+    row = Row(0, 0, tokens[:context], context, context + repeats + 1, sampler, context)
+    full = CachedModel(engine.target, FullView(), [row])
+    options = DraftOptions(budget=budget)
+    runs: dict[str, tuple[CachedModel, int]] = {str(n): (full, n) for n in widths}
+    for name in views:
+        view = VIEWS[name].load()(engine.target, options)
+        runs[name] = CachedModel(engine.target, view, [row], base=full), 1
+    totals: dict[str, list[float]] = defaultdict(list)
+    parts: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for turn in range(repeats):
+        row.tokens.append(tokens[context + turn])  # as if a round had ended: drafts begin anew
+        row.stable = len(row.tokens)
+        for name, (model, n) in runs.items():
+            run = partial(model.forward, [row], [TokenTree.chain(row.tokens[-1], tokens[1:n])])
+            run()  # catches up with the text
+            totals[name].append(_seconds(run))
+            with clocked() as seconds:
+                whole = _seconds(run)
+            parts[name].append({**seconds, "other": whole - sum(seconds.values())})
+    level = full.store.levels[-1]
+    keys = sum(x[:, :, :context].nbytes for x in (*level.k, *level.v) if x is not None)
+    entries = []
+    for name, (_, n) in runs.items():
+        ops = {op: 1e3 * statistics.median(p[op] for p in parts[name]) for op in parts[name][-1]}
+        entries.append(
+            {
+                "context": context,
+                "nodes": n,
+                "view": name if name in views else "full",
+                "total": 1e3 * statistics.median(totals[name]),
+                "other": ops.pop("other"),
+                "ops": ops,
+                "kv_bytes": keys if name not in views else keys * min(1.0, budget / context),
+            }
+        )
+    return entries
 
 
 def _seconds(run: Callable[[], object]) -> float:

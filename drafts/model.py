@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from specdec.view import FullView
 from specdec.vocabulary import fit
 
 TREE_WIDTH = 3  # of a tree, where a controller chooses between one and a chain
+BEAM = 8  # nodes per level of a tree that is cut to a budget of nodes afterwards
 DEPTH = 4  # draft tokens of a chain; what a 10x smaller model can gain without a controller
 
 
@@ -38,9 +40,11 @@ class ModelDrafter:
     """Drafts with `options.draft_model`, a Target that shares the target's token ids.
 
     With `draft_width` w > 1 each level holds w nodes: as in EAGLE-2 (arXiv 2406.16858) those with
-    the largest joint probability. How many children a node gets is settled from the draft law
-    before they are drawn, so that under rejection their law is known; a node is never dropped
-    for the token it turned out to be.
+    the largest joint probability; `draft_tree` gives a number for each level instead, as in
+    LongSpec's 4-16-16-16-16. With `draft_nodes` the tree is cut to its so many most probable nodes,
+    the root included; one whose nodes are drawn at random stops growing there instead. How many
+    children a node gets is settled from the draft law before they are drawn, so that under
+    rejection their law is known; a node is never dropped for the token it turned out to be.
     """
 
     name = "model"
@@ -53,13 +57,16 @@ class ModelDrafter:
         """Settle who drafts for whom, and how much."""
         self.draft, self.vocab_size = draft, target.vocab_size
         self.view: View = FullView()
-        self.depth = options.num_draft_tokens or DEPTH
-        self.width = options.draft_width or 1
+        self.shape = options.draft_tree or ()
+        self.depth = options.num_draft_tokens or len(self.shape) or DEPTH
+        self.width = options.draft_width or (BEAM if options.draft_nodes else 1)
+        self.budget = options.draft_nodes
         self.traits = self._traits(options)
         self.min_prob = options.min_draft_prob
 
     def _traits(self, options: DraftOptions) -> Traits:
-        widths = (1, TREE_WIDTH) if options.draft_width is None else (self.width,)
+        is_given = options.draft_width or options.draft_tree or options.draft_nodes
+        widths = (self.width,) if is_given else (1, TREE_WIDTH)
         sizes = self.draft.model.config.get_text_config()
         key = f"{self.name} {self.draft.num_layers}x{sizes.hidden_size}"
         return Traits(key, self.depth, widths)
@@ -67,7 +74,7 @@ class ModelDrafter:
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         self.model = self.open(rows, verifier)
 
-    def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
+    def open(self, rows: Sequence[Row], verifier: CachedModel) -> Any:
         """The model that drafts, with a KV store of its own."""
         return CachedModel(self.draft, self.view, rows)
 
@@ -77,6 +84,7 @@ class ModelDrafter:
             row.index: min(self.depth, limit, self.draft.max_positions - len(row.tokens))
             for row, limit in zip(rows, limits, strict=True)
         }
+        values = {row.index: [1.0] for row in rows}  # of each node, as `_Leaf.value`
         live = [row for row in rows if depths[row.index] > 0]
         leaves: dict[int, list[_Leaf]] = {}
         slots: dict[int, dict[int, int]] = {}  # slot of each tree node the model has read
@@ -88,12 +96,16 @@ class ModelDrafter:
                 slots[row.index] = {0: slot}
         depth = 0
         while live:
+            width = self.shape[depth] if depth < len(self.shape) else self.width
             depth += 1
-            drawn = {r.index: self._expand(r, trees[r.index], leaves[r.index]) for r in live}
+            drawn = {r.index: self._expand(r, trees[r.index], leaves[r.index], width) for r in live}
+            for row in live:
+                values[row.index] += [leaf.value for leaf in drawn[row.index]]
+                drawn[row.index] = [x for x in drawn[row.index] if x.value >= self.min_prob]
             live = [row for row in live if drawn[row.index] and depth < depths[row.index]]
             if live:
                 leaves |= self._read(live, trees, drawn, slots)
-        return [trees[row.index] for row in rows]
+        return [self._within_budget(trees[row.index], values[row.index]) for row in rows]
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
@@ -104,34 +116,49 @@ class ModelDrafter:
         """What a sparse view read for a row, by name."""
         return self.model.reads(row)
 
-    def _expand(self, row: Row, tree: TokenTree, leaves: list[_Leaf]) -> list[_Leaf]:
-        """Draw one level below `leaves`; the new nodes worth going on from, without logits."""
+    def _within_budget(self, tree: TokenTree, values: list[float]) -> TokenTree:
+        """The most probable nodes of a tree without sampled ones; no parent is less probable."""
+        if self.budget is None or tree.is_sampled or len(tree) <= self.budget:
+            return tree
+        best = sorted(range(len(tree)), key=lambda node: (-values[node], node))
+        return tree.only(sorted(best[: self.budget]))
+
+    def _expand(self, row: Row, tree: TokenTree, leaves: list[_Leaf], width: int) -> list[_Leaf]:
+        """Draw one level below `leaves`; the new nodes, in order, without logits."""
+        if self.budget is not None and tree.is_sampled:
+            width = min(width, self.budget - len(tree))  # its nodes cannot be taken back
+        if width < 1:
+            return []
+        probs = torch.stack([leaf.logits for leaf in leaves]).softmax(-1)
+        width = min(width, probs.shape[-1])
+        best = probs.topk(width)
+        joint = best.values * best.values.new_tensor([[leaf.value] for leaf in leaves])
+        chosen = joint.flatten().topk(width).indices
+        counts = torch.bincount(chosen // width, minlength=len(leaves)).tolist()
         drawn: list[_Leaf] = []
-        for leaf, count in zip(leaves, self._counts(leaves), strict=True):
+        for place, (leaf, count) in enumerate(zip(leaves, counts, strict=True)):
             if not count:
                 continue
-            path = tree.path_tokens(leaf.node)
-            tokens, law, probs = row.sampler.draft_children(
-                row, path, leaf.logits, leaf.slot, count
-            )
-            if law is not Law.POINT:
-                tree.draft_probs[leaf.node] = probs
-            for token in tokens:
-                node = tree.add(leaf.node, token, law, self.name)
-                value = leaf.value * float(probs[token])
-                if value >= self.min_prob:
-                    drawn.append(_Leaf(node, -1, value, probs))
+            if row.sampler.samples or row.sampler.processors:
+                drawn += self._drawn(row, tree, leaf, count)
+                continue
+            pairs = zip(best.indices[place].tolist(), joint[place].tolist(), strict=True)
+            for token, value in list(pairs)[:count]:
+                if value > 0:
+                    node = tree.add(leaf.node, token, Law.POINT, self.name)
+                    drawn.append(_Leaf(node, -1, value, leaf.logits))
         return drawn
 
-    def _counts(self, leaves: list[_Leaf]) -> list[int]:
-        """How many children each leaf gets: the `width` best of all (leaf, rank) by probability."""
-        if self.width == 1:
-            return [1] * len(leaves)
-        best = torch.stack(
-            [leaf.value * leaf.logits.softmax(-1).topk(self.width).values for leaf in leaves]
-        )
-        chosen = best.flatten().topk(self.width).indices // self.width
-        return torch.bincount(chosen, minlength=len(leaves)).tolist()
+    def _drawn(self, row: Row, tree: TokenTree, leaf: _Leaf, count: int) -> list[_Leaf]:
+        """`count` children of one leaf, by the row's own sampling settings."""
+        path = tree.path_tokens(leaf.node)
+        tokens, law, probs = row.sampler.draft_children(row, path, leaf.logits, leaf.slot, count)
+        if law is not Law.POINT:
+            tree.draft_probs[leaf.node] = probs
+        return [
+            _Leaf(tree.add(leaf.node, token, law, self.name), -1, leaf.value * float(p), probs)
+            for token, p in zip(tokens, probs[tokens], strict=True)
+        ]
 
     def _read(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdec.cached_model import CachedModel
+from specdec.draft_weights import low_precision
 from specdec.drafter import Traits
 from specdec.drafts.model import ModelDrafter
 from specdec.early_exit import first_layers
@@ -25,17 +26,24 @@ class SelfDraft(ModelDrafter):
 
     It reads the KV that verification has committed; its own goes to a level apart, is read by the
     rest of the draft, and is dropped when the text moves on. So an error of the view can cost
-    acceptance, never change the text. With `draft_layers` it leaves the model early, too.
+    acceptance, never change the text. With `draft_layers` it leaves the model early, with
+    `draft_weights` it reads a low-precision copy of the weights, too.
     """
 
     def __init__(self, view: str, target: Target, options: DraftOptions) -> None:
-        draft = target
+        model = target.model
+        if options.draft_weights is not None:
+            model = low_precision(model, target.packing, options.draft_weights)
         if options.draft_layers is not None:
-            draft = Target(first_layers(target.model, options.draft_layers), borrowed=True)
+            model = first_layers(model, options.draft_layers)
+        draft = target if model is target.model else Target(model, borrowed=True)
         self.start(target, draft, options)
         self.view: SparseView = VIEWS[view].load()(target, options)
         self.name, self.wants = view, self.view.wants
-        self.traits = Traits(f"{view}-{self.view.budget}", self.depth, reads=self.view.budget)
+        reduced = f"-{options.draft_layers}-{options.draft_weights}" if draft is not target else ""
+        self.traits = Traits(
+            f"{view}-{self.view.budget}{reduced}", self.depth, reads=self.view.budget
+        )
         self._acceptance: dict[int, float] = {}
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:

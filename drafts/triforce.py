@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from specdec.draft_weights import low_precision
 from specdec.drafter import Drafter
 from specdec.drafts.model import ModelDrafter
 from specdec.drafts.ngram import NGramDrafter
@@ -30,5 +31,11 @@ def triforce(target: Target, options: DraftOptions) -> Speculative:
     else:
         inner = NGramDrafter(target, replace(options, num_draft_tokens=None))
     middle = VIEWS["triforce-chunks"].load()(target, options)
+    middle_model = target
+    if options.draft_weights is not None:
+        model = low_precision(target.model, target.packing, options.draft_weights)
+        middle_model = Target(model, borrowed=True)
     depth = options.num_draft_tokens or DEPTH
-    return Speculative("triforce", target, middle, inner, target.vocab_size, depth, shares_kv=True)
+    return Speculative(
+        "triforce", middle_model, middle, inner, target.vocab_size, depth, shares_kv=True
+    )

@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
@@ -19,6 +20,7 @@ from torch import Tensor
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger("specdec")
+_numba_lock = threading.RLock()
 
 
 class Op(Generic[P, R]):
@@ -41,7 +43,7 @@ class Op(Generic[P, R]):
     @functools.cached_property
     def numba(self) -> Callable[P, R]:
         """The Numba version. Raises ImportError where numba is not installed."""
-        return self._twin("numba")
+        return _one_at_a_time(self._twin("numba"))
 
     @functools.cached_property
     def _kinds(self) -> frozenset[str]:
@@ -90,11 +92,28 @@ def has_triton() -> bool:
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether numba is installed; the first answer for a CPU is logged if it is no."""
+    """Whether numba can be used; the first answer for a CPU is logged if it is no."""
+    why = "is not installed"
     if importlib.util.find_spec("numba") is not None:
-        return True
-    log.warning("numba is not installed: on the CPU, passes run in plain PyTorch, 2-3x slower")
+        try:
+            importlib.import_module("numba")
+            return True
+        except ImportError as error:  # it refuses releases of numpy that it does not know yet
+            why = f"cannot be imported ({error})"
+    log.warning("numba %s: on the CPU, passes run in plain PyTorch, 2-3x slower", why)
     return False
+
+
+def _one_at_a_time(kernel: Callable[P, R]) -> Callable[P, R]:
+    """A Numba kernel as threads may call it: its work queue, the pool where OpenMP is missing,
+    ends the process when two enter it, and one kernel alone uses all cores."""
+
+    @functools.wraps(kernel)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _numba_lock:
+            return kernel(*args, **kwargs)
+
+    return call
 
 
 def first_tensor(args: Any) -> Tensor:

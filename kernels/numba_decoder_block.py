@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,7 +26,7 @@ from specdec.kernels.decoder_block import (
     Linear,
     Norm,
 )
-from specdec.kernels.numba_options import OPTIONS, SERIAL, num_threads, tile
+from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads, tile
 from specdec.kernels.numba_panels import accumulate, group_sums
 from specdec.kernels.numba_skinny_linear import store_panel
 from specdec.kernels.panel_formats import PANEL
@@ -95,7 +95,6 @@ def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
 def _input_weights(layer: AttentionInputs) -> tuple[Any, ...]:
     """The arguments of `make_inputs` that a layer never changes."""
     linears, norms = (layer.q, layer.k, layer.v), (layer.q_norm, layer.k_norm, layer.v_norm)
-    eps = next((norm.eps for norm in norms if norm is not None), 0.0)
     dim = layer.head_dim
     shape = (
         layer.q.weight.inputs,
@@ -109,7 +108,7 @@ def _input_weights(layer: AttentionInputs) -> tuple[Any, ...]:
         *(linear.weight.panels for linear in linears),
         tuple(map(_bias, linears)),
         tuple(map(_array, norms)),
-        eps,
+        tuple(0.0 if norm is None else norm.eps for norm in norms),
         shape,
     )
 
@@ -148,8 +147,8 @@ def make_inputs(
 ):
     """Queries, keys and values `[B, heads, nodes, dim]` (flat) of `x[n, hidden]`, n = B * nodes.
 
-    norm[hidden], biases (q, k, v: padded to panels, or empty), head_norms (q, k: `[dim]` or empty),
-    cos, sin `[n, rotary]`; shape (hidden, heads, kv_heads, dim).
+    norm[hidden], biases (q, k, v: padded to panels, or empty), head_norms (q, k, v: `[dim]` or
+    empty) with head_eps, cos, sin `[n, rotary]`; shape (hidden, heads, kv_heads, dim).
     """
     hidden, heads, kv_heads, dim = shape
     height = len(tile)
@@ -179,9 +178,9 @@ def make_inputs(
                 acc = biased(acc, biases[2], p - q_panels - kv_panels)
                 store_panel(acc, v, row, n, p - q_panels - kv_panels, kv_size)
     return (
-        heads_apart(q, n, nodes, heads, dim, head_norms[0], head_eps, cos, sin),
-        heads_apart(k, n, nodes, kv_heads, dim, head_norms[1], head_eps, cos, sin),
-        heads_apart(v, n, nodes, kv_heads, dim, head_norms[2], head_eps, cos[:0], sin[:0]),
+        heads_apart(q, n, nodes, heads, dim, head_norms[0], head_eps[0], cos, sin),
+        heads_apart(k, n, nodes, kv_heads, dim, head_norms[1], head_eps[1], cos, sin),
+        heads_apart(v, n, nodes, kv_heads, dim, head_norms[2], head_eps[2], cos[:0], sin[:0]),
     )
 
 

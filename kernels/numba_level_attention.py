@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 from specdec.kernels import simd
 from specdec.kernels.level_attention import Reads
 from specdec.kernels.level_attention import level_attention as op
-from specdec.kernels.numba_options import OPTIONS, SERIAL, num_threads
+from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads
 
 BLOCK = 128  # keys between two updates of the running maximum
 MIN_PART = 128  # keys; a smaller part of a row is not worth a task
@@ -56,7 +56,7 @@ def level_attention(
         reads.bounds,
         np.float32(scale),
         np.float32(softcap or 0.0),
-        NO_SINKS if sinks is None else sinks.float().numpy(),
+        NO_SINKS if sinks is None else sinks.detach().float().numpy(),
         num_threads(),
         (0,) * height,
         (0,) * width,

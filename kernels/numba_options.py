@@ -1,18 +1,72 @@
-"""How our Numba kernels are compiled, and how many rows they take at once."""
+"""How our Numba kernels are compiled, kept on disk and run, and how many rows they take at once."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 import torch
 from llvmlite import binding
+from numba.misc.appdirs import AppDirs
 
-SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
+SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 OPTIONS: dict[str, Any] = {**SERIAL, "parallel": True}
 
 # Rows of a register tile: two vectors of accumulators each, beside what is being multiplied.
 _TALL = 8 if binding.get_host_cpu_features().get("avx512f", False) else 4
+log = logging.getLogger("specdec")
+
+
+def njit(**options: Any) -> Callable[[Any], Any]:
+    """`numba.njit` with a cache on disk, if there is a place for one.
+
+    Numba alone looks at the file of the function that it compiles, and would go on with kernels
+    whose parts, in other files, have changed; and it raises where no cache can be written.
+    """
+    folder = _cache_folder()
+
+    def compiled(function: Any) -> Any:
+        if folder is None:
+            return numba.njit(**options)(function)
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, folder
+        try:
+            return numba.njit(cache=True, **options)(function)
+        finally:
+            numba.config.CACHE_DIR = before
+
+    return compiled
+
+
+@functools.cache
+def _cache_folder() -> str | None:
+    """Where compiled kernels are kept: by the contents of all sources, in NUMBA_CACHE_DIR if set,
+    else beside the sources, else in the user's cache; None if nothing of these can be written."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    places = (
+        [numba.config.CACHE_DIR]
+        if numba.config.CACHE_DIR
+        else [
+            Path(__file__).parent / "__pycache__",
+            AppDirs(appname="numba", appauthor=False).user_cache_dir,
+        ]
+    )
+    for place in places:
+        folder = Path(place) / f"specdec-{digest}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            return str(folder)
+        except OSError:
+            continue
+    log.warning("CPU kernels are compiled anew in each process: set NUMBA_CACHE_DIR to a folder")
+    return None
 
 
 def tile(rows: int) -> tuple[int, ...]:
@@ -21,8 +75,36 @@ def tile(rows: int) -> tuple[int, ...]:
 
 
 def num_threads() -> int:
-    """How many threads a kernel may use: as many as PyTorch, which follows OMP_NUM_THREADS."""
-    count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    """How many threads a kernel may use: as many as PyTorch, which follows OMP_NUM_THREADS, but no
+    more than the container's share of CPUs."""
+    _start_threads()
+    count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, cpu_quota())
     if numba.get_num_threads() != count:
         numba.set_num_threads(count)
     return count
+
+
+@functools.cache
+def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPUs that the cgroup grants, rounded up; a very large number where it sets no limit."""
+    try:
+        limit, period = path.read_text("utf-8").split()
+        return max(1, -(-int(limit) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2 here, or the limit is "max"
+        return 1 << 20
+
+
+@functools.cache
+def _start_threads() -> None:
+    """Start Numba's threads, in PyTorch's own OpenMP pool where there is one, and say if not.
+
+    Numba's OpenMP layer binds to the libgomp that PyTorch has loaded, so the two share one pool.
+    """
+    before = torch.get_num_threads()
+    numba.get_num_threads()
+    torch.set_num_threads(before)  # in the shared pool Numba has just set its own number
+    if numba.threading_layer() == "workqueue":
+        log.warning(
+            "Numba finds no OpenMP, and its own threads are slower: install libgomp "
+            "(Debian, Ubuntu: apt install libgomp1) or `pip install tbb`"
+        )

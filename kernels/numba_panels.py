@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.extending import overload
 
 from specdec.kernels import simd
-from specdec.kernels.numba_options import SERIAL
+from specdec.kernels.numba_options import SERIAL, njit
 from specdec.kernels.panel_formats import PANEL, BFloat16, Float16, Float32, Int8, Int8Affine
 
 
@@ -115,9 +114,12 @@ def _accumulate(panels, panel, x, sums, row, inputs, rows):
             for g in range(groups):
                 even, odd = simd.zeros(rows, 2), simd.zeros(rows, 2)
                 at, here = panel * inputs + g * group, row * inputs + g * group
-                for j in range(0, group, 2):
+                for j in range(0, group - 1, 2):
                     even = simd.outer_fma(even, codes_of(panels, at + j), x, here + j, inputs)
                     odd = simd.outer_fma(odd, codes_of(panels, at + j + 1), x, here + j + 1, inputs)
+                if group & 1:  # a whole row may be of any length
+                    last = group - 1
+                    even = simd.outer_fma(even, codes_of(panels, at + last), x, here + last, inputs)
                 place = (panel * groups + g) * PANEL
                 acc = simd.row_fma(acc, simd.add(even, odd), widen(panels.scale, place))
                 acc = minimum_part(acc, panels, place, sums, row * groups + g, groups)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 from specdec.kernels import simd
-from specdec.kernels.numba_options import OPTIONS, SERIAL, num_threads, tile
+from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads, tile
 from specdec.kernels.numba_panels import accumulate, dense_panel, group_sums
 from specdec.kernels.panel_formats import PANEL
 from specdec.kernels.panel_weight import PanelWeight
@@ -25,7 +25,7 @@ def skinny_linear(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) ->
     y = np.empty((n, weight.outputs), np.float32)
     matrix_product(padded.reshape(-1), weight.panels, y.reshape(-1), n, *_sizes(weight), tile(n))
     out = torch.from_numpy(y).view(*x.shape[:-1], weight.outputs)
-    return out if bias is None else out.add_(bias)
+    return out if bias is None else out.add_(bias.detach())
 
 
 def rows_of(x: Tensor, n: int) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from numba import njit
 from torch import Tensor
 
-from specdec.kernels.numba_options import SERIAL
+from specdec.kernels.numba_options import SERIAL, njit
 
 
 def stage_kv(

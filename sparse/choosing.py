@@ -48,7 +48,8 @@ def choose(
         parts.append(index.logits(queries, keys[row], call.scale))
     if not parts:
         return Choice(place.round)
-    score = importance(torch.cat(parts, dim=-1), view.votes, view.pool)
+    logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    score = importance(logits, view.votes, view.pool, size // view.scorer.per_logit)
     if view.sharing.all_heads:
         score = score.amax(dim=0, keepdim=True).expand_as(score).contiguous()
     total = sum(pages)

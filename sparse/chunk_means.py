@@ -17,6 +17,10 @@ class ChunkMeans:
     name: str = "chunk-means"
 
     @property
+    def per_logit(self) -> int:
+        return self.page_size
+
+    @property
     def key(self) -> str:
         return f"{self.name}-{self.page_size}"
 

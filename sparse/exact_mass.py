@@ -22,6 +22,10 @@ class ExactMass:
     name: str = "exact-mass"
 
     @property
+    def per_logit(self) -> int:
+        return 1
+
+    @property
     def key(self) -> str:
         return f"{self.name}-{self.page_size}"
 
@@ -29,6 +33,5 @@ class ExactMass:
         return None
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
-        """log of the sum of exp(q.k) over each page."""
-        logits = q @ pages.flatten(1, 2).to(q).mT * scale
-        return logits.unflatten(-1, pages.shape[1:3]).logsumexp(-1)
+        """The logit of every key."""
+        return (q * scale) @ pages.flatten(1, 2).to(q).mT

@@ -26,6 +26,10 @@ class LabelChannels:
     name: str = "label-channels"
 
     @property
+    def per_logit(self) -> int:
+        return self.page_size
+
+    @property
     def key(self) -> str:
         return f"{self.name}-{self.channels}" + ("" if self.order is None else "-calibrated")
 

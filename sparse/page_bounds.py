@@ -21,6 +21,10 @@ class PageBounds:
     name: str = "page-bounds"
 
     @property
+    def per_logit(self) -> int:
+        return self.page_size
+
+    @property
     def key(self) -> str:
         return f"{self.name}-{self.page_size}"
 

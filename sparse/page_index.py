@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from specdec.sparse.scorer import Memo, Scorer
@@ -53,7 +52,7 @@ class PageIndex:
         return self.pages
 
     def logits(self, q: Tensor, keys: Tensor, scale: float) -> Tensor:
-        """Page logits `[Hkv, M, pages]` for queries `q[Hkv, M, D]`."""
+        """The scorer's logits over all pages for queries `q[Hkv, M, D]`."""
         if self.summary is not None:
             pages = self.summary[:, : self.pages]
         else:
@@ -74,10 +73,3 @@ class PageIndex:
 def paged(keys: Tensor, first: int, last: int, page_size: int) -> Tensor:
     """Pages `first .. last` of `keys[Hkv, capacity, D]`: `[Hkv, last - first, page, D]`, a view."""
     return keys[:, first * page_size : last * page_size].unflatten(1, (last - first, page_size))
-
-
-def gather(x: Tensor, pages: Tensor, page_size: int) -> Tensor:
-    """Tokens of `pages[Hkv, n]` out of `x[Hkv, capacity, D]`: `[Hkv, n * page_size, D]`, a copy."""
-    count = x.shape[1] // page_size
-    heads = torch.arange(x.shape[0], device=x.device)[:, None]
-    return paged(x, 0, count, page_size)[heads, pages].flatten(1, 2)

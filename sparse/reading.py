@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.kernels.gather_pages import gather_pages
 from specdec.kernels.level_attention import Reads, level_attention
 from specdec.sparse.choosing import Choice
 from specdec.sparse.layout import Place
-from specdec.sparse.page_index import gather
 from specdec.view import levels_of
 
 Span = tuple[int, int, int]  # level, first token, end
@@ -53,7 +53,7 @@ def attend_spans(
 ) -> Tensor:
     """Attention `[1, H, N, Dv]` of sequence b over runs of committed tokens, read where they lie,
     and over what is staged."""
-    return _attend(pass_, call, b, place, spans, None)
+    return _attend(pass_, call, b, place, spans)
 
 
 def attend_choice(
@@ -68,45 +68,39 @@ def attend_choice(
     """Attention `[1, H, N, Dv]` of sequence b over a choice, what came since, the draft's own level
     and what is staged.
 
-    The chosen keys and values are gathered once and kept for as long as the choice stands and no
-    text is committed.
+    The chosen keys and values are gathered once and kept for as long as the choice stands; what has
+    come since is read where it lies.
     """
     key = (place.sequence, "gathered", call.layer)
     known = pass_.state.get(key)
-    stands = (choice, place.lengths[: place.readable])
-    if known is None or known[0] is not choice or known[1] != stands[1]:
-        pages, spans = extent(choice, place, budget, size)
+    if known is None or known[0] is not choice:
         levels = levels_of(pass_, call.layer)
-        gathered: Any = tuple(
-            _gathered([level[part] for level in levels], place, choice, pages, spans, size)[None]
-            for part in (0, 1)
-        )
-        known = pass_.state[key] = (*stands, gathered)
-    own = whole(place, place.readable)
-    place.note(known[2][0].shape[2] + sum(end for _, _, end in own))
-    return _attend(pass_, call, b, place, own, known[2])
+        k, v = (_gathered([pair[part] for pair in levels], place, choice, size) for part in (0, 1))
+        known = pass_.state[key] = (choice, k[None], v[None])
+    pages, spans = extent(choice, place, budget, size)
+    spans += whole(place, place.readable)
+    place.note(pages * size + sum(end - start for _, start, end in spans))
+    return _attend(pass_, call, b, place, spans, (known[1], known[2]), pages * size)
 
 
-def _gathered(
-    buffers: list[Any], place: Place, choice: Choice, pages: int, spans: list[Span], size: int
-) -> Tensor:
-    """The first `pages` chosen pages, then `spans`, out of one buffer a level: `[Hkv, n, D]`."""
+def _gathered(buffers: list[Any], place: Place, choice: Choice, size: int) -> Tensor:
+    """The chosen pages, best first, out of one buffer a level: `[Hkv, n, D]`."""
     assert choice.pages is not None
-    chosen, offset, out = choice.pages[:, :pages], 0, None
+    offset, out = 0, None
     for at, covered in enumerate(choice.covered):
         count = covered // size
         if not count:
             continue
-        part = gather(buffers[at][place.rows[at]], (chosen - offset).clamp(0, count - 1), size)
+        local = (choice.pages - offset).clamp(0, count - 1)
+        part = gather_pages(buffers[at][place.rows[at]], local, size)
         if out is None:
             out = part
         else:
-            mine = (chosen >= offset).repeat_interleave(size, dim=1)
+            mine = (choice.pages >= offset).repeat_interleave(size, dim=1)
             out = torch.where(mine.unsqueeze(-1), part, out)
         offset += count
     assert out is not None
-    tail = [buffers[at][place.rows[at], :, start:end] for at, start, end in spans]
-    return torch.cat([out, *tail], dim=1) if tail else out
+    return out
 
 
 def _attend(
@@ -115,9 +109,10 @@ def _attend(
     b: int,
     place: Place,
     spans: list[Span],
-    gathered: tuple[Tensor, Tensor] | None,
+    gathered: tuple[Tensor, Tensor] | None = None,
+    length: int = 0,
 ) -> Tensor:
-    """One sequence over gathered keys, spans of the levels, and what is staged behind the last."""
+    """One sequence over `length` gathered keys, spans of the levels, and what is staged."""
     assert pass_.anc is not None
     levels, last = levels_of(pass_, call.layer), len(place.lengths) - 1
     staged = pass_.staged + call.q.shape[2]
@@ -125,7 +120,7 @@ def _attend(
     start = next((first for at, first, _ in spans if at == last), place.lengths[last])
     table.append([last, place.rows[last], start, place.lengths[last], staged, 0, 1])
     if gathered is not None:
-        table.append([len(levels), 0, 0, gathered[0].shape[2], 0, 0, 1])
+        table.append([len(levels), 0, 0, length, 0, 0, 1])
         levels = [*levels, gathered]
     reads = Reads(np.array(table, np.int64), _ONE, _words(pass_)[b : b + 1], _NO_BOUNDS)
     return level_attention(

@@ -18,6 +18,10 @@ class Recency:
     name: str = "recency"
 
     @property
+    def per_logit(self) -> int:
+        return self.page_size
+
+    @property
     def key(self) -> str:
         return f"{self.name}-{self.page_size}"
 

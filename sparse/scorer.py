@@ -37,6 +37,10 @@ class Scorer(Protocol):
     def page_size(self) -> int: ...
 
     @property
+    def per_logit(self) -> int:
+        """Tokens that one logit speaks for: a page, or 1 for a scorer that looks at every key."""
+
+    @property
     def key(self) -> str:
         """Name of its summaries: scorers with the same key can share them."""
 
@@ -44,26 +48,34 @@ class Scorer(Protocol):
         """A summary `[Hkv, P, ...]` of the keys `k[Hkv, P, page_size, D]` of P full pages."""
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
-        """Page logits `[Hkv, M, P]` of queries `q[Hkv, M, D]`, M = group heads x tokens.
+        """Logits `[Hkv, M, P * page_size / per_logit]` of queries `q[Hkv, M, D]`, M = group heads x
+        tokens. Their softmax is the attention mass that each page, or token, is expected to get.
 
-        Their softmax over all pages is the attention mass each page is expected to get.
         pages: the summaries of all P pages; where there are none, their keys `[Hkv, P, page, D]`.
         """
 
 
-def importance(logits: Tensor, votes: str, pool: int) -> Tensor:
-    """Page logits `[Hkv, M, P]` as one importance `[Hkv, P]` per KV head.
+def importance(logits: Tensor, votes: str, pool: int, per_page: int = 1) -> Tensor:
+    """Logits `[Hkv, M, P * per_page]` as one importance `[Hkv, P]` per KV head.
 
     Selecting per KV head keeps the bytes of grouped-query attention down. Heads are compared by
-    their softmax, not their raw logits. votes "max": a page matters as much as to the query it
-    matters most to; "mean": votes add up (SnapKV). pool: width of a moving average over
-    neighbouring pages, so that what stands beside an important token is kept, too.
+    their softmax, not their raw logits; a page's mass is that of its `per_page` logits. votes
+    "max": a page matters as much as to the query it matters most to; "mean": votes add up (SnapKV).
+    pool: width of a moving average over neighbouring pages, so that what stands beside an important
+    token is kept, too.
     """
     mass = torch.softmax(logits.float(), dim=-1)
-    score = mass.amax(dim=1) if votes == "max" else mass.mean(dim=1)
+    if votes == "max":
+        score = _paged(mass, per_page).amax(dim=1)
+    else:
+        score = _paged(mass.mean(dim=1), per_page)
     if pool > 1:
         pages = score.shape[-1]
         score = torch.nn.functional.avg_pool1d(
             score, pool, stride=1, padding=pool // 2, count_include_pad=False
         )[:, :pages]
     return score
+
+
+def _paged(mass: Tensor, per_page: int) -> Tensor:
+    return mass if per_page == 1 else mass.unflatten(-1, (-1, per_page)).sum(dim=-1)

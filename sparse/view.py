@@ -115,7 +115,8 @@ class SparseView:
 
     def _is_due(self, known: Choice, pass_: ForwardPass, place: Place) -> bool:
         age = place.round - known.round
-        if self.refresh == "pass":
+        taken_back = any(n > there for n, there in zip(known.covered, place.lengths, strict=False))
+        if self.refresh == "pass" or taken_back:
             return True
         if known.pages is None or self.refresh == "round":
             return age > 0

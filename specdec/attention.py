@@ -37,11 +37,7 @@ def attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention seam: `query[B, H, N, D]` in, `[B, N, H, Dv]` out."""
-    if specdec_pass is None:
-        raise SpecdecError(
-            "this model is driven by specdec and was called without a pass; "
-            "use Engine.generate, or model.set_attn_implementation('sdpa') to use it alone"
-        )
+    pass_ = required(specdec_pass)
     call = AttentionCall(
         layer=int(module.layer_idx),  # type: ignore[arg-type]
         q=query.contiguous(),  # heads outermost, so that a group packs without a copy
@@ -52,8 +48,18 @@ def attention(
         window=sliding_window,
         sinks=s_aux,
     )
-    out = specdec_pass.view.attend(specdec_pass, call)
+    out = pass_.view.attend(pass_, call)
     return out.transpose(1, 2).contiguous(), None
+
+
+def required(specdec_pass: ForwardPass | None) -> ForwardPass:
+    """The pass; raises SpecdecError where somebody else called the model."""
+    if specdec_pass is None:
+        raise SpecdecError(
+            "this model is driven by specdec and was called without a pass; use Engine.generate, "
+            "or Engine.packing.restore() and model.set_attn_implementation('sdpa') to use it alone"
+        )
+    return specdec_pass
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

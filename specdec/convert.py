@@ -1,4 +1,4 @@
-"""convert: a GGUF file, once, into a folder that transformers loads in a second."""
+"""convert: a GGUF file, once, into a folder that transformers and our kernels load in a second."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from specdec import stored_weights
 from specdec.cachedir import build_folder, cache_root, is_complete, make_folder, sha256_of
 from specdec.errors import UnsupportedModel, WeightsError
 from specdec.progress import Progress, progress_bar, quiet_transformers
 
 # Counts up when a converted folder would come out differently: older ones are then not found.
-_FORMAT = 1
+_FORMAT = 2
 _HEADER_BYTES = 1 << 26
 
 
@@ -29,7 +30,8 @@ def convert(path: Path, dtype: torch.dtype = torch.float32, sha256: str | None =
     """The folder with the GGUF's model and tokenizer, from the cache or converted now.
 
     The weights are the file's values, dequantised in float32 and then rounded to `dtype`; float32
-    keeps them exactly. The folder is keyed by the file's content: `sha256` says it where the caller
+    keeps them exactly, and then the folder also holds the linear layers in the file's own precision
+    (`stored_weights`). The folder is keyed by the file's content: `sha256` says it where the caller
     knows it already. Needs memory for the whole model in `dtype`.
 
     Raises WeightsError for what is no whole GGUF, UnsupportedModel for an architecture that
@@ -82,7 +84,7 @@ def _convert(path: Path, out: Path, dtype: torch.dtype, progress: Progress) -> N
         "gguf_file": path.name,
         "local_files_only": True,
     }
-    with quiet_transformers(progress), _one_reader():
+    with quiet_transformers(progress), _one_reader() as reader:
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 **source, dtype=dtype, quantization_config=_dequantise()
@@ -109,16 +111,19 @@ def _convert(path: Path, out: Path, dtype: torch.dtype, progress: Progress) -> N
             model.generation_config.save_pretrained(out)
         if tokenizer is not None:
             tokenizer.save_pretrained(out)
+        if dtype == torch.float32:
+            tensors = reader(os.path.join(path.parent.resolve(), path.name)).tensors
+            stored_weights.save(stored_weights.find(model, tensors), out)
 
 
 @contextmanager
-def _one_reader() -> Iterator[None]:
+def _one_reader() -> Iterator[Any]:
     """Parse the file once: transformers asks for config, tensors and tokenizer, each 3 s anew."""
     gguf: Any = import_module("gguf")
     kind = gguf.GGUFReader
     gguf.GGUFReader = functools.lru_cache(maxsize=1)(kind)
     try:
-        yield
+        yield gguf.GGUFReader
     finally:
         gguf.GGUFReader = kind
 

@@ -23,16 +23,16 @@ def first_layers(model: PreTrainedModel, count: int) -> PreTrainedModel:
         raise InvalidArgument(
             f"draft_layers={count}: the model has {len(layers)} layers, give 1 to {len(layers) - 1}"
         )
-    base: Any = _shallow(model.base_model)
+    base: Any = shallow(model.base_model)
     base._modules["layers"] = layers[:count]
     base.config = copy.copy(base.config)
     base.config.num_hidden_layers = count
-    short: PreTrainedModel = _shallow(model)
+    short: PreTrainedModel = shallow(model)
     short._modules[model.base_model_prefix] = base
     return short
 
 
-def _shallow(module: Any) -> Any:
+def shallow(module: Any) -> Any:
     """A copy that shares parameters and children, whose children can be replaced."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from specdec.drafting import DraftModels, make_drafter
+from specdec.drafting import DraftModels, make_drafter, runs_draft_model
 from specdec.generation import GenerationStream
+from specdec.kernels.panel_weight import PanelWeight
 from specdec.output import Generation
 from specdec.request import Request
 from specdec.target import Target
@@ -19,16 +21,22 @@ class Engine:
 
     Make one with `Engine.from_pretrained`, or `Engine(model, tokenizer)` for a loaded transformers
     model; the model's attention is then ours, and on a CPU its linear layers are laid out for
-    passes of few rows, so hand over a model that nobody else uses.
+    passes of few rows, so hand over a model that nobody else uses. stored: weights of linear layers
+    by module name, to be read in their own precision there (`loader.Loaded`).
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any = None, *, name: str | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any = None,
+        *,
+        name: str | None = None,
+        stored: Mapping[str, PanelWeight] | None = None,
     ) -> None:
         self.name = name or model.config.name_or_path or type(model).__name__
         self.tokenizer = tokenizer
         self.target = Target(model)
-        self.packing = self.target.pack()
+        self.packing = self.target.pack(stored)
         self._draft_models = DraftModels(self.target, tokenizer)
 
     @classmethod
@@ -43,19 +51,21 @@ class Engine:
     ) -> Engine:
         """Load "demo", a hub id, a folder or a .gguf file; weights from safetensors or GGUF only.
 
-        dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU; device "auto" is CUDA if
-        there is one. Raises WeightsError, UnsupportedModel or InvalidArgument.
+        dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU, where the blocks of a
+        GGUF are read as they are stored; "float32" reads their dequantised values instead: the same
+        numbers, multiplied in another order. `engine.packing` says how weights are read. device
+        "auto" is CUDA if there is one. Raises WeightsError, UnsupportedModel or InvalidArgument.
         """
         from specdec.loader import load
 
-        loaded, tokenizer, source = load(
+        loaded = load(
             model,
             dtype=dtype,
             device=device,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        return cls(loaded, tokenizer, name=source)
+        return cls(loaded.model, loaded.tokenizer, name=loaded.source, stored=loaded.stored)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -97,5 +107,6 @@ class Engine:
 
     def _stream(self, request: Request) -> GenerationStream:
         model = request.options.draft_model
-        draft = None if model is None else self._draft_models.get(model)
+        runs = model is not None and runs_draft_model(request.drafter)
+        draft = self._draft_models.get(model) if runs else None
         return GenerationStream(self.target, request, make_drafter(self.target, request, draft))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from specdec.attention import required
 from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.kernels.decoder_block import (
     ACTIVATIONS,
@@ -50,16 +51,17 @@ class FusedLayer:
         hidden_states: Tensor,
         *,
         position_embeddings: tuple[Tensor, Tensor],
-        specdec_pass: ForwardPass,
+        specdec_pass: ForwardPass | None = None,
         **_: Any,
     ) -> Tensor:
         """The layer's output `[B, N, hidden]`; its keys and values are staged in the pass."""
+        pass_ = required(specdec_pass)
         x = hidden_states.contiguous()
         cos, sin = position_embeddings
         q, k, v = attention_inputs(x, self.inputs, cos.contiguous(), sin.contiguous())
         s = self.settings
         call = AttentionCall(s.layer, q, k, v, s.scale, s.softcap, s.window, s.sinks)
-        o = specdec_pass.view.attend(specdec_pass, call)
+        o = pass_.view.attend(pass_, call)
         return layer_output(x, o.contiguous(), self.output)
 
     def quantised(self, bits: int) -> FusedLayer:

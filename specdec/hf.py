@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from specdec import attention, support
-from specdec.drafting import DraftModels, make_drafter
+from specdec.drafting import DraftModels, make_drafter, runs_draft_model
 from specdec.errors import InvalidArgument
 from specdec.generation import GenerationStream
 from specdec.options import DraftOptions
@@ -85,7 +85,8 @@ def generate(
     )
     with ExitStack() as stack:
         target = _borrow(model, stack)
-        draft = None if draft_model is None else _borrow_draft(draft_model, target, stack)
+        runs = draft_model is not None and runs_draft_model(request.drafter)
+        draft = _borrow_draft(draft_model, target, stack) if runs else None
         drafter_ = make_drafter(target, request, draft)
         texts = [g.token_ids for g in GenerationStream(target, request, drafter_).run()]
     return _padded(input_ids, texts, generation_config)

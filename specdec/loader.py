@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from specdec import demo, weights
+from specdec import demo, stored_weights, weights
 from specdec.cachedir import is_complete
 from specdec.convert import convert, converted_folder
 from specdec.errors import InvalidArgument, WeightsError
+from specdec.kernels.dispatch import has_numba
+from specdec.kernels.panel_weight import PanelWeight
 from specdec.placement import resolve_device, resolve_dtype
 from specdec.progress import progress_bar, quiet_transformers
 
@@ -22,11 +24,15 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken
 
 
 class Loaded(NamedTuple):
-    """A model ready for inference, its tokenizer if it has one, and where they came from."""
+    """A model ready for inference, its tokenizer if it has one, and where they came from.
+
+    stored: linear weights by module name in the precision of a GGUF, where it is to be used.
+    """
 
     model: PreTrainedModel
     tokenizer: Any
     source: str
+    stored: dict[str, PanelWeight]
 
 
 def load(
@@ -39,8 +45,9 @@ def load(
     """Load `model`: "demo", a folder, a path ending in .gguf, a hub id, or a loaded model.
 
     dtype "auto" is float32 on the CPU and the checkpoint's own elsewhere, where a GGUF's
-    dequantised values count as float32; device "auto" is CUDA if there is one. A loaded model is
-    taken as it is and where it is.
+    dequantised values count as float32; device "auto" is CUDA if there is one. On the CPU, "auto"
+    also gives a GGUF's linear weights as they are stored. A loaded model is taken as it is and
+    where it is.
 
     Raises InvalidArgument for a bad argument, WeightsError for weights that are missing, damaged,
     incomplete or pickled, UnsupportedModel for what is no causal LM of transformers.
@@ -58,10 +65,14 @@ def load(
     if local and revision is not None:
         raise InvalidArgument(f"revision={revision!r} is for hub ids; {model} is not one")
     where, source = _local_folder(str(model), kind) if local else (str(model), f"hub: {model}")
+    as_stored = dtype == "auto" and place.type == "cpu" and has_numba()
+    is_converted = local and Path(where) != Path(model).expanduser()
+    stored = stored_weights.load(Path(where)) if is_converted and as_stored else {}
+    story = ", weights as stored" if stored else ""
     options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
     loaded = _load_model(where, local, kind, options)
     loaded.requires_grad_(False).to(place)  # type: ignore[arg-type]
-    return Loaded(loaded, _load_tokenizer(where, local, options), source)
+    return Loaded(loaded, _load_tokenizer(where, local, options), source + story, stored)
 
 
 def _is_local(name: str) -> bool:
@@ -85,7 +96,7 @@ def _local_folder(name: str, kind: torch.dtype | None) -> tuple[str, str]:
         folder = converted_folder(demo.SHA256)
         if not is_complete(folder):
             folder = convert(demo.demo_gguf(), sha256=demo.SHA256)
-        return str(folder), f"demo: {demo.NAME} from {demo.REQUIREMENT}, as float32"
+        return str(folder), f"demo: {demo.NAME} from {demo.REQUIREMENT}"
     if path.is_dir():
         weights.check_folder(path)
         return str(path), f"folder: {path}"
@@ -148,4 +159,4 @@ def _take(model: PreTrainedModel, dtype: Any, device: Any, revision: str | None)
         # What is at hand; a loaded model may well be driven by token ids alone.
         with suppress(OSError, ValueError):
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    return Loaded(model, tokenizer, f"loaded: {type(model).__name__} {name}".rstrip())
+    return Loaded(model, tokenizer, f"loaded: {type(model).__name__} {name}".rstrip(), {})

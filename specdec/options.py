@@ -25,6 +25,8 @@ class DraftOptions:
 
     num_draft_tokens: depth of the deepest draft token of a round (without the bonus token).
     draft_width: nodes per level of the tree; 1 drafts a chain.
+    draft_tree: nodes of each level of the tree instead, as "4-16-16-16-16" or a tuple.
+    draft_nodes: nodes of the tree at most, its root included: those of the most probable paths.
     draft_model: a folder, hub id, .gguf file, loaded transformers model, or "demo".
     min_draft_prob: stop drafting below this probability of the path under the draft model.
     min_ngram, max_ngram: shortest and longest match the n-gram drafter acts on.
@@ -32,6 +34,8 @@ class DraftOptions:
     sink, recent: first and last tokens that it always reads; refresh: when it chooses anew ("pass",
         "round", "falling", "prompt" or a number of rounds).
     draft_layers: a drafter that runs the target itself leaves it after so many layers.
+    draft_weights: and reads a copy of its weights in "int8" or "int4" (on a CPU; the copy is made
+        at the first call and kept).
     anchors, dense: layers that choose for those above them, and layers that read everything.
     channels: where the label channels of `double-sparsity` come from: "prompt", "text" (measured
         once on a text that is always there, and kept in the cache folder), or a file that
@@ -40,6 +44,8 @@ class DraftOptions:
 
     num_draft_tokens: int | None = None
     draft_width: int | None = None
+    draft_tree: Any = None
+    draft_nodes: int | None = None
     draft_model: Any = None
     min_draft_prob: float = 0.0
     min_ngram: int = 2
@@ -49,17 +55,23 @@ class DraftOptions:
     recent: int | None = None
     refresh: str | int | None = None
     draft_layers: int | None = None
+    draft_weights: str | None = None
     anchors: tuple[int, ...] | None = None
     dense: tuple[int, ...] | None = None
     channels: Any = None
 
     def __post_init__(self) -> None:
-        for name in ("num_draft_tokens", "draft_width", "min_ngram", "max_ngram", "draft_layers"):
+        counts = ("num_draft_tokens", "draft_width", "draft_nodes")
+        for name in (*counts, "min_ngram", "max_ngram", "draft_layers"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InvalidArgument(f"{name}={value!r} is not a whole number")
             if value is not None and not 1 <= value <= 255:
                 raise InvalidArgument(f"{name}={value} is out of range: give 1 to 255")
+        if self.draft_tree is not None:
+            object.__setattr__(self, "draft_tree", _levels(self.draft_tree))
+            if self.draft_width is not None:
+                raise InvalidArgument("draft_width and draft_tree exclude each other: give one")
         for name in ("budget", "sink", "recent"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 0):
@@ -71,10 +83,26 @@ class DraftOptions:
             if not isinstance(value, (tuple, list)) or not all(type(n) is int for n in value):
                 raise InvalidArgument(f"{name}={value!r}: give layer numbers, as in (2, 10, 20)")
             object.__setattr__(self, name, tuple(sorted(set(value))))
+        if self.draft_weights not in (None, "int8", "int4"):
+            raise InvalidArgument(f"draft_weights={self.draft_weights!r}: give 'int8' or 'int4'")
         if not 0.0 <= self.min_draft_prob < 1.0:
             raise InvalidArgument(f"min_draft_prob={self.min_draft_prob} is outside [0, 1)")
         if self.min_ngram > self.max_ngram:
             raise InvalidArgument(f"min_ngram={self.min_ngram} exceeds max_ngram={self.max_ngram}")
+
+
+def _levels(tree: Any) -> tuple[int, ...]:
+    """Nodes per level, from "4-16-16" or a sequence of numbers."""
+    parts = tree.split("-") if isinstance(tree, str) else tree
+    try:
+        levels = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        levels = ()
+    if not levels or not all(1 <= width <= 255 for width in levels) or sum(levels) > 255:
+        raise InvalidArgument(
+            f"draft_tree={tree!r}: give the nodes of each level, such as 4-16-16-16-16, at most 255"
+        )
+    return levels
 
 
 NAMES = frozenset(f.name for f in fields(DraftOptions))

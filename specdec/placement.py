@@ -34,7 +34,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     """The dtype to compute in on `device`; None stands for the checkpoint's own.
 
     "auto" is float32 on the CPU, where 16-bit arithmetic is slow or emulated on many machines and
-    float32 makes greedy text reproducible, and the checkpoint's own dtype elsewhere.
+    float32 makes greedy text reproducible, and the checkpoint's own dtype elsewhere. In what form
+    weights are read there is another matter: see `loader.load`.
     """
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
+
+log = logging.getLogger("specdec")
 
 # progress(done, total): what a long job calls; total None means unknown.
 Progress = Callable[[int, "int | None"], None]
@@ -40,6 +43,30 @@ def progress_bar(title: str, time_left: bool = False) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def compiling_line() -> Iterator[None]:
+    """A line on stderr as soon as a kernel is compiled in here, and not just read from the cache.
+
+    A bar where stderr is a terminal, else a message to our log.
+    """
+    from specdec.kernels.dispatch import has_numba
+
+    if not has_numba():
+        yield
+        return
+    from specdec.kernels.compilation import on_first_compile
+
+    title = "Compiling kernels for this processor, once (about a minute)"
+    with ExitStack() as shown:
+
+        def show() -> None:
+            log.info(title)
+            shown.enter_context(progress_bar(title))
+
+        with on_first_compile(show):
+            yield
 
 
 @contextmanager

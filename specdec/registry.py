@@ -15,9 +15,10 @@ from specdec.errors import InvalidArgument, unknown_name
 # Fields of DraftOptions that a kind of drafter or view has a use for; giving others is an error.
 _TREE = frozenset({"num_draft_tokens", "draft_width"})
 _NGRAM = _TREE | {"min_ngram", "max_ngram"}
-_MODEL = _TREE | {"draft_model", "min_draft_prob"}
+_GROWN = frozenset({"draft_tree", "draft_nodes"})
+_MODEL = _TREE | _GROWN | {"draft_model", "min_draft_prob"}
 _VIEW = frozenset({"budget", "sink", "recent", "refresh", "anchors", "dense"})
-_SELF_DRAFT = _TREE | {"min_draft_prob", "draft_layers"}
+_SELF_DRAFT = _TREE | _GROWN | {"min_draft_prob", "draft_layers", "draft_weights"}
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Entry:
     """Where something lives (`module:attribute`) and what it is, in one line.
 
     options: fields of DraftOptions that it has a use for. needs_model: a drafter that cannot do
-    without draft_model. argument: given to what is loaded before all others, if not empty.
+    without draft_model. own_format: its draft_model is no causal LM, and it loads that by itself.
+    argument: given to what is loaded before all others, if not empty.
     """
 
     path: str
     summary: str
     options: frozenset[str] = frozenset()
     needs_model: bool = False
+    own_format: bool = False
     argument: str = ""
 
     @property
@@ -107,6 +110,12 @@ DRAFTERS = {
         _MODEL,
         needs_model=True,
     ),
+    "longspec": Entry(
+        "specdec.drafts.longspec:LongSpec",
+        "a trained block that reads the target's own KV, in constant memory (LongSpec)",
+        _MODEL,
+        own_format=True,
+    ),
     "cascade": Entry(
         "specdec.drafts.cascade:cascade",
         "the draft model, itself sped up by n-gram drafts: three levels",
@@ -116,7 +125,7 @@ DRAFTERS = {
     "triforce": Entry(
         "specdec.drafts.triforce:triforce",
         "three levels: n-gram or draft_model, the target on retrieved chunks, the full target",
-        _NGRAM | _MODEL | _VIEW,
+        _NGRAM | _MODEL | _VIEW | {"draft_weights"},
     ),
     # every sparse view drafts, too
     **{
@@ -156,10 +165,17 @@ BENCH = {
     "read": Entry("specdec.bench.output:read", "a measurement from its file"),
     "compare": Entry("specdec.bench.compare:compare", "two measurements, cell by cell"),
     "differences": Entry("specdec.bench.compare:differences", "why a comparison may be unfair"),
+    "steps": Entry("specdec.bench.step_profile:profile_steps", "where a pass's time goes"),
     "profile": Entry("specdec.bench.view_profile:profile", "compares sparse views on a text"),
     "anchors": Entry("specdec.bench.anchors:find_anchors", "calibrates the anchors of a view"),
     "plot": Entry("specdec.bench.plots:plot_profile", "a profile as a picture"),
+    "facts": Entry("specdec.bench.machine:facts", "what ran where"),
     "manual": Entry("specdec.bench.workloads:manual", "a long text that is always there"),
+}
+
+TRAINING = {
+    "train": Entry("specdec.drafts.training.run:train", "distils a target into a drafter"),
+    "measure": Entry("specdec.drafts.training.measure:measure", "what a drafter foresees"),
 }
 
 

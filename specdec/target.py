@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from specdec import attention, support
 from specdec.forward_pass import ForwardPass, View
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.packing import Packing
+from specdec.progress import compiling_line
 from specdec.recorder import QueryRecorder
 from specdec.store import KVStore
 from specdec.tree import ancestor_words
@@ -21,6 +22,7 @@ from specdec.view import FullView
 
 log = logging.getLogger("specdec")
 
+TILE_HEIGHTS = (1, 4, 8)  # rows; our CPU kernels are compiled once for each
 PREFILL_CHUNK = 1024  # tokens; long enough for matrix products to run at full speed
 
 
@@ -34,6 +36,7 @@ class Target:
 
     def __init__(self, model: PreTrainedModel, *, borrowed: bool = False) -> None:
         self.model = model
+        self.packing: Packing | None = None
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
@@ -98,21 +101,31 @@ class Target:
         """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the store."""
         return self.model(**self._inputs(tokens, pass_)).logits
 
-    def pack(self, stored: Callable[[Tensor], PanelWeight | None] | None = None) -> Packing:
+    def pack(self, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
         """Lay the model out for fast passes on this CPU, in place: see `Packing`.
 
-        stored: finds a weight in the precision that its file has it in.
+        stored: weights of linear layers by module name, in the precision of their file. Kernels
+        that were never compiled on this machine are compiled now, for every height of their tiles.
         """
-        packing = Packing.of(self.model, stored)
-        packing.fuse(self, self._probe_pass)
+        self.packing = packing = Packing.of(self.model, stored)
+        with compiling_line():
+            packing.fuse(self, self._probe_pass)
+            if packing.weights:
+                for nodes in TILE_HEIGHTS:
+                    tokens, pass_ = self._probe_pass(FullView(), range(nodes))
+                    self.forward([tokens], pass_)
+        log.info("weights: %s", packing)
         return packing
 
-    def _probe_pass(self, view: View) -> tuple[list[int], ForwardPass]:
-        """A chain of a few tokens at positions from first to last, to compare layers on."""
-        last = min(self.max_positions, self.rope_boundary or self.max_positions, 1 << 16) - 1
-        places = sorted({0, 1, last // 3, last})
+    def _probe_pass(
+        self, view: View, places: Sequence[int] | None = None
+    ) -> tuple[list[int], ForwardPass]:
+        """A chain of tokens at `places`; by default a few from first to last, to compare on."""
+        if places is None:
+            last = min(self.max_positions, self.rope_boundary or self.max_positions, 1 << 16) - 1
+            places = sorted({0, 1, last // 3, last})
         nodes = len(places)
-        positions = torch.tensor([places])
+        positions = torch.tensor([list(places)])
         pass_ = ForwardPass(
             self.new_store(1, nodes),
             view,

@@ -139,11 +139,14 @@ class TokenTree:
         depths = self.depths()
         if len(self) <= max_nodes and max(depths) <= max_depth:
             return self
+        fits = [node for node in range(len(self)) if depths[node] <= max_depth]
+        return self.only(fits[:max_nodes])
+
+    def only(self, nodes: Iterable[int]) -> TokenTree:
+        """The tree of `nodes`, in rising order, each after its parent."""
         place: dict[int, int] = {}
         tree = TokenTree([], [], [], [])
-        for node in range(len(self)):
-            if depths[node] > max_depth or len(tree.tokens) >= max_nodes:
-                continue
+        for node in nodes:
             place[node] = len(tree.tokens)
             tree.tokens.append(self.tokens[node])
             tree.parents.append(place[self.parents[node]] if node else -1)

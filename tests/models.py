@@ -55,12 +55,19 @@ ARCHITECTURES = {
 
 
 def build(
-    name: str, seed: int = 0, dtype: torch.dtype = torch.float64, vocab_size: int = VOCAB
+    name: str,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    vocab_size: int = VOCAB,
+    **changes: int,
 ) -> PreTrainedModel:
-    """A random model whose logits differ enough between tokens to make choices clear."""
+    """A random model whose logits differ enough between tokens to make choices clear.
+
+    changes: fields of its config that are set to something else.
+    """
     torch.manual_seed(seed)
     config = ARCHITECTURES[name]()
-    config.vocab_size = vocab_size
+    config.update({"vocab_size": vocab_size, **changes})
     config._experts_implementation = "eager"  # the fused one does not take float64
     model = t.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():

@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 
 import hostile
+import longspec_models
 import models
 import pytest
 import torch
@@ -79,6 +80,14 @@ DRAFTERS = {
     "ngram+model-tree": {"drafter": "ngram+model", "draft_width": 3, "min_ngram": 1},
     "cascade": {"drafter": "cascade"},
     "cascade+ngram": {"drafter": "ngram+cascade", "num_draft_tokens": 7},
+    "longspec": {"drafter": longspec_models.untrained},
+    "longspec-tree": {"drafter": longspec_models.untrained, "draft_tree": "4-8-8-8"},
+    "longspec-nodes": {"drafter": longspec_models.untrained, "draft_nodes": 12},
+    "longspec-shy": {
+        "drafter": longspec_models.untrained,
+        "num_draft_tokens": 9,
+        "min_draft_prob": 0.1,
+    },
     **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},
 }
 
@@ -161,7 +170,7 @@ def test_rejection_is_exact_at_temperature_zero(engine, draft, plain, drafter):
     assert outcome(out) == plain()
 
 
-DRAWING = ("model", "casc", "whim")  # names of those that draw drafts at random
+DRAWING = ("model", "casc", "whim", "longspec")  # names of those that draw drafts at random
 
 
 @pytest.mark.parametrize("drafter", [d for d in DRAFTERS if not any(x in d for x in DRAWING)])
@@ -172,7 +181,11 @@ def test_deterministic_drafts_keep_the_seed_under_rejection(engine, plain, draft
     assert outcome(out) == plain(**kwargs)
 
 
-@pytest.mark.parametrize("drafter", ["model", "model-tree", "ngram+model-tree", "cascade"])
+SAMPLED = ["model", "model-tree", "ngram+model-tree", "cascade"]
+SAMPLED += ["longspec", "longspec-tree", "longspec-nodes"]
+
+
+@pytest.mark.parametrize("drafter", SAMPLED)
 def test_rejection_is_reproducible_and_obeys_limits(engine, draft, drafter):
     kwargs = {**DRAFTERS[drafter], "acceptance": "rejection", "temperature": 1.0, "eos_token_id": 2}
     first = run(engine, draft, **kwargs, seed=1)
@@ -239,7 +252,9 @@ class Alternating:
 
 
 @pytest.mark.parametrize("acceptance", ["coupled", "rejection"])
-@pytest.mark.parametrize("drafter", ["RandomTrees", "model", "model-tree", "cascade"])
+@pytest.mark.parametrize(
+    "drafter", ["RandomTrees", "model", "model-tree", "cascade", "longspec", "longspec-nodes"]
+)
 def test_processor_with_state(engine, draft, drafter, acceptance):
     """Each token is shaped by the state that plain decoding would have there."""
     kwargs = {"temperature": 1.0, "seed": 5, "logits_processor": [Alternating()]}

@@ -232,7 +232,7 @@ def test_a_loaded_model_is_taken_as_it_is() -> None:
 
 def test_a_gguf_keeps_its_values_exactly(tmp_path: Path, cache: Path) -> None:
     values = write_gguf(tmp_path / "tiny.gguf", tokenizer=True)
-    model, tokenizer, source = load(tmp_path / "tiny.gguf")
+    model, tokenizer, source, _ = load(tmp_path / "tiny.gguf")
     state = model.state_dict()
     for ours, theirs in [
         ("model.embed_tokens.weight", "token_embd.weight"),
@@ -259,7 +259,7 @@ def test_a_second_load_reads_the_conversion(
     assert load(tmp_path / "tiny.gguf").model.dtype == torch.float32
     # 16 bits are rounded from the exact conversion that is there
     assert load(tmp_path / "tiny.gguf", dtype="bfloat16").model.dtype == torch.bfloat16
-    assert len(list((cache / "gguf").glob("*-v1"))) == 1
+    assert len(list((cache / "gguf").glob("*-v2"))) == 1
 
 
 def test_a_changed_gguf_is_converted_anew(tmp_path: Path, cache: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_changed_gguf_is_converted_anew(tmp_path: Path, cache: Path) -> None:
 def test_sixteen_bits_are_converted_as_such(tmp_path: Path, cache: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf")
     assert load(tmp_path / "tiny.gguf", dtype="bfloat16").model.dtype == torch.bfloat16
-    assert [p.name.split("-")[1] for p in (cache / "gguf").glob("*-v1")] == ["bfloat16"]
+    assert [p.name.split("-")[1] for p in (cache / "gguf").glob("*-v2")] == ["bfloat16"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("disk full"), KeyboardInterrupt()])
@@ -411,7 +411,7 @@ def test_an_index_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch, cache
 
 @pytest.mark.weights
 def test_the_demo_model_loads() -> None:
-    model, tokenizer, source = load("demo", device="cpu")
+    model, tokenizer, source, _ = load("demo", device="cpu")
     assert model.dtype == torch.float32
     assert model.num_parameters() == 134_515_008
     assert "SmolLM2-135M-Instruct" in source

@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from specdec import Engine
 from specdec.drafts.self_draft import SelfDraft
 from specdec.errors import InvalidArgument, UnsupportedModel
+from specdec.kernels.gather_pages import gather_pages
 from specdec.options import DraftOptions
 from specdec.registry import VIEWS
 from specdec.sparse.calibration import calibrate
@@ -25,7 +26,7 @@ from specdec.sparse.exact_mass import ExactMass
 from specdec.sparse.label_channels import LabelChannels
 from specdec.sparse.layout import Place
 from specdec.sparse.page_bounds import PageBounds
-from specdec.sparse.page_index import PageIndex, gather, paged
+from specdec.sparse.page_index import PageIndex, paged
 from specdec.sparse.reading import extent
 from specdec.sparse.recency import Recency
 from specdec.sparse.scorer import Memo, importance
@@ -93,6 +94,10 @@ class Noise:
     page_size: int = 4
     name: str = "noise"
     key: str = "noise"
+
+    @property
+    def per_logit(self):
+        return self.page_size
 
     def summarize(self, k, memo):
         return k[:, :, 0, :0]
@@ -360,9 +365,11 @@ def test_bounds_are_bounds(seed, pages, size):
     bound = PageBounds(size).logits(q, PageBounds(size).summarize(k, Memo()), 1.0, Memo())
     exact = torch.einsum("hmd,hpsd->hmps", q, k)
     assert (bound >= exact.amax(-1) - 1e-12).all()
-    mass = ExactMass(size).logits(q, k, 0.7, Memo()).softmax(-1)
-    want = (exact * 0.7).flatten(2).softmax(-1).unflatten(-1, (pages, size)).sum(-1)
-    torch.testing.assert_close(mass, want)
+    mass = (exact * 0.7).flatten(2).softmax(-1).unflatten(-1, (pages, size)).sum(-1)
+    logits = ExactMass(size).logits(q, k, 0.7, Memo())
+    for votes, want in {"max": mass.amax(1), "mean": mass.mean(1)}.items():
+        got = importance(logits, votes, 1, per_page=size)
+        torch.testing.assert_close(got, want.float())
     assert importance(mass.log(), "max", 3).shape == (2, pages)
 
 
@@ -406,8 +413,8 @@ def check_index(level, row, scorer):
         torch.testing.assert_close(index.summary[:, :pages], want)
 
 
-def test_gather():
+def test_gather_pages():
     x = torch.arange(2 * 11 * 3).view(2, 11, 3)
-    got = gather(x, torch.tensor([[0, 2], [1, 4]]), 2)
+    got = gather_pages(x, torch.tensor([[0, 2], [1, 4]]), 2)
     assert torch.equal(got[0], x[0, [0, 1, 4, 5]])
     assert torch.equal(got[1], x[1, [2, 3, 8, 9]])

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from specdec._version import __version__
-from specdec.cli import bench, check, env, generate, listing, view_profile
+from specdec.cli import (
+    bench,
+    bench_step,
+    check,
+    env,
+    generate,
+    listing,
+    measure_drafter,
+    train_drafter,
+    view_profile,
+)
 from specdec.errors import SpecdecError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -38,8 +48,11 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("check")(check.check)
 app.command("profile")(view_profile.view_profile)
+app.command("train-drafter")(train_drafter.train_drafter)
+app.command("measure-drafter")(measure_drafter.measure_drafter)
 app.command("list")(listing.listing)
 app.command("env")(env.env)
+bench.bench.command("step")(bench_step.step)
 app.add_typer(bench.bench, name="bench")
 
 

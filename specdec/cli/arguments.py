@@ -15,7 +15,10 @@ Drafter = Annotated[
 ]
 DraftModel = Annotated[
     str | None,
-    typer.Option(help="A smaller model with the same token ids; 'random' for a useless one."),
+    typer.Option(
+        help="A smaller model with the same token ids ('random': a useless one), or the checkpoint "
+        "of a LongSpec drafter."
+    ),
 ]
 NumDraftTokens = Annotated[int | None, typer.Option(help="Depth of a draft.")]
 DraftWidth = Annotated[int | None, typer.Option(help="Nodes per level; more than 1 is a tree.")]
@@ -49,7 +52,11 @@ Channels = Annotated[
     ),
 ]
 Dtype = Annotated[
-    str, typer.Option(help="auto, float32, bfloat16, float16 or float64; auto on a CPU: float32.")
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16, float16 or float64; auto on a CPU: float32, but a GGUF's "
+        "weights are read as they are stored; float32 dequantises them first."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 TrustRemoteCode = Annotated[

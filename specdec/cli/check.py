@@ -41,7 +41,10 @@ def check(
     seed: Annotated[int, typer.Option(help="Of the first prompt; the next has the next.")] = 0,
     transformers: Annotated[
         bool,
-        typer.Option("--transformers", help="Compare with transformers' own greedy text, too."),
+        typer.Option(
+            "--transformers",
+            help="Compare with transformers' own greedy text, too; of a GGUF, on the same values.",
+        ),
     ] = False,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",

@@ -42,6 +42,12 @@ def generate(
     draft_model: arguments.DraftModel = None,
     num_draft_tokens: arguments.NumDraftTokens = None,
     draft_width: arguments.DraftWidth = None,
+    draft_tree: Annotated[
+        str | None, typer.Option(help="Nodes of each level of the tree, as in 4-16-16-16-16.")
+    ] = None,
+    draft_nodes: Annotated[
+        int | None, typer.Option(help="Nodes of the tree at most, its root included.")
+    ] = None,
     budget: arguments.Budget = None,
     sink: arguments.Sink = None,
     recent: arguments.Recent = None,
@@ -112,6 +118,8 @@ def generate(
         draft_model=draft_model,
         num_draft_tokens=num_draft_tokens,
         draft_width=draft_width,
+        draft_tree=draft_tree,
+        draft_nodes=draft_nodes,
         budget=budget,
         sink=sink,
         recent=recent,

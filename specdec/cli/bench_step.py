@@ -1,0 +1,78 @@
+"""`specdec bench step`: where the milliseconds of a pass go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from specdec.cli import arguments, console
+from specdec.errors import InvalidArgument, unknown_name
+from specdec.registry import BENCH, VIEWS
+
+
+def step(
+    model: arguments.Model = "demo",
+    contexts: Annotated[str, typer.Option(help="Tokens of context, as in 500,4000.")] = "500,4000",
+    widths: Annotated[str, typer.Option(help="Nodes of a pass, as in 1,4,8.")] = "1,4,8,16",
+    views: Annotated[str, typer.Option(help="Sparse views to time a draft pass of.")] = "",
+    budget: Annotated[int, typer.Option(min=1, help="Tokens that those views read.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 11,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
+    dtype: arguments.Dtype = "auto",
+    as_json: arguments.AsJson = False,
+) -> None:
+    """Time passes of several widths on the CPU, op by op, against the memory bandwidth.
+
+    \b
+    Examples:
+      specdec bench step
+      specdec bench step --dtype float32 --contexts 7500 --widths 1 --views quest,streaming
+    """
+    names = [name for name in views.split(",") if name]
+    for name in names:
+        if name not in VIEWS or name == "full":
+            raise unknown_name("views", name, [known for known in VIEWS if known != "full"])
+    counts = _counts("--contexts", contexts), _counts("--widths", widths)
+    engine = console.load_engine(model, dtype, "cpu", False)
+    if engine.tokenizer is None:
+        raise InvalidArgument("this model has no tokenizer, and the text needs one")
+    tokens = engine.tokenizer(BENCH["manual"].load()())["input_ids"]
+    document = BENCH["steps"].load()(engine, tokens, *counts, names, budget, repeats)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1), "utf-8")
+    if as_json:
+        console.print_json(document)
+    else:
+        _print(document)
+
+
+def _counts(option: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise InvalidArgument(f"{option} {text!r}: give numbers, as in 500,4000")
+    return [int(part) for part in parts]
+
+
+def _print(document: dict[str, Any]) -> None:
+    ops = list(dict.fromkeys(op for entry in document["passes"] for op in entry["ops"]))
+    table = Table(box=None, header_style="bold")
+    for column in ("context", "nodes", "view", "ms", "floor", *ops, "other"):
+        table.add_column(column.replace("_", " "), justify="right")
+    for entry in document["passes"]:
+        figures = [entry["total"], entry["floor"], *(entry["ops"].get(op, 0.0) for op in ops)]
+        table.add_row(
+            str(entry["context"]),
+            str(entry["nodes"]),
+            entry["view"],
+            *(f"{figure:.1f}" for figure in (*figures, entry["other"])),
+        )
+    console.out().print(table)
+    rate = f"{document['bandwidth']:.1f} GB/s"
+    console.out().print(
+        f"{document['weights']}; floor: reading them and the keys at {rate}", markup=False
+    )

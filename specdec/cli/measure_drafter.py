@@ -1,0 +1,55 @@
+"""`specdec measure-drafter`: how much of what a target writes its LongSpec drafter foresees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specdec.registry import TRAINING
+
+
+def measure_drafter(
+    out: Annotated[Path, typer.Option(help="JSON file of the results.")],
+    target: Annotated[str, typer.Option(help="The model that is drafted for.")] = "demo",
+    drafter: Annotated[str | None, typer.Option(help="Checkpoint; default: the shipped.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="As given for training: its held-out files are used.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Questions (.jsonl with `turns`) for the chat texts.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Texts of each kind.")] = 8,
+    new_tokens: Annotated[int, typer.Option(help="Tokens that the target writes for each.")] = 96,
+    lengths: Annotated[str, typer.Option(help="Contexts to compare, in tokens.")] = "500,2000,7500",
+    long_count: Annotated[int, typer.Option(help="Texts of each kind for each context.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the choice of texts.")] = 0,
+) -> None:
+    """Measure agreement and acceptance length on chat, code and prose, and at long contexts.
+
+    The target's greedy texts are written first; drafts are then counted against them.
+    """
+    questions = None
+    if prompts is not None:
+        lines = prompts.read_text("utf-8").splitlines()
+        questions = [json.loads(line)["turns"][0] for line in lines]
+
+    def save(report: dict[str, Any]) -> None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+
+    TRAINING["measure"].load()(
+        target,
+        drafter,
+        data or [],
+        questions,
+        count=count,
+        new_tokens=new_tokens,
+        lengths=[int(length) for length in lengths.split(",") if length],
+        long_count=long_count,
+        seed=seed,
+        tell=lambda line: typer.echo(line, err=True),
+        save=save,
+    )

@@ -1,0 +1,70 @@
+"""`specdec train-drafter`: distil a target into a LongSpec drafter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from specdec.registry import TRAINING
+
+
+def train_drafter(
+    target: Annotated[str, typer.Option(help="Model to draft for: folder, hub id, .gguf, demo.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint; a run in it is resumed.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text or source files or folders; default: what is installed here."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
+    rate: Annotated[float, typer.Option(help="Learning rate of the matrices (Muon).")] = 0.003,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of one backward pass.")] = 3072,
+    accumulate: Annotated[int, typer.Option(help="Backward passes of one step.")] = 1,
+    rows: Annotated[int, typer.Option(help="Texts of a lesson, which the target continues.")] = 64,
+    length: Annotated[int, typer.Option(help="Tokens of each of them.")] = 384,
+    long: Annotated[int, typer.Option(help="Tokens of texts that the target only reads.")] = 3072,
+    first_lessons: Annotated[int, typer.Option(help="Lessons before the first step.")] = 2,
+    steps_per_lesson: Annotated[int, typer.Option(help="Steps between two lessons.")] = 24,
+    remember: Annotated[int, typer.Option(help="Newest lessons that a step draws from.")] = 40,
+    draft_vocab: Annotated[int, typer.Option(help="Most frequent tokens to draft; 0: all.")] = 8192,
+    mlp_size: Annotated[int, typer.Option(help="Width of the MLP; 0: the target's.")] = 0,
+    window: Annotated[int, typer.Option(help="Reach of self-attention in tokens.")] = 512,
+    argmax_weight: Annotated[float, typer.Option(help="Of cross-entropy on the argmax.")] = 0.0,
+    hidden_weight: Annotated[float, typer.Option(help="Of smooth-L1 on hidden states.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Same seed and settings: same weights.")] = 0,
+    dtype: Annotated[str, typer.Option(help="Of the target while it teaches.")] = "bfloat16",
+    mixed_precision: Annotated[str, typer.Option(help="Of the block: no or bf16.")] = "bf16",
+    examine_minutes: Annotated[float, typer.Option(help="Between held-out examinations.")] = 5.0,
+    held_out: Annotated[int, typer.Option(help="Held-out texts to examine.")] = 32,
+    patience: Annotated[int, typer.Option(help="Examinations without progress to stop at.")] = 1000,
+    keep_lessons: Annotated[bool, typer.Option(help="Leave all lessons in the folder.")] = False,
+    stop_after: Annotated[
+        int | None, typer.Option(help="End this session after so many steps; resume later.")
+    ] = None,
+) -> None:
+    """Train a LongSpec drafter for a model: plainly, or under `accelerate launch`.
+
+    The target continues texts cut from the data, and the drafter learns what it would say.
+    """
+    best = TRAINING["train"].load()(
+        target,
+        data or [],
+        out,
+        settings={
+            "steps": steps, "rate": rate, "batch_tokens": batch_tokens, "accumulate": accumulate,
+            "rows": rows, "length": length, "long": long, "first_lessons": first_lessons,
+            "steps_per_lesson": steps_per_lesson,
+            "remember": remember, "draft_vocab": draft_vocab, "mlp_size": mlp_size,
+            "window": window, "argmax_weight": argmax_weight, "hidden_weight": hidden_weight,
+            "seed": seed,
+        },
+        pace={
+            "examine_minutes": examine_minutes, "patience": patience, "held_out": held_out,
+            "keep_lessons": keep_lessons, "stop_after": stop_after,
+        },
+        dtype=dtype,
+        mixed_precision=mixed_precision,
+    )  # fmt: skip
+    if best is not None:
+        typer.echo(f"{out}: acceptance length {best:.3f} on held-out texts, chain of 4")

@@ -1,0 +1,59 @@
+"""Draft weights: a low-precision copy of a model's weights, for drafting only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from specdec.early_exit import shallow
+from specdec.errors import UnsupportedModel
+from specdec.kernels.panel_weight import PanelWeight, quantise
+from specdec.kernels.skinny_linear import skinny_linear
+from specdec.packing import Packing
+
+BITS = {"int8": 8, "int4": 4}
+_copies: WeakKeyDictionary[PreTrainedModel, dict[str, PreTrainedModel]] = WeakKeyDictionary()
+
+
+def low_precision(model: PreTrainedModel, packing: Packing | None, kind: str) -> PreTrainedModel:
+    """`model` with its decoder layers and LM head in `kind`; norms and embedding are shared.
+
+    The copy is made at the first call and kept as long as the model lives. Raises UnsupportedModel
+    where the layers are not fused, since only those can be given other weights.
+    """
+    layers: Any = getattr(model.base_model, "layers", None)
+    if packing is None or not layers or len(packing.fused) < len(layers):
+        raise UnsupportedModel(
+            f"draft_weights={kind!r} needs a float32 model on a CPU, numba, and decoder layers "
+            "that we recognise: leave it out to draft with the model's own weights"
+        )
+    known = _copies.setdefault(model, {})
+    if kind not in known:
+        known[kind] = _copied(model, packing, BITS[kind])
+    return known[kind]
+
+
+def _copied(model: PreTrainedModel, packing: Packing, bits: int) -> PreTrainedModel:
+    base: Any = shallow(model.base_model)
+    layers = []
+    for index, layer in enumerate(base.layers):
+        twin = shallow(layer)
+        twin.forward = packing.fused[index].quantised(bits)
+        layers.append(twin)
+    base._modules["layers"] = nn.ModuleList(layers)
+    copied: PreTrainedModel = shallow(model)
+    copied._modules[model.base_model_prefix] = base
+    for name, module in model.named_children():
+        if module in packing.weights:  # the LM head
+            twin = shallow(module)
+            twin.forward = _linear(quantise(packing.weights[module].dense(), bits), module)
+            copied._modules[name] = twin
+    return copied
+
+
+def _linear(weight: PanelWeight, module: Any) -> Callable[[Tensor], Tensor]:
+    return lambda x: skinny_linear(x, weight, module.bias)

@@ -1,0 +1,166 @@
+"""The contract on the path that users of a CPU take: float32, packed weights, fused layers, Numba.
+
+Passes of different width round differently here, so a text may part from plain decoding where two
+tokens tie, and only there: a test computes both scores in float64 and allows a gap of what float32
+itself makes wrong at that place, times a small factor. A real error is far larger.
+"""
+
+from __future__ import annotations
+
+import copy
+from unittest.mock import patch
+
+import hostile
+import models
+import pytest
+import torch
+
+pytest.importorskip("numba", reason="numba is not installed")
+
+from specdec import Engine
+from specdec.check import first_difference
+from specdec.errors import SpecdecError
+from specdec.kernels import numba_decoder_block, numba_level_attention
+from specdec.noise import Noise
+
+PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [i * i % 37 for i in range(80)]]
+NEW = 16
+
+# Heads of 16, which the Numba attention takes; biases and norms are random too.
+MODELS = {
+    "llama": {"head_dim": 16, "num_attention_heads": 6},  # three query heads to a key head
+    "qwen3": {"head_dim": 16},  # norms of heads
+    "gemma3": {"head_dim": 16},  # sliding windows, norms behind the blocks, exact powers of two
+    "qwen2": {"head_dim": 16, "hidden_size": 64},  # biases
+    "phi3": {"hidden_size": 64, "sliding_window": None},  # joint projections
+}
+DRAFTERS = {
+    "ngram": {"drafter": "ngram", "min_ngram": 1},
+    "model": {"drafter": "model"},
+    "model-tree": {"drafter": "model", "draft_width": 3},
+    "streaming": {"drafter": "streaming"},
+    **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},
+}
+# What drafts look like does not meet the architecture: the others run the three that differ most.
+EVERYTHING, SOME = {"llama", "gemma3"}, ("model-tree", "streaming", "RandomTrees")
+MODES = {"greedy": {}, "coupled": {"temperature": 0.9, "seed": 3}}
+
+
+class Fused:
+    """An engine on a packed model, and the model as transformers has it, in two precisions."""
+
+    def __init__(self, name):
+        model = models.build(name, dtype=torch.float32, **MODELS[name])
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.dim() == 1:
+                    p.add_(0.2 * torch.randn(p.shape, generator=generator))
+        self.stock = copy.deepcopy(model)
+        self.exact = copy.deepcopy(model).double()
+        self.draft = models.disturbed(model, 0.02)
+        self.engine = Engine(model, hostile.tokenizer(models.VOCAB))
+        self.known = {}
+
+    def generate(self, prompts, **kwargs):
+        if kwargs["drafter"] == "model":
+            kwargs["draft_model"] = self.draft
+        return self.engine.generate(prompts, max_new_tokens=NEW, **kwargs)
+
+    def plain(self, prompt, **kwargs):
+        key = repr((prompt, sorted(kwargs.items())))
+        if key not in self.known:
+            self.known[key] = self.generate([prompt], drafter="none", **kwargs)
+        return self.known[key]
+
+    @torch.inference_mode()
+    def is_tie(self, ids, tokens, mode, sample):
+        """Whether float32 may take either of two tokens for the best after `ids`."""
+        exact, single = (
+            model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double()
+            for model in (self.exact, self.stock)
+        )
+        error = (exact - single).abs().max().item()
+        scores = exact
+        if mode:
+            noise = Noise(mode["seed"], sample).target(len(ids), models.VOCAB, "cpu")
+            scores = exact / mode["temperature"] + noise
+        return scores.max().item() - scores[tokens].min().item() <= 8 * error
+
+    def compare(self, prompts, generations, mode):
+        """Every text is plain decoding's, up to a tie."""
+        ties = 0
+        samples = len(generations) // len(prompts)
+        for i, g in enumerate(generations):
+            prompt = prompts[i // samples]
+            own = {**mode, "num_return_sequences": samples} if samples > 1 else mode
+            want = self.plain(prompt, **own)[i % samples].token_ids
+            assert len(g.token_ids) == NEW and g.lossless
+            place = first_difference(want, g.token_ids)
+            if place is not None:
+                ids = [*prompt, *want[:place]]
+                assert self.is_tie(ids, [want[place], g.token_ids[place]], mode, i % samples), (
+                    f"row {i} parts at {place} from {want} to {g.token_ids}"
+                )
+                ties += 1
+        assert ties <= 1  # they are rare
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def fused(request):
+    return Fused(request.param)
+
+
+def test_the_fused_path_is_the_one_that_runs(fused):
+    packing = fused.engine.packing
+    assert len(packing.fused) == fused.engine.target.num_layers
+    assert packing.weights
+    attention, inputs = numba_level_attention.attention, numba_decoder_block.make_inputs
+    with (
+        patch.object(numba_level_attention, "attention", wraps=attention) as attended,
+        patch.object(numba_decoder_block, "make_inputs", wraps=inputs) as made,
+    ):
+        fused.engine.generate(PROMPTS[0], drafter="none", max_new_tokens=3)
+    assert attended.call_count == 3 * fused.engine.target.num_layers < made.call_count
+    with pytest.raises(SpecdecError, match="without a pass"):
+        fused.engine.model(torch.tensor([[1, 2]]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_plain_decoding_is_that_of_transformers(fused, mode):
+    """Step by step against the stock model, so that the reference of this file is right itself."""
+    mode = MODES[mode]
+    for prompt in PROMPTS:
+        (g,) = fused.plain(prompt, **mode)
+        for place, token in enumerate(g.token_ids):
+            assert fused.is_tie([*prompt, *g.token_ids[:place]], [token], mode, 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("fused", "drafter"),
+    [(m, d) for m in MODELS for d in (DRAFTERS if m in EVERYTHING else SOME)],
+    indirect=["fused"],
+)
+def test_same_text(fused, drafter, mode):
+    """One ragged batch, and one row alone."""
+    kwargs = {**DRAFTERS[drafter], **MODES[mode]}
+    fused.compare(PROMPTS, fused.generate(PROMPTS, **kwargs), MODES[mode])
+    fused.compare(PROMPTS[2:3], fused.generate(PROMPTS[2:3], **kwargs), MODES[mode])
+
+
+@pytest.mark.parametrize("drafter", ["ngram", "model", "RandomTrees"])
+def test_forked_rows(fused, drafter):
+    """Samples that share a prompt read it together."""
+    kwargs = {**DRAFTERS[drafter], **MODES["coupled"], "num_return_sequences": 3}
+    out = fused.generate(PROMPTS[2:], **kwargs)
+    fused.compare(PROMPTS[2:], out, MODES["coupled"])
+
+
+@pytest.mark.parametrize("wrong_every", [0, 3])
+def test_drafts_of_the_true_text(fused, wrong_every):
+    texts = [fused.plain(p)[0].token_ids for p in PROMPTS]
+    out = fused.generate(PROMPTS, drafter=hostile.replay(texts, wrong_every))
+    fused.compare(PROMPTS, out, {})
+    if wrong_every == 0:
+        assert sum(g.stats.num_spec_steps == 1 for g in out) >= len(PROMPTS) - 1
