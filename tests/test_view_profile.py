@@ -117,7 +117,7 @@ def test_find_anchors():
 
 @pytest.fixture(scope="module")
 def engine():
-    from test_cli import LETTERS
+    from letters import LETTERS
     from tokenizers import Regex, Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
