@@ -40,6 +40,7 @@ def written(engine: Engine, prompts: Sequence[Any], new_tokens: int) -> list[Tex
     return texts
 
 
+@torch.inference_mode()
 def gains(
     engine: Engine, drafters: dict[str, Prepared], texts: Sequence[Text]
 ) -> dict[str, dict[str, float]]:
