@@ -12,7 +12,7 @@ from specdec.cached_model import CachedModel
 from specdec.controller import Controller, Offer, Plan
 from specdec.costs import PassCosts
 from specdec.drafter import Drafter, Traits, Wants, traits_of, wants_of
-from specdec.errors import UnsupportedModel
+from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
 from specdec.options import DraftOptions
 from specdec.registry import DRAFTERS
 from specdec.row import Row
@@ -26,7 +26,8 @@ log = logging.getLogger("specdec")
 MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller asks for less
 GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
 # In the order in which they are asked. Those that need nothing but the target are left alone until
-# they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given.
+# they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
+# and one with a format of its own where what it ships fits the target ("longspec" can stand here).
 CANDIDATES = ("ngram", "model", "triforce-chunks")
 
 
@@ -180,9 +181,14 @@ def _candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
         entry = DRAFTERS[name]
         if entry.needs_model and options.draft_model is None:
             continue
+        mine = free if name == "ngram" else bounded
+        if entry.own_format:
+            mine = replace(mine, draft_model=None)
         try:
-            drafter = entry.load()(target, free if name == "ngram" else bounded)
-        except UnsupportedModel as error:
+            drafter = entry.load()(target, mine)
+        except (InvalidArgument, WeightsError, UnsupportedModel) as error:
+            if not entry.own_format and not isinstance(error, UnsupportedModel):
+                raise
             log.debug("auto does without %s: %s", name, error)
             continue
         yield Part(drafter, traits_of(drafter), entry.needs_model)
