@@ -96,7 +96,7 @@ class Trainer:
         end = self.settings.steps
         if self.pace.stop_after is not None:
             end = min(end, step + self.pace.stop_after)
-        if step == 0:
+        if step == 0 and not self.best:
             report(self._examined(0, 0.0))
         looked, started, losses = perf_counter(), perf_counter(), []
         while step < end:
