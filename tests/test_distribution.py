@@ -7,6 +7,7 @@ are fixed, so that it either does so always or never. The mutant shows that the 
 
 from __future__ import annotations
 
+import longspec_models
 import models
 import pytest
 import torch
@@ -91,6 +92,7 @@ DRAFTERS = {
     "tree": {"drafter": "model", "draft_width": 3, "num_draft_tokens": 3},
     "ngram+tree": {"drafter": "ngram+model", "draft_width": 2, "min_ngram": 1},
     "cascade": {"drafter": "cascade", "num_draft_tokens": 3, "min_ngram": 1},
+    "longspec": {"drafter": longspec_models.untrained, "draft_tree": "3-4"},
 }
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from specdec import Engine
 from specdec.cached_model import CachedModel
-from specdec.drafts.longspec import LongSpec, fitted
+from specdec.drafts.longspec import SHIPPED, LongSpec, fitted
 from specdec.drafts.longspec_checkpoint import Checkpoint, describe
 from specdec.drafts.longspec_model import LongSpecModel
 from specdec.drafts.window import SLACK, Window
@@ -276,6 +276,23 @@ def test_what_is_no_checkpoint_is_refused(llama, tmp_path):
 def test_the_shipped_checkpoint_is_for_the_demo_model_only(llama):
     with pytest.raises(InvalidArgument, match="give it as draft_model=PATH"):
         llama.generate([1], drafter="longspec")
+
+
+@pytest.mark.weights
+def test_the_shipped_checkpoint_drafts_for_the_demo_model():
+    demo = Engine.from_pretrained("demo")
+    prompt = [{"role": "user", "content": "Write a short story about a lighthouse."}]
+    plain = demo.generate(prompt, drafter="none", max_new_tokens=32)
+    out = demo.generate(prompt, drafter="longspec", draft_nodes=17, max_new_tokens=32)
+    assert out.token_ids == plain.token_ids
+    assert out.stats.num_accepted_draft_tokens >= 4  # a block that knows nothing has none
+
+
+def test_the_shipped_checkpoint_is_small():
+    files = list(SHIPPED.iterdir())
+    assert {"config.json", "model.safetensors"} <= {path.name for path in files}
+    assert sum(path.stat().st_size for path in files) <= 20_000_000
+    assert Checkpoint.load(SHIPPED).block().sizes.window == 512
 
 
 def test_a_checkpoint_survives_saving(llama, tmp_path):

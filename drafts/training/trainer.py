@@ -96,7 +96,7 @@ class Trainer:
         end = self.settings.steps
         if self.pace.stop_after is not None:
             end = min(end, step + self.pace.stop_after)
-        if step == 0:
+        if step == 0 and not self.best:
             report(self._examined(0, 0.0))
         looked, started, losses = perf_counter(), perf_counter(), []
         while step < end:
@@ -110,7 +110,7 @@ class Trainer:
                 row["minutes"] = round((perf_counter() - started) / 60, 2)
                 report(row)
                 looked, losses = perf_counter(), []
-                if self.stale > self.pace.patience:
+                if self._agreed(self.stale > self.pace.patience):
                     break
 
     def _step(self, step: int) -> float:
@@ -167,7 +167,7 @@ class Trainer:
         return row
 
     def _agreed(self, here: bool) -> bool:
-        """The main process's clock decides for all."""
+        """What the main process, which alone looks at clock and exam, decides for all."""
         flag = torch.tensor([float(here)], device=self.device)
         return bool(broadcast(flag)) if self.accelerator.num_processes > 1 else here
 
