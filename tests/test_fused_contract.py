@@ -19,7 +19,7 @@ pytest.importorskip("numba", reason="numba is not installed")
 
 from specdec import Engine
 from specdec.check import first_difference
-from specdec.errors import SpecdecError
+from specdec.errors import InvalidArgument, SpecdecError, UnsupportedModel
 from specdec.kernels import numba_decoder_block, numba_level_attention
 from specdec.noise import Noise
 
@@ -39,6 +39,8 @@ DRAFTERS = {
     "model": {"drafter": "model"},
     "model-tree": {"drafter": "model", "draft_width": 3},
     "streaming": {"drafter": "streaming"},
+    "int4": {"drafter": "streaming", "draft_weights": "int4"},
+    "int8": {"drafter": "triforce", "draft_weights": "int8", "min_ngram": 1},
     **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},
 }
 # What drafts look like does not meet the architecture: the others run the three that differ most.
@@ -164,3 +166,20 @@ def test_drafts_of_the_true_text(fused, wrong_every):
     fused.compare(PROMPTS, out, {})
     if wrong_every == 0:
         assert sum(g.stats.num_spec_steps == 1 for g in out) >= len(PROMPTS) - 1
+
+
+def test_low_precision_drafts():
+    """Eight bits mostly draft what the target says; what cannot be given is refused."""
+    fused = Fused("llama")
+    out = fused.generate(PROMPTS[2], drafter="quest", draft_weights="int8", num_draft_tokens=3)
+    assert out.stats.draft_acceptance_rate > 0.6
+    layer = fused.engine.target.packing.fused[0]
+    assert layer.quantised(4).inputs.q.weight.format == "int4affine"
+    assert layer.inputs.q.weight.format == "float32"
+    with pytest.raises(InvalidArgument, match="draft_weights='int2': give"):
+        fused.generate(PROMPTS[0], drafter="quest", draft_weights="int2")
+    with pytest.raises(InvalidArgument, match="draft_weights"):
+        fused.generate(PROMPTS[0], drafter="ngram", draft_weights="int8")
+    double = Engine(models.build("llama"), hostile.tokenizer(models.VOCAB))
+    with pytest.raises(UnsupportedModel, match="needs a float32 model"):
+        double.generate(PROMPTS[0], drafter="quest", draft_weights="int8")

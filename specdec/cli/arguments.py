@@ -43,6 +43,14 @@ Anchors = Annotated[
         help="Layers that choose for those above them, as in 2,10,20.", rich_help_panel=_SPARSE
     ),
 ]
+DraftLayers = Annotated[
+    int | None,
+    typer.Option(help="Layers after which a self-draft leaves the model.", rich_help_panel=_SPARSE),
+]
+DraftWeights = Annotated[
+    str | None,
+    typer.Option(help="int8 or int4: a self-draft reads such a copy.", rich_help_panel=_SPARSE),
+]
 Channels = Annotated[
     str | None,
     typer.Option(

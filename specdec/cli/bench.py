@@ -61,6 +61,8 @@ def run(
     refresh: arguments.Refresh = None,
     anchors: arguments.Anchors = None,
     channels: arguments.Channels = None,
+    draft_layers: arguments.DraftLayers = None,
+    draft_weights: arguments.DraftWeights = None,
     temperature: Annotated[
         str, typer.Option("--temperature", "-t", help="One or several, as in 0,1; 0 is greedy.")
     ] = "0",
@@ -114,6 +116,8 @@ def run(
         refresh=refresh,
         anchors=anchors,
         channels=channels,
+        draft_layers=draft_layers,
+        draft_weights=draft_weights,
     )
     plan = BENCH["plan"].load()(
         workloads,

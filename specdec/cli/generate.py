@@ -54,6 +54,8 @@ def generate(
     refresh: arguments.Refresh = None,
     anchors: arguments.Anchors = None,
     channels: arguments.Channels = None,
+    draft_layers: arguments.DraftLayers = None,
+    draft_weights: arguments.DraftWeights = None,
     view: Annotated[
         str, typer.Option(help="What the model itself reads; all but 'full' change the text.")
     ] = "full",
@@ -126,6 +128,8 @@ def generate(
         refresh=refresh,
         anchors=anchors,
         channels=channels,
+        draft_layers=draft_layers,
+        draft_weights=draft_weights,
     )
     stream = engine.stream(
         request,
