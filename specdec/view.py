@@ -25,7 +25,7 @@ class FullView:
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
         if pass_.recorder is not None:
             _record(pass_, call)
-        if pass_.anc is not None and not call.q.is_cuda:
+        if pass_.anc is not None and call.q.device.type == "cpu":
             return level_attention(
                 call.q,
                 levels_of(pass_, call.layer),

@@ -79,7 +79,7 @@ class Pace:
     examine_minutes: between examinations on held-out texts, each followed by a checkpoint.
     patience: examinations without a better acceptance length after which training stops.
     held_out: texts that are examined; keep_lessons: leave them all in the folder.
-    stop_after: end this session after so many steps.
+    stop_after: leave off after so many steps; the same command goes on from there.
     """
 
     examine_minutes: float = 5.0

@@ -40,7 +40,8 @@ def train_drafter(
     patience: Annotated[int, typer.Option(help="Examinations without progress to stop at.")] = 1000,
     keep_lessons: Annotated[bool, typer.Option(help="Leave all lessons in the folder.")] = False,
     stop_after: Annotated[
-        int | None, typer.Option(help="End this session after so many steps; resume later.")
+        int | None,
+        typer.Option(help="Leave off after so many steps; the same command goes on from there."),
     ] = None,
 ) -> None:
     """Train a LongSpec drafter for a model: plainly, or under `accelerate launch`.
