@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 from specdec.forward_pass import ForwardPass
@@ -43,8 +42,6 @@ class Layout:
         readable = len(store.levels) - (1 if store.num_shared else 0)
         lengths = [level.length.tolist() for level in store.levels]
         maps = [rows.tolist() for rows in store.row_maps]
-        # Weak, for the layout stays in the pass's own state until the next one.
-        self._pass = weakref.ref(pass_)
         self.places = []
         for sequence, grown in zip(pass_.sequences, pass_.rounds, strict=True):
             rows = [rows[sequence] for rows in maps]
@@ -56,9 +53,8 @@ class Layout:
 
     @classmethod
     def of(cls, pass_: ForwardPass) -> Layout:
-        """The layout of a pass, made at its first layer and kept in its `state`."""
-        known = pass_.state.get("layout")
-        if known is None or known._pass() is not pass_:
-            known = pass_.state["layout"] = cls(pass_)
-        assert isinstance(known, Layout)
+        """The layout of a pass, made at its first layer that asks."""
+        if "layout" not in pass_.plans:
+            pass_.plans["layout"] = cls(pass_)
+        known: Layout = pass_.plans["layout"]
         return known

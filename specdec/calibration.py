@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 import specdec
 from specdec import kernels
@@ -69,13 +68,12 @@ def settled(measured: dict[int, float]) -> dict[int, float]:
 def describe(target: Target) -> dict[str, Any]:
     """What the cost of a pass depends on: model, weights, device and the code that runs."""
     config = target.model.config.get_text_config().to_dict()
-    kinds = {_kind(module) for module in target.model.modules()}
     cuda = target.device.type == "cuda"
     return {
         "config": {k: v for k, v in sorted(config.items()) if not k.startswith("_")},
         "layers": target.num_layers,
         "dtype": str(target.dtype),
-        "modules": sorted(kinds),
+        "weights": str(target.packing),
         "device": torch.cuda.get_device_name(target.device) if cuda else platform.processor(),
         "machine": platform.node(),
         "threads": torch.get_num_threads(),
@@ -83,17 +81,6 @@ def describe(target: Target) -> dict[str, Any]:
         "specdec": __version__,
         "code": _newest_code(),
     }
-
-
-def _kind(module: nn.Module) -> tuple[str, str, str, str]:
-    """What runs a module: its class, its weight, and what was put in place of its forward."""
-    forward = vars(module).get("forward")
-    return (
-        type(module).__qualname__,
-        str(getattr(getattr(module, "weight", None), "dtype", "")),
-        "" if forward is None else type(forward).__qualname__,
-        str(getattr(forward, "format", "")),
-    )
 
 
 def _star(token: int, nodes: int) -> TokenTree:

@@ -12,6 +12,7 @@ from specdec.drafting import DraftModels, make_drafter, runs_draft_model
 from specdec.generation import GenerationStream
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.output import Generation
+from specdec.packing import Packing
 from specdec.request import Request
 from specdec.target import Target
 
@@ -36,7 +37,7 @@ class Engine:
         self.name = name or model.config.name_or_path or type(model).__name__
         self.tokenizer = tokenizer
         self.target = Target(model)
-        self.packing = self.target.pack(stored)
+        self.target.pack(stored)
         self._draft_models = DraftModels(self.target, tokenizer)
 
     @classmethod
@@ -70,6 +71,12 @@ class Engine:
     @property
     def model(self) -> PreTrainedModel:
         return self.target.model
+
+    @property
+    def packing(self) -> Packing:
+        """How the weights are read on a CPU, and the way back: `packing.restore()`."""
+        assert self.target.packing is not None
+        return self.target.packing
 
     @property
     def device(self) -> torch.device:

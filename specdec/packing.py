@@ -41,16 +41,19 @@ class Packing:
     def of(cls, model: PreTrainedModel, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
         """Pack a model's linear layers. stored: those in the precision of their file, by name."""
         packing = cls(model)
-        linears = {m for m in model.modules() if type(m) is nn.Linear and _can_pack(m.weight)}
+        linears = {
+            name: module
+            for name, module in model.named_modules()
+            if type(module) is nn.Linear and _can_pack(module.weight)
+        }
         if not linears or not has_numba():
             return packing
         embeddings = model.get_input_embeddings()
-        for name, module in model.named_modules():
-            if module in linears:
-                weight = (stored or {}).get(name) or pack(module.weight)
-                keep = embeddings is not None and module.weight is embeddings.weight
-                _use(module, weight, keep)
-                packing.weights[module] = weight
+        for name, module in linears.items():
+            weight = (stored or {}).get(name) or pack(module.weight)
+            keep = embeddings is not None and module.weight is embeddings.weight
+            _use(module, weight, keep)
+            packing.weights[module] = weight
         return packing
 
     def fuse(self, target: Any, pass_of: Callable[[Any], tuple[list[int], ForwardPass]]) -> None:
@@ -149,5 +152,4 @@ def _use(module: nn.Linear, weight: PanelWeight, keep: bool) -> None:
     def forward(x: Tensor) -> Tensor:
         return skinny_linear(x, weight, module.bias)
 
-    forward.format = weight.format  # type: ignore[attr-defined]  # tells costs apart
     module.forward = forward  # type: ignore[method-assign, assignment]

@@ -18,8 +18,6 @@ bench = typer.Typer(help="Measure speed and acceptance.", no_args_is_help=True)
 QUICK_SECONDS = 480.0  # after which suite quick begins no further turn: 10 minutes with loading
 INTERRUPTED = 130
 
-Values = Annotated[str, typer.Option(help="Separated by commas.")]
-
 
 @bench.command("run")
 def run(
