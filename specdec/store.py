@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from specdec.errors import SpecdecError
-from specdec.kernels.stage_kv import stage_kv
+from specdec.kernels.dispatch import Op
+from specdec.kernels.stage_kv import commit_path, stage_kv
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Sidecar(Protocol):
@@ -98,10 +102,8 @@ class KVStore:
         end = max(lengths[sequence] for sequence in sequences) + at + k.shape[2]
         if end > level.capacity:
             raise SpecdecError(f"KV store of {level.capacity} slots cannot stage slot {end}")
-        if keys.is_cuda:  # the kernel wants lengths on the device, which are kept on the host
-            stage_kv.plain(keys, values, k, v, level.length, rows, at=at)
-        else:
-            stage_kv(keys, values, k, v, level.length, rows, at=at)
+        run = _on_host(stage_kv, keys)
+        run(keys, values, k, v, level.length, rows, at=at)
 
     def staged(self, layer: int, sequences: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
         """The first `count` staged slots of one layer: k, v `[B, Hkv, count, D]`.
@@ -125,14 +127,13 @@ class KVStore:
     def commit(self, sequence: int, path: Sequence[int]) -> None:
         """Keep the staged slots `path` (strictly increasing), in this order, behind the length."""
         level = self.levels[-1]
-        start = int(level.length[sequence])
         if any(slot != i for i, slot in enumerate(path)):
-            source = torch.tensor(path) + start
-            for buffers in (level.k, level.v):
-                for buffer in buffers:
-                    if buffer is not None:
-                        row = buffer[sequence]
-                        row[:, start : start + len(path)] = row[:, source.to(row.device)]
+            slots = torch.tensor([list(path)], dtype=torch.int32)
+            rows = torch.tensor([sequence], dtype=torch.int32)
+            for keys, values in zip(level.k, level.v, strict=True):
+                if keys is not None and values is not None:
+                    run = _on_host(commit_path, keys)
+                    run(keys, values, slots, level.length, rows)
         level.length[sequence] += len(path)
 
     def crop(self, sequence: int, length: int) -> None:
@@ -165,3 +166,8 @@ class KVStore:
         store.levels[:0], store.row_maps[:0] = self.levels, self.row_maps
         store.num_shared = len(self.levels)
         return store
+
+
+def _on_host(op: Op[P, R], keys: Tensor) -> Callable[P, R]:
+    """The version of an op that reads lengths on the host, where we keep them: not Triton's."""
+    return op.plain if keys.is_cuda else op
