@@ -47,7 +47,6 @@ class AttentionInputs:
     head_dim: int
     q_norm: Norm | None = None
     k_norm: Norm | None = None
-    v_norm: Norm | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,7 @@ def attention_inputs(
     """
     h = layer.norm(x)
     heads = []
-    for linear, norm in ((layer.q, layer.q_norm), (layer.k, layer.k_norm), (layer.v, layer.v_norm)):
+    for linear, norm in ((layer.q, layer.q_norm), (layer.k, layer.k_norm), (layer.v, None)):
         y = linear(h).unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)
         heads.append(y if norm is None else norm(y))
     q, k, v = heads

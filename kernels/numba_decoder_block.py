@@ -7,7 +7,6 @@ thousand numbers and done by one thread; the products are done by all.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,12 +25,20 @@ from specdec.kernels.decoder_block import (
     Linear,
     Norm,
 )
-from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads, tile
+from specdec.kernels.numba_options import OPTIONS, njit, num_threads, tile
 from specdec.kernels.numba_panels import accumulate, group_sums
+from specdec.kernels.numba_row_ops import (
+    activated,
+    add_residual,
+    biased,
+    heads_apart,
+    heads_together,
+    normed,
+    zeroed,
+)
 from specdec.kernels.numba_skinny_linear import store_panel
 from specdec.kernels.panel_formats import PANEL
 
-SILU, GELU_TANH, GELU = range(len(ACTIVATIONS))
 NONE = np.empty(0, np.float32)
 
 
@@ -94,7 +101,7 @@ def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
 @_remembered
 def _input_weights(layer: AttentionInputs) -> tuple[Any, ...]:
     """The arguments of `make_inputs` that a layer never changes."""
-    linears, norms = (layer.q, layer.k, layer.v), (layer.q_norm, layer.k_norm, layer.v_norm)
+    linears, norms = (layer.q, layer.k, layer.v), (layer.q_norm, layer.k_norm)
     dim = layer.head_dim
     shape = (
         layer.q.weight.inputs,
@@ -147,8 +154,8 @@ def make_inputs(
 ):
     """Queries, keys and values `[B, heads, nodes, dim]` (flat) of `x[n, hidden]`, n = B * nodes.
 
-    norm[hidden], biases (q, k, v: padded to panels, or empty), head_norms (q, k, v: `[dim]` or
-    empty) with head_eps, cos, sin `[n, rotary]`; shape (hidden, heads, kv_heads, dim).
+    norm[hidden], biases (q, k, v: padded to panels, or empty), head_norms (q, k: `[dim]` or empty)
+    with head_eps, cos, sin `[n, rotary]`; shape (hidden, heads, kv_heads, dim).
     """
     hidden, heads, kv_heads, dim = shape
     height = len(tile)
@@ -180,30 +187,8 @@ def make_inputs(
     return (
         heads_apart(q, n, nodes, heads, dim, head_norms[0], head_eps[0], cos, sin),
         heads_apart(k, n, nodes, kv_heads, dim, head_norms[1], head_eps[1], cos, sin),
-        heads_apart(v, n, nodes, kv_heads, dim, head_norms[2], head_eps[2], cos[:0], sin[:0]),
+        heads_apart(v, n, nodes, kv_heads, dim, cos[:0], 0.0, cos[:0], sin[:0]),
     )
-
-
-@njit(**SERIAL)
-def heads_apart(x, n, nodes, heads, dim, norm, eps, cos, sin):
-    """`x[B, nodes, heads, dim]` as `[B, heads, nodes, dim]`, with head norm and rotation if any."""
-    out = np.empty(x.size, np.float32)
-    rotary = cos.size // n
-    half = rotary // 2
-    for i in range(n):
-        for h in range(heads):
-            source = (i * heads + h) * dim
-            to = ((i // nodes * heads + h) * nodes + i % nodes) * dim
-            if norm.size:
-                rms_norm(x, source, norm, eps, x, source, dim)
-            for d in range(half):
-                low, high = x[source + d], x[source + half + d]
-                at = i * rotary + d
-                out[to + d] = low * cos[at] - high * sin[at]
-                out[to + half + d] = high * cos[at + half] + low * sin[at + half]
-            for d in range(rotary, dim):
-                out[to + d] = x[source + d]
-    return out
 
 
 @njit(**OPTIONS)
@@ -262,84 +247,3 @@ def make_output(
             store_panel(biased(acc, biases[2], p), out, row, n, p, hidden)
     add_residual(out, y, n, hidden, mlp_post_norm, epsilons[2])
     return out
-
-
-# These stand apart because `parallel` would make a region of every array expression.
-
-
-@njit(**SERIAL)
-def zeroed(size):
-    """An array of zeros."""
-    return np.zeros(size, np.float32)
-
-
-@njit(**SERIAL)
-def normed(x, n, rows, norm, eps, hidden):
-    """`x[n, hidden]` after an RMS norm, with rows of zeros up to `rows`."""
-    out = np.zeros(rows * hidden, np.float32)
-    for i in range(n):
-        rms_norm(x, i * hidden, norm, eps, out, i * hidden, hidden)
-    return out
-
-
-@njit(**SERIAL)
-def add_residual(y, x, n, hidden, norm, eps):
-    """`y = x + norm(y)` in place; an empty norm is none."""
-    for i in range(n):
-        at = i * hidden
-        if norm.size:
-            rms_norm(y, at, norm, eps, y, at, hidden)
-        for d in range(at, at + hidden):
-            y[d] += x[d]
-
-
-@njit(**SERIAL)
-def heads_together(o, n, rows, nodes, heads, dim):
-    """`o[B, heads, nodes, dim]` as `[rows, heads, dim]`, with rows of zeros past n = B * nodes."""
-    out = np.zeros(rows * heads * dim, np.float32)
-    for i in range(n):
-        for head in range(heads):
-            source = ((i // nodes * heads + head) * nodes + i % nodes) * dim
-            to = (i * heads + head) * dim
-            for d in range(dim):
-                out[to + d] = o[source + d]
-    return out
-
-
-@njit(**SERIAL)
-def rms_norm(x, at, weight, eps, out, to, size):
-    """`out[to:] = weight * x[at:] / rms(x[at:])` over `size` numbers, in place."""
-    total = 0.0
-    for d in range(size):
-        total += float(x[at + d]) * float(x[at + d])
-    scale = np.float32(1.0 / math.sqrt(total / size + eps))
-    for d in range(size):
-        out[to + d] = weight[d] * (x[at + d] * scale)
-
-
-@njit(**SERIAL)
-def biased(acc, bias, panel):
-    """Accumulators plus one panel of a bias, or as they are where there is none."""
-    if bias.size == 0:
-        return acc
-    ones = simd.splat(acc, np.float32(1))
-    return simd.row_fma(acc, ones, simd.load(bias, panel * PANEL, 2))
-
-
-@njit(**SERIAL)
-def activated(x, kind):
-    """The activation of a gated MLP: x times a sigmoid, but for the exact GELU."""
-    one = simd.splat(x, np.float32(1))
-    if kind == GELU:
-        flat = np.empty(len(x) * simd.LANES, np.float32)
-        simd.store(x, flat, 0, simd.LANES, 1)
-        for i in range(flat.size):
-            flat[i] *= np.float32(0.5 * (1.0 + math.erf(flat[i] * 0.7071067811865476)))
-        return simd.load_like(x, flat)
-    slope = one
-    if kind == GELU_TANH:
-        cubic = simd.splat(x, np.float32(2 * 0.7978845608028654 * 0.044715))
-        linear = simd.splat(x, np.float32(2 * 0.7978845608028654))
-        slope = simd.fma(cubic, simd.multiply(x, x), linear)
-    minus = simd.multiply(simd.multiply(x, slope), simd.splat(x, np.float32(-1)))
-    return simd.divide(x, simd.add(one, simd.exp(minus)))

@@ -199,8 +199,7 @@ def test_attention_inputs(names, height):
             for heads, name in zip((kv_heads * group, kv_heads, kv_heads), names)
         )
         layer = AttentionInputs(
-            norm(d, hidden), q, k, v, dim, norm(d, dim, head_norms), norm(d, dim, head_norms),
-            norm(d, dim, d.one_of(False, True)),
+            norm(d, hidden), q, k, v, dim, norm(d, dim, head_norms), norm(d, dim, head_norms)
         )  # fmt: skip
         x = d.normal(batch, nodes, hidden)
         cos, sin = (d.normal(d.one_of(1, batch), nodes, rotary) for _ in range(2))

@@ -1,0 +1,117 @@
+"""What a decoder layer does between its matrix products: a few thousand numbers, one thread.
+
+These stand apart from the kernels that call them because `parallel` would make a region of every
+array expression.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from specdec.kernels import simd
+from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.panel_formats import PANEL
+
+SILU, GELU_TANH, GELU = range(3)  # places in `decoder_block.ACTIVATIONS`
+
+
+@njit(**SERIAL)
+def heads_apart(x, n, nodes, heads, dim, norm, eps, cos, sin):
+    """`x[B, nodes, heads, dim]` as `[B, heads, nodes, dim]`, with head norm and rotation if any."""
+    out = np.empty(x.size, np.float32)
+    rotary = cos.size // n
+    half = rotary // 2
+    for i in range(n):
+        for h in range(heads):
+            source = (i * heads + h) * dim
+            to = ((i // nodes * heads + h) * nodes + i % nodes) * dim
+            if norm.size:
+                rms_norm(x, source, norm, eps, x, source, dim)
+            for d in range(half):
+                low, high = x[source + d], x[source + half + d]
+                at = i * rotary + d
+                out[to + d] = low * cos[at] - high * sin[at]
+                out[to + half + d] = high * cos[at + half] + low * sin[at + half]
+            for d in range(rotary, dim):
+                out[to + d] = x[source + d]
+    return out
+
+
+@njit(**SERIAL)
+def zeroed(size):
+    """An array of zeros."""
+    return np.zeros(size, np.float32)
+
+
+@njit(**SERIAL)
+def normed(x, n, rows, norm, eps, hidden):
+    """`x[n, hidden]` after an RMS norm, with rows of zeros up to `rows`."""
+    out = np.zeros(rows * hidden, np.float32)
+    for i in range(n):
+        rms_norm(x, i * hidden, norm, eps, out, i * hidden, hidden)
+    return out
+
+
+@njit(**SERIAL)
+def add_residual(y, x, n, hidden, norm, eps):
+    """`y = x + norm(y)` in place; an empty norm is none."""
+    for i in range(n):
+        at = i * hidden
+        if norm.size:
+            rms_norm(y, at, norm, eps, y, at, hidden)
+        for d in range(at, at + hidden):
+            y[d] += x[d]
+
+
+@njit(**SERIAL)
+def heads_together(o, n, rows, nodes, heads, dim):
+    """`o[B, heads, nodes, dim]` as `[rows, heads, dim]`, with rows of zeros past n = B * nodes."""
+    out = np.zeros(rows * heads * dim, np.float32)
+    for i in range(n):
+        for head in range(heads):
+            source = ((i // nodes * heads + head) * nodes + i % nodes) * dim
+            to = (i * heads + head) * dim
+            for d in range(dim):
+                out[to + d] = o[source + d]
+    return out
+
+
+@njit(**SERIAL)
+def rms_norm(x, at, weight, eps, out, to, size):
+    """`out[to:] = weight * x[at:] / rms(x[at:])` over `size` numbers, in place."""
+    total = 0.0
+    for d in range(size):
+        total += float(x[at + d]) * float(x[at + d])
+    scale = np.float32(1.0 / math.sqrt(total / size + eps))
+    for d in range(size):
+        out[to + d] = weight[d] * (x[at + d] * scale)
+
+
+@njit(**SERIAL)
+def biased(acc, bias, panel):
+    """Accumulators plus one panel of a bias, or as they are where there is none."""
+    if bias.size == 0:
+        return acc
+    ones = simd.splat(acc, np.float32(1))
+    return simd.row_fma(acc, ones, simd.load(bias, panel * PANEL, 2))
+
+
+@njit(**SERIAL)
+def activated(x, kind):
+    """The activation of a gated MLP: x times a sigmoid, but for the exact GELU."""
+    one = simd.splat(x, np.float32(1))
+    if kind == GELU:
+        flat = np.empty(len(x) * simd.LANES, np.float32)
+        simd.store(x, flat, 0, simd.LANES, 1)
+        for i in range(flat.size):
+            flat[i] *= np.float32(0.5 * (1.0 + math.erf(flat[i] * 0.7071067811865476)))
+        return simd.load_like(x, flat)
+    slope = one
+    if kind == GELU_TANH:
+        cubic = simd.splat(x, np.float32(2 * 0.7978845608028654 * 0.044715))
+        linear = simd.splat(x, np.float32(2 * 0.7978845608028654))
+        slope = simd.fma(cubic, simd.multiply(x, x), linear)
+    minus = simd.multiply(simd.multiply(x, slope), simd.splat(x, np.float32(-1)))
+    return simd.divide(x, simd.add(one, simd.exp(minus)))
