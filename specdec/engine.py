@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from specdec.drafting import DraftModels, make_drafter, runs_draft_model
 from specdec.generation import GenerationStream
 from specdec.kernels.panel_weight import PanelWeight
+from specdec.offload.kv_memory import KVMemory
 from specdec.output import Generation
 from specdec.packing import Packing
 from specdec.request import Request
@@ -33,11 +34,13 @@ class Engine:
         *,
         name: str | None = None,
         stored: Mapping[str, PanelWeight] | None = None,
+        kv_memory: KVMemory | None = None,
     ) -> None:
         self.name = name or model.config.name_or_path or type(model).__name__
         self.tokenizer = tokenizer
         self.target = Target(model)
         self.target.pack(stored)
+        self.target.kv_memory = kv_memory
         self._draft_models = DraftModels(self.target, tokenizer)
 
     @classmethod

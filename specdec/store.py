@@ -47,10 +47,20 @@ class Level:
         """This layer's (k, v), made after the shapes of `k, v: [B, Hkv, n, D]` if need be."""
         keys, values = self.k[layer], self.v[layer]
         if keys is None or values is None:
-            keys = k.new_empty(self.rows, k.shape[1], self.capacity, k.shape[-1])
-            values = v.new_empty(self.rows, v.shape[1], self.capacity, v.shape[-1])
+            keys, values = (
+                self.new_buffer(layer, (self.rows, x.shape[1], self.capacity, x.shape[-1]), x)
+                for x in (k, v)
+            )
             self.k[layer], self.v[layer] = keys, values
         return keys, values
+
+    def new_buffer(self, layer: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """A buffer for one layer, where this level keeps them: beside `like`."""
+        return like.new_empty(shape)
+
+    def is_remote(self, layer: int, device: torch.device) -> bool:
+        """Whether attention on `device` must have this layer's keys and values fetched."""
+        return False
 
     @property
     def nbytes(self) -> int:

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 from specdec import attention, support
 from specdec.forward_pass import ForwardPass, View
 from specdec.kernels.panel_weight import PanelWeight
+from specdec.offload.kv_memory import KVMemory
+from specdec.offload.kv_shape import KVShape
 from specdec.packing import Packing
 from specdec.progress import compiling_line
 from specdec.recorder import QueryRecorder
@@ -37,6 +39,7 @@ class Target:
     def __init__(self, model: PreTrainedModel, *, borrowed: bool = False) -> None:
         self.model = model
         self.packing: Packing | None = None
+        self.kv_memory: KVMemory | None = None
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
@@ -70,8 +73,14 @@ class Target:
         return self.model.dtype
 
     def new_store(self, sequences: int, capacity: int) -> KVStore:
-        """An empty store for this model; `capacity` counts tokens per sequence."""
-        return KVStore(self.num_layers, sequences, capacity)
+        """An empty store for this model; `capacity` counts tokens per sequence.
+
+        Raises OutOfMemory where its keys and values fit nowhere they may lie.
+        """
+        if self.kv_memory is None:
+            return KVStore(self.num_layers, sequences, capacity)
+        shape = KVShape.of(self.model.config, self.dtype)
+        return self.kv_memory.store(shape, sequences, capacity, self.device)
 
     @torch.inference_mode()
     def prefill(

@@ -12,6 +12,7 @@ from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.softmax import causal_softmax
 from specdec.kernels.tree_attention import tree_attention
 from specdec.level_reads import full_reads
+from specdec.offload.stream import Stream
 
 
 class FullView:
@@ -25,7 +26,9 @@ class FullView:
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
         if pass_.recorder is not None:
             _record(pass_, call)
-        if pass_.anc is not None and call.q.device.type == "cpu":
+        device = call.q.device
+        remote = any(level.is_remote(call.layer, device) for level in pass_.store.levels)
+        if pass_.anc is not None and device.type == "cpu" and not remote:
             return level_attention(
                 call.q,
                 levels_of(pass_, call.layer),
@@ -55,7 +58,10 @@ class FullView:
             if is_last and include_staged:
                 length = length + 1
             keys, values = level.k[call.layer], level.v[call.layer]
-            if keys is not None and values is not None and bool(length[row_map].any()):
+            if level.is_remote(call.layer, call.q.device):
+                fetched = Stream.of(pass_, call.q.device).attend(call)
+                partials += [fetched] if fetched is not None else []
+            elif keys is not None and values is not None and bool(length[row_map].any()):
                 first = None
                 if call.window is not None:
                     first = pass_.positions - (call.window - 1) - offset[:, None].to(call.q.device)

@@ -1,0 +1,1 @@
+"""KV beyond the device's memory: tiers, streaming, planning, saved prompts."""

@@ -1,0 +1,114 @@
+"""KVMemory: the memory that an engine's keys and values may take, and stores made in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from specdec.errors import InvalidArgument
+from specdec.offload.budget import Budget
+from specdec.offload.disk import DiskTier
+from specdec.offload.kv_shape import KVShape
+from specdec.offload.memory import free_bytes, free_disk, show_bytes
+from specdec.offload.pace import Pace
+from specdec.offload.split import Sizes, Split, split
+from specdec.offload.tier import DeviceTier, HostTier, Tier
+from specdec.offload.tiered_level import TieredLevel
+from specdec.offload.tiered_store import TieredStore
+from specdec.store import KVStore
+
+log = logging.getLogger("specdec")
+
+TIERS = ("device", "host", "disk")
+_MARGIN = 0.9  # of free memory that is not bounded by an argument
+
+
+@dataclass
+class KVMemory:
+    """Settings, and what is counted while stores live.
+
+    tier: "auto" (as near as fits), "device", "host", "disk", or a tier for each layer. device_bytes,
+        host_bytes: limits for keys and values, or None for what is free at the time. folder: of the
+        files of the disk tier. sizes: of what stays on the device.
+    link: bytes per second, at most, by which remote layers are fetched; to try a slower link on a
+        faster one. On a CPU it makes the host tier a remote one, too.
+    """
+
+    tier: str | Sequence[str] = "auto"
+    device_bytes: int | None = None
+    host_bytes: int | None = None
+    folder: str | Path | None = None
+    sizes: Sizes = field(default_factory=Sizes)
+    link: float | None = None
+
+    def __post_init__(self) -> None:
+        known = (*TIERS, "auto") if isinstance(self.tier, str) else TIERS
+        for name in [self.tier] if isinstance(self.tier, str) else self.tier:
+            if name not in known:
+                raise InvalidArgument(f"kv_tier={name!r} is unknown: give {', '.join(known)}")
+        if self.link is not None and self.link <= 0:
+            raise InvalidArgument(f"link={self.link} must be positive, in bytes per second")
+        self.device = Budget("device", self.device_bytes)
+        self.host = Budget("host", self.host_bytes)
+        self.pace = Pace(self.link)
+
+    def split(
+        self, shape: KVShape, sequences: int, capacity: int, device: torch.device
+    ) -> Split:
+        """Where the KV of so many sequences and tokens goes. Raises OutOfMemory."""
+        if self.tier == "device":
+            return Split(None, sequences * capacity * shape.token_bytes)
+        if self.tier != "auto":
+            tiers = [self.tier] * shape.layers if isinstance(self.tier, str) else list(self.tier)
+            if len(tiers) != shape.layers:
+                raise InvalidArgument(
+                    f"kv_tier names {len(tiers)} tiers, and the model has {shape.layers} layers"
+                )
+            layer = sequences * capacity * shape.layer_bytes
+            needs = {name: tiers.count(name) * layer for name in TIERS}
+            return Split(tuple(tiers), needs["device"], needs["host"], needs["disk"])
+        is_host = device.type == "cpu"
+        here = self.device_bytes
+        if here is None:
+            here = int(_MARGIN * free_bytes(device))
+        there = self.host_bytes
+        if there is None:
+            there = 0 if is_host else int(_MARGIN * free_bytes(torch.device("cpu")))
+        if is_host and self.device_bytes is not None:
+            there = 0  # the device's memory is the host's: it was divided already
+        whole = sequences * capacity * shape.token_bytes
+        disk = int(_MARGIN * free_disk(self.folder)) if whole > here else 0
+        return split(shape, sequences, capacity, self.sizes, device=here - self.device.used,
+                     host=there, disk=disk)  # fmt: skip
+
+    def store(
+        self, shape: KVShape, sequences: int, capacity: int, device: torch.device
+    ) -> KVStore:
+        """A store whose buffers are counted here, with tiers where they are needed."""
+        found = self.split(shape, sequences, capacity, device)
+        near: Tier = DeviceTier(self.device)
+        if found.tiers is None or (self.tier == "auto" and capacity <= self.sizes.hot):
+            store = KVStore(shape.layers, sequences, capacity)
+            store.levels = [TieredLevel(sequences, capacity, [near] * shape.layers)]
+            return store
+        disk = DiskTier(self.folder, self.pace)
+        places: dict[str, Tier] = {
+            "device": near,
+            "host": HostTier(self.host, self.pace, streams=self.link is not None),
+            "disk": disk,
+        }
+        log.info(
+            "KV of %d x %d tokens: %d layers on the device, %d in host memory, %d on disk (%s); "
+            "the newest %d tokens on the device",
+            sequences, capacity, *(found.count(name) for name in TIERS),
+            show_bytes(found.disk_bytes), self.sizes.window,
+        )  # fmt: skip
+        return TieredStore(
+            sequences, capacity, [places[name] for name in found.tiers], self.device,
+            window=self.sizes.window, block=self.sizes.block, room=self.sizes.room,
+            staging_bytes=self.sizes.staging_bytes,
+        )  # fmt: skip

@@ -1,0 +1,142 @@
+"""Stream: attention over remote keys and values, fetched chunk by chunk, one ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.kernels.merge import merge
+from specdec.kernels.prefix_attention import prefix_attention
+from specdec.offload.staging import Slot
+from specdec.offload.tiered_level import TieredLevel
+
+
+class Chunk(NamedTuple):
+    """Tokens `start .. end` of one row of the cold level in one layer."""
+
+    layer: int
+    row: int
+    start: int
+    end: int
+
+
+Fetched = tuple[Chunk, Slot, "Future[tuple[Tensor, Tensor]]"]
+
+
+class Stream:
+    """The remote chunks that a pass reads, in the order in which its layers come.
+
+    While one chunk is read the next is fetched, into the next layer if need be. A pass that reads
+    all layers (the full view's) is fetched ahead to its end; one that may skip layers, layer by
+    layer.
+    """
+
+    def __init__(self, pass_: ForwardPass, device: torch.device) -> None:
+        cold = pass_.store.levels[0]
+        assert isinstance(cold, TieredLevel) and cold.staging is not None
+        self.pass_, self.device, self.cold, self.staging = pass_, device, cold, cold.staging
+        rows = pass_.store.row_maps[0][list(pass_.sequences)].tolist()
+        self.members = {
+            row: [b for b, other in enumerate(rows) if other == row] for row in sorted(set(rows))
+        }
+        self.free: deque[Slot] = deque(cold.staging.free_slots(device))
+        self.planned: deque[Chunk] = deque()
+        self.ahead: deque[Fetched] = deque()
+
+    @classmethod
+    def of(cls, pass_: ForwardPass, device: torch.device) -> Stream:
+        """The stream of a pass, begun at its first layer that asks."""
+        if "stream" not in pass_.plans:
+            pass_.plans["stream"] = cls(pass_, device)
+        known: Stream = pass_.plans["stream"]
+        return known
+
+    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor] | None:
+        """The partial (o, lse) over the cold keys of the call's layer; None where there are none."""
+        self.cold.windows[call.layer] = call.window
+        first = None if call.window is None else self.pass_.positions - (call.window - 1)
+        merged: tuple[Tensor, Tensor] | None = None
+        for chunk, k, v in self._chunks(call.layer):
+            if merged is None:
+                merged = _nothing(call)
+            mine = self.members[chunk.row]
+            q = call.q[mine]
+            part = prefix_attention(
+                q, k, v,
+                torch.tensor([chunk.end - chunk.start], dtype=torch.int32, device=q.device),
+                torch.zeros(len(mine), dtype=torch.int32, device=q.device),
+                scale=call.scale, softcap=call.softcap,
+                first=None if first is None else first[mine] - chunk.start,
+            )  # fmt: skip
+            before = merged[0][mine], merged[1][mine]
+            merged[0][mine], merged[1][mine] = merge([before, part])
+        return merged
+
+    def _chunks(self, layer: int) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
+        """The layer's chunks, each valid until the next is asked for."""
+        wanted = self._plan(layer)
+        following = [*(entry[0] for entry in self.ahead), *self.planned]
+        if following[: len(wanted)] != wanted:
+            self._drop()
+            self.planned.extend(wanted)
+            if self.pass_.view.lossless:
+                for later in range(layer + 1, len(self.cold.k)):
+                    self.planned.extend(self._plan(later))
+        self._fetch_ahead()
+        for chunk in wanted:
+            _, slot, future = self.ahead.popleft()
+            k, v = future.result()
+            self.staging.ready(slot)
+            yield chunk, k, v
+            self.staging.done(slot)
+            self.free.append(slot)
+            self._fetch_ahead()
+
+    def _plan(self, layer: int) -> list[Chunk]:
+        """What of a layer has to be fetched, as far as its window is known."""
+        k, v = self.cold.k[layer], self.cold.v[layer]
+        if k is None or v is None or not self.cold.is_remote(layer, self.device):
+            return []
+        window, lowest = self.cold.windows.get(layer), 0
+        if window is not None:
+            lowest = max(0, int(self.pass_.positions.min()) - (window - 1))
+        size = self.staging.tokens(k, v)
+        return [
+            Chunk(layer, row, start, min(start + size, end))
+            for row in self.members
+            for end in (int(self.cold.length[row]),)
+            for start in range(lowest, end, size)
+        ]
+
+    def _fetch_ahead(self) -> None:
+        while self.free and self.planned:
+            chunk, slot = self.planned.popleft(), self.free.popleft()
+            k, v = self.cold.k[chunk.layer], self.cold.v[chunk.layer]
+            assert k is not None and v is not None
+            future = self.cold.worker.submit(
+                self.staging.fill,
+                slot, self.cold.homes[chunk.layer], k, v, chunk.row, chunk.start, chunk.end,
+            )  # fmt: skip
+            self.ahead.append((chunk, slot, future))
+
+    def _drop(self) -> None:
+        """Forget what was planned; what is on its way is waited for."""
+        self.planned.clear()
+        while self.ahead:
+            _, slot, future = self.ahead.popleft()
+            future.result()
+            self.free.append(slot)
+
+
+def _nothing(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """A partial over no keys, to which others are merged in place."""
+    batch, heads, nodes, _ = call.q.shape
+    wide = torch.float64 if call.q.dtype == torch.float64 else torch.float32
+    o = call.q.new_zeros(batch, heads, nodes, call.v.shape[-1], dtype=wide)
+    return o, call.q.new_full((batch, heads, nodes), -torch.inf, dtype=wide)

@@ -1,0 +1,44 @@
+"""TieredLevel: a level whose layers lie in tiers, and what fetches them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from specdec.offload.staging import Staging
+from specdec.offload.tier import Tier
+from specdec.store import Level
+
+
+class TieredLevel(Level):
+    """A level with a tier for each layer.
+
+    staging: what remote layers are fetched through, if there are any. windows: how many positions a
+    layer's queries see, as far as passes have told; it decides what is fetched ahead.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        capacity: int,
+        homes: Sequence[Tier],
+        staging: Staging | None = None,
+    ) -> None:
+        super().__init__(len(homes), rows, capacity)
+        self.homes, self.staging = homes, staging
+        self.windows: dict[int, int | None] = {}
+
+    @cached_property
+    def worker(self) -> ThreadPoolExecutor:
+        """The one thread that fetches."""
+        return ThreadPoolExecutor(1, thread_name_prefix="specdec-kv")
+
+    def new_buffer(self, layer: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return self.homes[layer].empty(shape, like)
+
+    def is_remote(self, layer: int, device: torch.device) -> bool:
+        return self.k[layer] is not None and self.homes[layer].is_remote(device)

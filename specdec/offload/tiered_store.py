@@ -1,0 +1,93 @@
+"""TieredStore: a store whose older tokens lie where there is room for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from specdec.errors import SpecdecError
+from specdec.offload.budget import Budget
+from specdec.offload.staging import Staging
+from specdec.offload.tier import DeviceTier, Tier
+from specdec.offload.tiered_level import TieredLevel
+from specdec.store import KVStore
+
+
+class TieredStore(KVStore):
+    """Two levels: *cold* for what has been read before, *hot* on the device for what is recent.
+
+    New tokens are staged and committed in the hot level, as in any store. When it holds `window +
+    block` tokens or more, the oldest whole blocks move to the end of the cold one, so a prompt of
+    any length passes through a hot level of fixed size. What a sequence reads, and in which order,
+    does not change. Each layer's cold keys and values lie in its tier of `homes`.
+
+    After `fork` nothing moves any more: the level it adds holds new tokens only.
+
+    room: tokens that may be staged or committed at a time; staging_bytes: of each of the buffers
+    through which remote keys and values come to the device.
+    """
+
+    def __init__(
+        self,
+        sequences: int,
+        capacity: int,
+        homes: Sequence[Tier],
+        budget: Budget,
+        *,
+        window: int,
+        block: int,
+        room: int,
+        staging_bytes: int,
+    ) -> None:
+        super().__init__(len(homes), sequences, capacity)
+        self.window, self.block = window, block
+        self._on_device = [DeviceTier(budget)] * len(homes)
+        staging = Staging(budget, staging_bytes)
+        self.levels = [
+            TieredLevel(sequences, capacity, homes, staging),
+            TieredLevel(sequences, window + block + room, self._on_device),
+        ]
+        self.row_maps = [torch.arange(sequences, dtype=torch.int32) for _ in self.levels]
+
+    def commit(self, sequence: int, path: Sequence[int]) -> None:
+        super().commit(sequence, path)
+        if len(self.levels) == 2:
+            self._spill(sequence)
+
+    def crop(self, sequence: int, length: int) -> None:
+        if len(self.levels) > 2 or length >= self.offset(sequence):
+            super().crop(sequence, length)
+            return
+        if length < 0:
+            raise SpecdecError(f"cannot crop sequence {sequence} to {length} tokens")
+        cold, hot = self.levels
+        hot.crop(sequence, 0)
+        cold.crop(sequence, length)
+
+    def fork(self, samples: int, capacity: int) -> None:
+        super().fork(samples, capacity)
+        self.levels[-1] = TieredLevel(self.levels[-1].rows, capacity, self._on_device)
+
+    def overlay(self, capacity: int) -> KVStore:
+        store = super().overlay(capacity)
+        store.levels[-1] = TieredLevel(self.sequences, capacity, self._on_device)
+        return store
+
+    def _spill(self, row: int) -> None:
+        """Move the oldest blocks of a row's hot level to its cold one, in place."""
+        cold, hot = self.levels
+        start, held = int(cold.length[row]), int(hot.length[row])
+        count = (held - self.window) // self.block * self.block
+        if count <= 0:
+            return
+        for layer, (keys, values) in enumerate(zip(hot.k, hot.v, strict=True)):
+            if keys is None or values is None:
+                continue
+            targets = cold.buffers(layer, keys, values)
+            for source, target in zip((keys, values), targets, strict=True):
+                target[row, :, start : start + count] = source[row, :, :count]
+                source[row, :, : held - count] = source[row, :, count:held].clone()
+        cold.length[row] += count
+        hot.crop(row, 0)  # what was kept beside the hot tokens speaks of others now
+        hot.length[row] = held - count
