@@ -15,6 +15,7 @@ from specdec.drafter import Drafter, Traits, Wants, traits_of, wants_of
 from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
 from specdec.options import DraftOptions
 from specdec.registry import DRAFTERS
+from specdec.ranks import agreed
 from specdec.row import Row
 from specdec.stats import Reads, Stats
 from specdec.target import Target
@@ -69,6 +70,7 @@ class AutoDrafter:
             [Wants(costs=True), *(wants_of(part.drafter) for part in self.parts)]
         )
         self._make_controller = controller
+        self._is_parallel = target.is_parallel
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         self.controller = self._make_controller(verifier.costs)
@@ -86,9 +88,10 @@ class AutoDrafter:
                 part.trees = part.drafter.propose(rows, limits)
             for offer in self._offers(part, rows, max(limits)):
                 offers[offer.name] = part, offer
-        self.plan = self.controller.choose(
+        plan = self.controller.choose(
             len(rows), self.keys, [offer for _, offer in offers.values()]
         )
+        self.plan = agreed(self._is_parallel, plan)  # each rank has a clock of its own
         self.part = None
         trees = [TokenTree.root(row.tokens[-1]) for row in rows]
         if self.plan.name in offers:

@@ -13,6 +13,7 @@ from specdec.calibration import costs_of
 from specdec.costs import PassCosts
 from specdec.forward_pass import ForwardPass, View
 from specdec.held import Held
+from specdec.offload.saved_prompt import SavedPrompt
 from specdec.recorder import QueryRecorder
 from specdec.row import Row
 from specdec.stats import Reads
@@ -34,6 +35,7 @@ class CachedModel:
     base: another CachedModel of the same model, whose committed KV this one reads in place of its
     own; what it writes itself goes to a level of its own and is dropped when the base moves on.
     recorder: keeps queries of prompts and of this model's passes for those who ask for them.
+    saved: the start of every prompt, which need not be read again.
     """
 
     @torch.inference_mode()
@@ -45,8 +47,9 @@ class CachedModel:
         *,
         base: CachedModel | None = None,
         recorder: QueryRecorder | None = None,
+        saved: SavedPrompt | None = None,
     ) -> None:
-        self.target, self.view, self.base = target, view, base
+        self.target, self.view, self.base, self.saved = target, view, base, saved
         self.recorder: QueryRecorder | None = base.recorder if base is not None else recorder
         self.held = [Held() for _ in range(1 + max(row.index for row in rows))]
         self.rounds = [0] * len(self.held)
@@ -69,7 +72,11 @@ class CachedModel:
             capacity = max(row.num_prompt_tokens for row in rows)
             store = self.target.new_store(len(prompts), capacity)
         for place, row in enumerate(sorted(prompts.values(), key=lambda row: row.index)):
-            self._prefill(store, place, row.tokens[:-1])
+            text, known = row.tokens[:-1], 0
+            if self.saved is not None:
+                known = min(self.saved.common(text), len(text))
+                self.saved.load(self.target, store, place, known)
+            self._prefill(store, place, text[known:])
         if samples > 1:
             new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
             store.fork(samples, new + SLACK)

@@ -17,6 +17,7 @@ from specdec import kernels
 from specdec._version import __version__
 from specdec.cachedir import cache_root
 from specdec.costs import PassCosts, open_costs
+from specdec.ranks import agreed
 from specdec.row import Row
 from specdec.target import Target
 from specdec.tree import Law, TokenTree
@@ -43,12 +44,13 @@ def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:
     were. Only for a view that reads everything: a sparse one may count passes.
     """
     keys = sum(len(row.tokens) for row in rows)
-    if not model.view.lossless or model.costs.measured_near(keys):
+    split = model.target.is_parallel
+    if not model.view.lossless or agreed(split, model.costs.measured_near(keys)):
         return 0.0
     start = perf_counter()
     measured: dict[int, float] = {}
     for width in WIDTHS:
-        if len(measured) > 1 and perf_counter() - start > TIME_LIMIT:
+        if agreed(split, len(measured) > 1 and perf_counter() - start > TIME_LIMIT):
             break
         trees = [_star(row.tokens[-1], width) for row in rows]
         times = [_timed(model, rows, trees) for _ in range(1 + REPEATS)]

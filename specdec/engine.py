@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from specdec.drafting import DraftModels, make_drafter, runs_draft_model
+from specdec.errors import InvalidArgument
 from specdec.generation import GenerationStream
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.offload.kv_memory import KVMemory
+from specdec.offload.limits import kv_memory_of, weights_limits
+from specdec.offload.saved_prompt import SavedPrompt, save
 from specdec.output import Generation
 from specdec.packing import Packing
+from specdec.prompt import parse_prompts
 from specdec.request import Request
 from specdec.target import Target
 
@@ -24,7 +29,8 @@ class Engine:
     Make one with `Engine.from_pretrained`, or `Engine(model, tokenizer)` for a loaded transformers
     model; the model's attention is then ours, and on a CPU its linear layers are laid out for
     passes of few rows, so hand over a model that nobody else uses. stored: weights of linear layers
-    by module name, to be read in their own precision there (`loader.Loaded`).
+    by module name, to be read in their own precision there (`loader.Loaded`). kv_tier, max_memory,
+    offload_folder: as for `from_pretrained`.
     """
 
     def __init__(
@@ -34,13 +40,15 @@ class Engine:
         *,
         name: str | None = None,
         stored: Mapping[str, PanelWeight] | None = None,
-        kv_memory: KVMemory | None = None,
+        kv_tier: str | Sequence[str] | KVMemory = "auto",
+        max_memory: Mapping[int | str, int | str] | None = None,
+        offload_folder: str | Path | None = None,
     ) -> None:
         self.name = name or model.config.name_or_path or type(model).__name__
         self.tokenizer = tokenizer
         self.target = Target(model)
         self.target.pack(stored)
-        self.target.kv_memory = kv_memory
+        self.target.kv_memory = kv_memory_of(self.target, kv_tier, max_memory, offload_folder)
         self._draft_models = DraftModels(self.target, tokenizer)
 
     @classmethod
@@ -52,6 +60,11 @@ class Engine:
         device: str | torch.device = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        device_map: str | Mapping[str, Any] | None = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
+        offload_folder: str | Path | None = None,
+        kv_tier: str | Sequence[str] | KVMemory = "auto",
+        tensor_parallel: bool = False,
     ) -> Engine:
         """Load "demo", a hub id, a folder or a .gguf file; weights from safetensors or GGUF only.
 
@@ -59,6 +72,14 @@ class Engine:
         GGUF are read as they are stored; "float32" reads their dequantised values instead: the same
         numbers, multiplied in another order. `engine.packing` says how weights are read. device
         "auto" is CUDA if there is one. Raises WeightsError, UnsupportedModel or InvalidArgument.
+
+        Where memory is short: max_memory bounds weights, keys and values together, as in
+        `{0: "22GiB", "cpu": "60GiB"}`. device_map: spreads the weights, as in transformers. kv_tier
+        says where keys and values of older tokens lie: "auto" as near as they fit, or "device",
+        "host", "disk", or a tier for each layer; the text is the same. offload_folder: for weights
+        and keys that go to disk. OutOfMemory says what would have to change where nothing fits.
+        tensor_parallel: under `torchrun` or `accelerate launch`, divide the model's heads among the
+        processes; all of them give the same text.
         """
         from specdec.loader import load
 
@@ -68,8 +89,15 @@ class Engine:
             device=device,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            device_map=device_map,
+            max_memory=weights_limits(max_memory),
+            offload_folder=offload_folder,
+            tensor_parallel=tensor_parallel,
         )
-        return cls(loaded.model, loaded.tokenizer, name=loaded.source, stored=loaded.stored)
+        return cls(
+            loaded.model, loaded.tokenizer, name=loaded.source, stored=loaded.stored,
+            kv_tier=kv_tier, max_memory=max_memory, offload_folder=offload_folder,
+        )  # fmt: skip
 
     @property
     def model(self) -> PreTrainedModel:
@@ -89,6 +117,17 @@ class Engine:
     def dtype(self) -> torch.dtype:
         return self.target.dtype
 
+    def save_prompt(self, prompt: Any, folder: str | Path) -> SavedPrompt:
+        """Read a prompt and keep its keys and values in `folder`, for `generate(saved_prompt=)`.
+
+        A later prompt that starts with the same text goes on from there, with this model only. The
+        folder is replaced as a whole; one that holds something else is refused.
+        """
+        prompts, is_list = parse_prompts(prompt, self.tokenizer, self.target.vocab_size)
+        if is_list:
+            raise InvalidArgument("save_prompt takes one prompt, and this is a list of them")
+        return save(self.target, prompts[0], folder)
+
     def generate(self, prompt: Any, **kwargs: Any) -> Generation | list[Generation]:
         """The text for a prompt, or a list of them for a list of prompts.
 
@@ -100,6 +139,7 @@ class Engine:
         acceptance: "coupled" (default: the seed alone decides the text) or "rejection".
         streamer: a transformers streamer, fed as tokens are committed (one row only).
         generation_config: a transformers GenerationConfig, under what is given by name.
+        saved_prompt: a folder of `save_prompt`, with which every prompt starts.
         Every other keyword is a field of SamplingParams or DraftOptions, or a synonym of one; an
         unknown one raises InvalidArgument with the nearest name.
         With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.

@@ -14,6 +14,7 @@ from specdec.calibration import calibrate
 from specdec.drafter import Drafter, Wants, wants_of
 from specdec.forward_pass import View
 from specdec.output import Generation, Step
+from specdec.ranks import agreed
 from specdec.recorder import QueryRecorder
 from specdec.registry import VIEWS
 from specdec.request import Request
@@ -40,7 +41,7 @@ class GenerationStream:
         self.target, self.request, self.drafter = target, request, drafter
         self.view: View = VIEWS[request.view].load()(target, request.options)
         samples = request.params.num_return_sequences
-        self.seed = _seed(request)
+        self.seed = agreed(target.is_parallel, _seed(request))
         self.rows = [
             make_row(target, request, self.seed or 0, prompt, sample)
             for prompt in range(len(request.prompts))
@@ -71,7 +72,10 @@ class GenerationStream:
             streamer.put(torch.tensor([self.rows[0].tokens]))
         start = perf_counter()
         with torch.inference_mode():
-            self.model = CachedModel(self.target, self.view, self.rows, recorder=self._recorder())
+            self.model = CachedModel(
+                self.target, self.view, self.rows, recorder=self._recorder(),
+                saved=self.request.saved_prompt,
+            )  # fmt: skip
             calibration_s = self._calibrate(self.rows)
             self.drafter.begin(self.rows, self.model)
         for stats in self.stats:

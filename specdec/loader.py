@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from specdec import demo, stored_weights, weights
+from specdec import demo, ranks, stored_weights, weights
 from specdec.cachedir import is_complete
 from specdec.convert import convert, converted_folder
 from specdec.errors import InvalidArgument, WeightsError
@@ -41,18 +42,26 @@ def load(
     device: str | torch.device = "auto",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[int | str, int] | None = None,
+    offload_folder: str | Path | None = None,
+    tensor_parallel: bool = False,
 ) -> Loaded:
     """Load `model`: "demo", a folder, a path ending in .gguf, a hub id, or a loaded model.
 
     dtype "auto" is float32 on the CPU and the checkpoint's own elsewhere, where a GGUF's
     dequantised values count as float32; device "auto" is CUDA if there is one. On the CPU, "auto"
     also gives a GGUF's linear weights as they are stored. A loaded model is taken as it is and
-    where it is.
+    where it is. device_map, max_memory (bytes by device) and offload_folder spread the weights, as
+    transformers and accelerate do. tensor_parallel: divide the heads among the processes that were
+    launched together, if there are several.
 
     Raises InvalidArgument for a bad argument, WeightsError for weights that are missing, damaged,
     incomplete or pickled, UnsupportedModel for what is no causal LM of transformers.
     """
     if isinstance(model, PreTrainedModel):
+        if device_map is not None:
+            raise InvalidArgument("device_map is for models to be loaded; this one is there already")
         return _take(model, dtype, device, revision)
     if not isinstance(model, (str, Path)):
         raise InvalidArgument(
@@ -70,9 +79,31 @@ def load(
     stored = stored_weights.load(Path(where)) if is_converted and as_stored else {}
     story = ", weights as stored" if stored else ""
     options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
-    loaded = _load_model(where, local, kind, options)
-    loaded.requires_grad_(False).to(place)  # type: ignore[arg-type]
+    spread: dict[str, Any] = {}
+    if device_map is not None:
+        spread = {"device_map": device_map, "max_memory": max_memory and dict(max_memory),
+                  "offload_folder": offload_folder and str(offload_folder)}  # fmt: skip
+        stored = {}  # accelerate moves the model's own weights
+    processes = ranks.world_size() if tensor_parallel else 1
+    if processes > 1:
+        spread = _split(where, place, processes, options)
+        stored = {}
+    loaded = _load_model(where, local, kind, {**options, **spread}).requires_grad_(False)
+    if not spread:
+        loaded.to(place)  # type: ignore[arg-type]
     return Loaded(loaded, _load_tokenizer(where, local, options), source + story, stored)
+
+
+def _split(
+    where: str, place: torch.device, processes: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Options that load this process's part of a model, once the others are met."""
+    ranks.check_split(AutoConfig.from_pretrained(where, **options), processes)
+    mine = ranks.check_device(place, processes)
+    if mine.type == "cuda":
+        torch.cuda.set_device(mine)
+    ranks.join(mine)
+    return ranks.split_options(processes)
 
 
 def _is_local(name: str) -> bool:

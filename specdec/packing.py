@@ -44,7 +44,7 @@ class Packing:
         linears = {
             name: module
             for name, module in model.named_modules()
-            if type(module) is nn.Linear and _can_pack(module.weight)
+            if type(module) is nn.Linear and _can_pack(module)
         }
         if not linears or not has_numba():
             return packing
@@ -141,8 +141,11 @@ def _proven(
     return fused
 
 
-def _can_pack(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.dim() == 2
+def _can_pack(module: nn.Linear) -> bool:
+    """Not what accelerate moves about, which has a forward of its own, nor what ranks share."""
+    weight = module.weight
+    is_ours = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.dim() == 2
+    return is_ours and not hasattr(module, "_hf_hook") and not hasattr(weight, "placements")
 
 
 def _use(module: nn.Linear, weight: PanelWeight, keep: bool) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from specdec.errors import InvalidArgument
@@ -12,6 +15,12 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+
+
+def main_device(placed: Mapping[str, Any]) -> torch.device:
+    """The device that computes, of a model spread by a device map: its first GPU, else the CPU."""
+    gpus = sorted(str(torch.device(x)) for x in placed.values() if str(x) not in ("cpu", "disk"))
+    return torch.device(gpus[0] if gpus else "cpu")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -6,11 +6,12 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
 log = logging.getLogger("specdec")
+LONG_PROMPT = 8192  # tokens from which reading is worth a bar
 
 # progress(done, total): what a long job calls; total None means unknown.
 Progress = Callable[[int, "int | None"], None]
@@ -43,6 +44,13 @@ def progress_bar(title: str, time_left: bool = False) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def reading_bar(tokens: int) -> AbstractContextManager[Progress]:
+    """The bar of a prompt that is being read, with the time left; none for one soon read."""
+    if tokens < LONG_PROMPT:
+        return nullcontext(lambda done, total: None)
+    return progress_bar("Reading the prompt", time_left=True)
 
 
 @contextmanager

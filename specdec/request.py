@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from specdec import options as draft_options
 from specdec import params as sampling_params
 from specdec.errors import InvalidArgument, PromptTooLong, unknown_name
+from specdec.offload.saved_prompt import SavedPrompt
 from specdec.options import DraftOptions
 from specdec.params import SamplingParams
 from specdec.processors import Processor
@@ -18,7 +19,10 @@ from specdec.registry import ACCEPTANCE, CHANNELS, DRAFTERS, VIEWS, drafter_name
 if TYPE_CHECKING:
     from specdec.engine import Engine
 
-_OWN = ("drafter", "acceptance", "view", "streamer", "generation_config", "sampling_params")
+_OWN = (
+    "drafter", "acceptance", "view", "streamer", "generation_config", "sampling_params",
+    "saved_prompt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Request:
     Prepared elsewhere, and then one entry per prompt: `processors` in place of those that `params`
     describe; `before`, ids that processors see in front of the prompt (its padding);
     `sample_indices`, the sample numbers that key the noise.
+    saved_prompt: what every prompt starts with, already read.
     """
 
     prompts: list[list[int]]
@@ -44,6 +49,7 @@ class Request:
     before: Sequence[Sequence[int]] | None = None
     sample_indices: Sequence[int] | None = None
     returns_list: bool = False
+    saved_prompt: SavedPrompt | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.drafter, str):
@@ -96,6 +102,8 @@ class Request:
         _check_used(named["drafter"], named.get("view", "full"), drafting)
         prompts, returns_list = parse_prompts(prompt, engine.tokenizer, engine.target.vocab_size)
         _check_room(prompts, engine.target.max_positions)
+        if named.get("saved_prompt") is not None:
+            named["saved_prompt"] = _saved(named["saved_prompt"], engine, prompts)
         if drafting.get("channels") is not None:
             drafting["channels"] = CHANNELS.load()(
                 engine.target, engine.tokenizer, drafting["channels"]
@@ -166,6 +174,15 @@ def _check_room(prompts: Sequence[Sequence[int]], max_positions: int) -> None:
                 f"prompt {i} has {len(ids)} tokens, and the model has {max_positions} positions: "
                 "shorten it, so that at least one new token fits"
             )
+
+
+def _saved(folder: Any, engine: Engine, prompts: Sequence[Sequence[int]]) -> SavedPrompt:
+    """The saved prompt of a folder, which this model has read and all prompts start with."""
+    saved = folder if isinstance(folder, SavedPrompt) else SavedPrompt(folder)
+    saved.check(engine.target)
+    for ids in prompts:
+        saved.common(ids)
+    return saved
 
 
 def _eos(params: SamplingParams, engine: Engine) -> tuple[int, ...]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdec import attention, support
+from specdec import attention, ranks, support
 from specdec.forward_pass import ForwardPass, View
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.kv_shape import KVShape
 from specdec.packing import Packing
-from specdec.progress import compiling_line
+from specdec.placement import main_device
+from specdec.progress import compiling_line, reading_bar
 from specdec.recorder import QueryRecorder
 from specdec.store import KVStore
 from specdec.tree import ancestor_words
@@ -40,6 +42,7 @@ class Target:
         self.model = model
         self.packing: Packing | None = None
         self.kv_memory: KVMemory | None = None
+        self.is_parallel = ranks.is_split(model)  # other processes hold the rest of it
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
@@ -66,7 +69,9 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where tokens go in: of a model whose weights are spread, its main device."""
+        placed = getattr(self.model, "hf_device_map", None)
+        return self.model.device if placed is None else main_device(placed)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,6 +85,8 @@ class Target:
         if self.kv_memory is None:
             return KVStore(self.num_layers, sequences, capacity)
         shape = KVShape.of(self.model.config, self.dtype)
+        if self.is_parallel:
+            shape = replace(shape, kv_heads=shape.kv_heads // ranks.world_size())
         return self.kv_memory.store(shape, sequences, capacity, self.device)
 
     @torch.inference_mode()
@@ -92,18 +99,22 @@ class Target:
         recorder: QueryRecorder | None = None,
     ) -> None:
         """Read `tokens` behind what `sequence` holds, and commit them; no logits are made."""
+        if not tokens:
+            return
         start, end = store.length(sequence), store.length(sequence) + len(tokens)
         chunk = PREFILL_CHUNK
         if self.rope_boundary is not None and end > self.rope_boundary:
             chunk = len(tokens)  # one rotation for all of the prompt, as in transformers
-        for first in range(0, len(tokens), chunk):
-            part = tokens[first : first + chunk]
-            positions = torch.arange(start + first, start + first + len(part))[None]
-            pass_ = ForwardPass(
-                store, view, [sequence], positions.to(self.device), recorder=recorder
-            )
-            self.model.base_model(**self._inputs([part], pass_))
-            store.commit(sequence, range(len(part)))
+        with reading_bar(len(tokens)) as progress:
+            for first in range(0, len(tokens), chunk):
+                part = tokens[first : first + chunk]
+                positions = torch.arange(start + first, start + first + len(part))[None]
+                pass_ = ForwardPass(
+                    store, view, [sequence], positions.to(self.device), recorder=recorder
+                )
+                self.model.base_model(**self._inputs([part], pass_))
+                store.commit(sequence, range(len(part)))
+                progress(first + len(part), len(tokens))
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> Tensor:

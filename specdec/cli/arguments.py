@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -71,3 +72,37 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let a model run Python code of its own.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+_MEMORY = "Memory"
+GpuMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Of each GPU, for weights and KV together, as in 22GiB. Default: what is free.",
+        rich_help_panel=_MEMORY,
+    ),
+]
+CpuMemory = Annotated[
+    str | None,
+    typer.Option(help="Of the host, for both, as in 60GiB.", rich_help_panel=_MEMORY),
+]
+OffloadFolder = Annotated[
+    Path | None,
+    typer.Option(help="For KV and weights that go to disk.", rich_help_panel=_MEMORY),
+]
+KvTier = Annotated[
+    str,
+    typer.Option(
+        help="Where older KV lies: auto, device, host or disk. The text is the same.",
+        rich_help_panel=_MEMORY,
+    ),
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help="auto spreads weights that do not fit.", rich_help_panel=_MEMORY),
+]
+SavedPrompt = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder with what has been read of this prompt; made if it is not there.",
+        rich_help_panel=_MEMORY,
+    ),
+]

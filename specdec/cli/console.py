@@ -38,8 +38,13 @@ def harmless(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def load_engine(model: str, dtype: str, device: str, trust_remote_code: bool) -> Engine:
-    """The engine of a command; the wait for PyTorch is shown on a terminal."""
+def load_engine(
+    model: str, dtype: str, device: str, trust_remote_code: bool, **memory: Any
+) -> Engine:
+    """The engine of a command; the wait for PyTorch is shown on a terminal.
+
+    memory: what `Engine.from_pretrained` takes of memory and processes.
+    """
     # Imports make a million objects and no garbage: looking for some costs a fifth of the start,
     # and walking them again in later collections would pause the decoding.
     gc.disable()
@@ -47,12 +52,42 @@ def load_engine(model: str, dtype: str, device: str, trust_remote_code: bool) ->
         with err().status("Starting PyTorch"):
             from specdec.engine import Engine
         return Engine.from_pretrained(
-            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, **memory
         )
     finally:
         gc.freeze()
         atexit.register(gc.unfreeze)  # or extension modules report what is left as leaks
         gc.enable()
+
+
+def memory(
+    gpu_memory: str | None,
+    cpu_memory: str | None,
+    offload_folder: Any,
+    kv_tier: str,
+    device_map: str | None,
+) -> dict[str, Any]:
+    """The options of memory as `Engine.from_pretrained` takes them."""
+    import torch
+
+    gpus = range(torch.cuda.device_count())
+    if gpu_memory is not None and not gpus:
+        from specdec.errors import InvalidArgument
+
+        raise InvalidArgument(
+            f"--gpu-memory {gpu_memory}: PyTorch sees no GPU here; leave it out, or ask "
+            "`specdec plan` what would happen on a machine that has one"
+        )
+    limits: dict[int | str, str] = {} if gpu_memory is None else dict.fromkeys(gpus, gpu_memory)
+    if cpu_memory is not None:
+        limits["cpu"] = cpu_memory
+    return {
+        "max_memory": limits or None,
+        "offload_folder": offload_folder,
+        "kv_tier": kv_tier,
+        "device_map": device_map,
+        "tensor_parallel": True,  # where several processes were launched
+    }
 
 
 def drafting(engine: Engine, **given: Any) -> dict[str, Any]:

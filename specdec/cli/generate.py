@@ -73,6 +73,12 @@ def generate(
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
     trust_remote_code: arguments.TrustRemoteCode = False,
+    gpu_memory: arguments.GpuMemory = None,
+    cpu_memory: arguments.CpuMemory = None,
+    offload_folder: arguments.OffloadFolder = None,
+    kv_tier: arguments.KvTier = "auto",
+    device_map: arguments.DeviceMap = None,
+    saved_prompt: arguments.SavedPrompt = None,
     as_json: arguments.AsJson = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say who drafted in which rounds, and why.")
@@ -100,7 +106,8 @@ def generate(
     if text is None and not as_json:
         note = f"No prompt given: a built-in example.\n\n{prompts.DEMO}\n"
         console.err().print(note, style="dim", markup=False)
-    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    memory = console.memory(gpu_memory, cpu_memory, offload_folder, kv_tier, device_map)
+    engine = console.load_engine(model, dtype, device, trust_remote_code, **memory)
     if text is None:
         text, chat = prompts.DEMO, bool(getattr(engine.tokenizer, "chat_template", None))
     request: Any = prompts.as_chat(text) if chat else text
@@ -131,6 +138,10 @@ def generate(
         draft_layers=draft_layers,
         draft_weights=draft_weights,
     )
+    if saved_prompt is not None:
+        settings["saved_prompt"] = saved_prompt
+        if not saved_prompt.exists():
+            engine.save_prompt(request, saved_prompt)
     stream = engine.stream(
         request,
         acceptance=acceptance,

@@ -72,9 +72,10 @@ class KVMemory:
             needs = {name: tiers.count(name) * layer for name in TIERS}
             return Split(tuple(tiers), needs["device"], needs["host"], needs["disk"])
         is_host = device.type == "cpu"
-        here = self.device_bytes
-        if here is None:
+        if self.device_bytes is None:
             here = int(_MARGIN * free_bytes(device))
+        else:
+            here = self.device_bytes - self.device.used
         there = self.host_bytes
         if there is None:
             there = 0 if is_host else int(_MARGIN * free_bytes(torch.device("cpu")))
@@ -82,8 +83,7 @@ class KVMemory:
             there = 0  # the device's memory is the host's: it was divided already
         whole = sequences * capacity * shape.token_bytes
         disk = int(_MARGIN * free_disk(self.folder)) if whole > here else 0
-        return split(shape, sequences, capacity, self.sizes, device=here - self.device.used,
-                     host=there, disk=disk)  # fmt: skip
+        return split(shape, sequences, capacity, self.sizes, device=here, host=there, disk=disk)
 
     def store(
         self, shape: KVShape, sequences: int, capacity: int, device: torch.device
