@@ -120,6 +120,11 @@ def _is_local(name: str) -> bool:
     return False
 
 
+def local_folder(name: str) -> str:
+    """The folder of a model that is here: "demo", a folder, or a GGUF, which is converted."""
+    return _local_folder(name, None)[0]
+
+
 def _local_folder(name: str, kind: torch.dtype | None) -> tuple[str, str]:
     """The folder with safetensors weights behind a local name, made if need be; and its story."""
     path = Path(name).expanduser()

@@ -16,6 +16,7 @@ from specdec.cli import (
     generate,
     listing,
     measure_drafter,
+    plan,
     train_drafter,
     view_profile,
 )
@@ -50,6 +51,7 @@ app.command("check")(check.check)
 app.command("profile")(view_profile.view_profile)
 app.command("train-drafter")(train_drafter.train_drafter)
 app.command("measure-drafter")(measure_drafter.measure_drafter)
+app.command("plan")(plan.plan)
 app.command("list")(listing.listing)
 app.command("env")(env.env)
 bench.bench.command("step")(bench_step.step)

@@ -72,6 +72,12 @@ class DiskTier:
             _read(self._fd, target[head * each : (head + 1) * each], at)
         self.pace.after(out.nbytes, started)
 
+    def forget_cache(self) -> None:
+        """Write the file out and ask the system to keep none of it in memory, to measure reads."""
+        if self._fd is not None and hasattr(os, "posix_fadvise"):
+            os.fsync(self._fd)
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     @property
     def place(self) -> str:
         """The folder, as given or as found."""
