@@ -59,7 +59,7 @@ class CachedModel:
     @cached_property
     def costs(self) -> PassCosts:
         """What passes over committed text take here; those of a sparse view are not kept."""
-        return costs_of(self.target) if self.view.lossless else PassCosts()
+        return costs_of(self.target, self.store.places) if self.view.lossless else PassCosts()
 
     def _prefilled(self, rows: Sequence[Row]) -> KVStore:
         """A store with every prompt but its last token; rows of one prompt share its KV."""

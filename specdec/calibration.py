@@ -32,9 +32,10 @@ REPEATS = 2  # after one pass that warms up; the faster counts
 TIME_LIMIT = 2.0  # seconds after which no further width is begun
 
 
-def costs_of(target: Target) -> PassCosts:
-    """The costs of this model on this machine, as far as they are known."""
-    return open_costs(cache_root() / "costs", describe(target))
+def costs_of(target: Target, places: str = "") -> PassCosts:
+    """The costs of this model on this machine, as far as they are known, with its KV in `places`
+    (`KVStore.places`)."""
+    return open_costs(cache_root() / "costs", {**describe(target), "kv": places})
 
 
 def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:

@@ -79,6 +79,7 @@ class KVStore:
 
     def __init__(self, num_layers: int, sequences: int, capacity: int) -> None:
         self.num_layers, self.capacity = num_layers, capacity
+        self.places = ""  # where keys and values lie, if not all on the device
         self.levels = [Level(num_layers, sequences, capacity)]
         self.row_maps = [torch.arange(sequences, dtype=torch.int32)]
         self.num_shared = 0  # leading levels that belong to another store

@@ -10,6 +10,7 @@ import typer
 from specdec._version import __version__
 from specdec.cli import (
     bench,
+    bench_offload,
     bench_step,
     check,
     env,
@@ -55,6 +56,7 @@ app.command("plan")(plan.plan)
 app.command("list")(listing.listing)
 app.command("env")(env.env)
 bench.bench.command("step")(bench_step.step)
+bench.bench.command("offload")(bench_offload.offload)
 app.add_typer(bench.bench, name="bench")
 
 

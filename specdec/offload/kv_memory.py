@@ -107,8 +107,11 @@ class KVMemory:
             sequences, capacity, *(found.count(name) for name in TIERS),
             show_bytes(found.disk_bytes), self.sizes.window,
         )  # fmt: skip
-        return TieredStore(
+        tiered = TieredStore(
             sequences, capacity, [places[name] for name in found.tiers], self.device,
             window=self.sizes.window, block=self.sizes.block, room=self.sizes.room,
             staging_bytes=self.sizes.staging_bytes,
         )  # fmt: skip
+        counts = ", ".join(f"{name} {found.count(name)}" for name in TIERS if found.count(name))
+        tiered.places = counts + (f" at {self.link:g} bytes/s" if self.link else "")
+        return tiered
