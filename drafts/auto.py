@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from time import perf_counter
 
 from specdec.acceptance import Trust
 from specdec.cached_model import CachedModel
@@ -15,7 +14,6 @@ from specdec.drafter import Drafter, Traits, Wants, traits_of, wants_of
 from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
 from specdec.options import DraftOptions
 from specdec.registry import DRAFTERS
-from specdec.ranks import agreed
 from specdec.row import Row
 from specdec.stats import Reads, Stats
 from specdec.target import Target
@@ -70,7 +68,7 @@ class AutoDrafter:
             [Wants(costs=True), *(wants_of(part.drafter) for part in self.parts)]
         )
         self._make_controller = controller
-        self._is_parallel = target.is_parallel
+        self._clock = target.clock
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         self.controller = self._make_controller(verifier.costs)
@@ -79,7 +77,7 @@ class AutoDrafter:
             part.read = {row.index: len(row.tokens) for row in rows}
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
-        self.started = perf_counter()
+        self.started = self._clock()
         self.keys = sum(len(row.tokens) for row in rows)
         limits = [min(limit, self.limit) for limit in limits]
         offers = {}
@@ -88,22 +86,21 @@ class AutoDrafter:
                 part.trees = part.drafter.propose(rows, limits)
             for offer in self._offers(part, rows, max(limits)):
                 offers[offer.name] = part, offer
-        plan = self.controller.choose(
+        self.plan = self.controller.choose(
             len(rows), self.keys, [offer for _, offer in offers.values()]
         )
-        self.plan = agreed(self._is_parallel, plan)  # each rank has a clock of its own
         self.part = None
         trees = [TokenTree.root(row.tokens[-1]) for row in rows]
         if self.plan.name in offers:
             self.part, offer = offers[self.plan.name]
             trees = self._draft(self.part, offer, self.plan, rows, limits)
-        self.drafted = perf_counter()
+        self.drafted = self._clock()
         return trees
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
     ) -> None:
-        verified = perf_counter()
+        verified = self._clock()
         for part in self.parts:
             if part.traits.instant:
                 for tree, verdict in zip(part.trees, verdicts, strict=True):

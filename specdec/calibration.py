@@ -7,7 +7,6 @@ import platform
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +34,10 @@ TIME_LIMIT = 2.0  # seconds after which no further width is begun
 def costs_of(target: Target, places: str = "") -> PassCosts:
     """The costs of this model on this machine, as far as they are known, with its KV in `places`
     (`KVStore.places`)."""
-    return open_costs(cache_root() / "costs", {**describe(target), "kv": places})
+    costs = open_costs(cache_root() / "costs", {**describe(target), "kv": places})
+    known = {name: value for name, value in vars(costs).items() if name != "file"}
+    vars(costs).update(agreed(target.is_parallel, known))  # each rank may have read another file
+    return costs
 
 
 def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:
@@ -45,20 +47,20 @@ def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:
     were. Only for a view that reads everything: a sparse one may count passes.
     """
     keys = sum(len(row.tokens) for row in rows)
-    split = model.target.is_parallel
-    if not model.view.lossless or agreed(split, model.costs.measured_near(keys)):
+    if not model.view.lossless or model.costs.measured_near(keys):
         return 0.0
-    start = perf_counter()
+    clock = model.target.clock
+    start = clock()
     measured: dict[int, float] = {}
     for width in WIDTHS:
-        if agreed(split, len(measured) > 1 and perf_counter() - start > TIME_LIMIT):
+        if len(measured) > 1 and clock() - start > TIME_LIMIT:
             break
         trees = [_star(row.tokens[-1], width) for row in rows]
         times = [_timed(model, rows, trees) for _ in range(1 + REPEATS)]
         measured[width * len(rows)] = min(times[1:])
     model.costs.table[keys] = settled(measured)
     model.costs.save()
-    taken = perf_counter() - start
+    taken = clock() - start
     log.debug("measured passes at %d tokens of context in %.1f s", keys, taken)
     return taken
 
@@ -93,10 +95,10 @@ def _star(token: int, nodes: int) -> TokenTree:
 
 
 def _timed(model: CachedModel, rows: Sequence[Row], trees: Sequence[TokenTree]) -> float:
-    start = perf_counter()
+    start = model.target.clock()
     for logits in model.forward(rows, trees):
         logits.argmax(-1).tolist()  # waits for a GPU
-    return perf_counter() - start
+    return model.target.clock() - start
 
 
 @cache

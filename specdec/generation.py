@@ -100,26 +100,27 @@ class GenerationStream:
     @torch.inference_mode()
     def _round(self, rows: list[Row]) -> list[tuple[Row, Verdict, TokenTree]]:
         """One round for `rows`: propose, verify, take up what is emitted, let drafters see it."""
-        start = perf_counter()
+        clock = self.target.clock
+        start = clock()
         limits = [self._limit(row) for row in rows]
         trees = [
             tree.cropped(MAX_NODES, limit)
             for tree, limit in zip(self.drafter.propose(rows, limits), limits, strict=True)
         ]
-        drafted = perf_counter()
+        drafted = clock()
         keys = sum(len(row.tokens) for row in rows)
         logits = self.model.forward(rows, trees)
         verdicts = [
             self._verify(row, tree, row_logits)
             for row, tree, row_logits in zip(rows, trees, logits, strict=True)
         ]
-        verified = perf_counter()
+        verified = clock()
         self.model.costs.note(len(rows) * max(map(len, trees)), keys, verified - drafted)
         for row, verdict in zip(rows, verdicts, strict=True):
             row.tokens.extend(verdict.tokens)
             row.stable, row.round = len(row.tokens), row.round + 1
         self.drafter.observe(rows, trees, verdicts)
-        end = perf_counter()
+        end = clock()
         for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
             stats = self.stats[row.index]
             stats.record(

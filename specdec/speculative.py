@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from time import perf_counter
 
 from specdec.cached_model import CachedModel
 from specdec.calibration import calibrate
@@ -111,14 +110,14 @@ class Speculative:
             for tree, limit in zip(self.drafter.propose(rows, limits), limits, strict=True)
         ]
         verdicts = []
-        start, keys = perf_counter(), sum(len(row.tokens) for row in rows)
+        start, keys = self.target.clock(), sum(len(row.tokens) for row in rows)
         for row, tree, logits in zip(rows, trees, self.model.forward(rows, trees), strict=True):
             laws = NodeLaws(row.sampler, row, tree, fit(logits, self.vocab_size))
             verdict = row.sampler.decide(laws, _never)
             self._extend(outer[row.index], row, laws, verdict)
             verdicts.append(verdict)
         nodes = len(rows) * max(map(len, trees))
-        self.model.costs.note(nodes, keys, perf_counter() - start)
+        self.model.costs.note(nodes, keys, self.target.clock() - start)
         for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
             self.stats[row.index].record(tree, verdict.num_accepted, len(verdict.tokens))
             row.tokens.extend(verdict.tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec import attention, ranks, support
+from specdec.errors import UnsupportedModel
 from specdec.forward_pass import ForwardPass, View
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.offload.kv_memory import KVMemory
@@ -73,6 +75,10 @@ class Target:
         placed = getattr(self.model, "hf_device_map", None)
         return self.model.device if placed is None else main_device(placed)
 
+    def clock(self) -> float:
+        """Seconds, for decisions that depend on speed: of one clock, where ranks share the model."""
+        return ranks.agreed(self.is_parallel, perf_counter())
+
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
@@ -87,7 +93,14 @@ class Target:
         shape = KVShape.of(self.model.config, self.dtype)
         if self.is_parallel:
             shape = replace(shape, kv_heads=shape.kv_heads // ranks.world_size())
-        return self.kv_memory.store(shape, sequences, capacity, self.device)
+        store = self.kv_memory.store(shape, sequences, capacity, self.device)
+        if store.places and capacity > (self.rope_boundary or capacity):
+            raise UnsupportedModel(
+                f"{type(self.model).__name__} rotates by longrope: a prompt past "
+                f"{self.rope_boundary} tokens is read in one pass, so its KV cannot lie on tiers; "
+                "give kv_tier='device'"
+            )
+        return store
 
     @torch.inference_mode()
     def prefill(

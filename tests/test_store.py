@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from specdec.errors import SpecdecError
+from specdec.offload.budget import Budget
+from specdec.offload.disk import DiskTier
+from specdec.offload.tier import HostTier
+from specdec.offload.tiered_store import TieredStore
 from specdec.store import KVStore
 
 LAYERS, HEADS, DIM, CAPACITY = 2, 2, 3, 30
@@ -119,6 +123,29 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+class TieredMachine(StoreMachine):
+    """The same with older tokens in other tiers: whole blocks move, nothing else changes."""
+
+    @initialize(sequences=st.integers(1, 3), window=st.integers(0, 5), block=st.integers(1, 4))
+    def start(self, sequences, window, block):
+        super().start(sequences)
+        self.window = window + block
+        homes = [HostTier(Budget("host")), DiskTier()]
+        self.store = TieredStore(
+            sequences, CAPACITY, homes, Budget("device"), window=window, block=block, room=12,
+            staging_bytes=64,
+        )  # fmt: skip
+
+    @invariant()
+    def keeps_few_on_the_device(self):
+        if hasattr(self, "window") and len(self.store.levels) == 2:
+            assert int(self.store.levels[1].length.max()) < self.window or self.window == 0
+
+
+TestTieredStore = TieredMachine.TestCase
+TestTieredStore.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
 def test_limits_are_errors():

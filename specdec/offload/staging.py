@@ -16,7 +16,7 @@ class Slot:
     the way leads from a file to a GPU."""
 
     def __init__(self, budget: Budget, nbytes: int, device: torch.device) -> None:
-        half = (nbytes // 2,)
+        half = (-(-nbytes // 2),)
         self.device = [budget.empty(half, torch.uint8, device) for _ in range(2)]
         self.host: list[Tensor] = []
         if device.type == "cuda":
@@ -26,7 +26,8 @@ class Slot:
 
 
 class Staging:
-    """Slots of `nbytes` each, made at first use; all chunks of a store pass through them."""
+    """Slots of `nbytes` each, or of one token where that is more, made at first use; all chunks of
+    a store pass through them."""
 
     def __init__(self, budget: Budget, nbytes: int) -> None:
         self.budget, self.nbytes = budget, nbytes
@@ -35,11 +36,13 @@ class Staging:
 
     def tokens(self, k: Tensor, v: Tensor) -> int:
         """How many tokens of buffers `[rows, Hkv, C, D]` fit into a slot; at least one."""
-        widest = max(x.shape[1] * x.shape[3] * x.element_size() for x in (k, v))
-        return max(1, self.nbytes // 2 // widest)
+        return max(1, self.nbytes // 2 // _widest(k, v))
 
-    def free_slots(self, device: torch.device) -> list[Slot]:
-        """All slots, for a pass that begins."""
+    def free_slots(self, device: torch.device, buffers: list[tuple[Tensor, Tensor]]) -> list[Slot]:
+        """All slots, for a pass that begins and may fetch from any of `buffers`."""
+        least = 2 * max((_widest(k, v) for k, v in buffers), default=0)
+        if least > self.nbytes:
+            self.nbytes, self.slots = least, []
         while len(self.slots) < SLOTS:
             self.slots.append(Slot(self.budget, self.nbytes, device))
         return list(self.slots)
@@ -97,6 +100,11 @@ class Staging:
         """Note that the current stream has read the slot."""
         if slot.filled is not None:
             slot.emptied = torch.cuda.current_stream(slot.device[0].device).record_event()
+
+
+def _widest(k: Tensor, v: Tensor) -> int:
+    """Bytes of a token's keys or values, whichever are more."""
+    return max(x.shape[1] * x.shape[3] * x.element_size() for x in (k, v))
 
 
 def _shaped(flat: Tensor, like: Tensor, tokens: int) -> Tensor:

@@ -45,7 +45,8 @@ class Stream:
         self.members = {
             row: [b for b, other in enumerate(rows) if other == row] for row in sorted(set(rows))
         }
-        self.free: deque[Slot] = deque(cold.staging.free_slots(device))
+        made = [(k, v) for k, v in zip(cold.k, cold.v, strict=True) if k is not None and v is not None]
+        self.free: deque[Slot] = deque(cold.staging.free_slots(device, made))
         self.planned: deque[Chunk] = deque()
         self.ahead: deque[Fetched] = deque()
 
