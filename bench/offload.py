@@ -9,13 +9,18 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from specdec.bench import machine
 from specdec.cached_model import CachedModel
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
 from specdec.noise import Noise
 from specdec.offload.kv_memory import KVMemory
+from specdec.offload.plan import config_of
 from specdec.offload.saved_prompt import SavedPrompt
+from specdec.placement import resolve_device, resolve_dtype
 from specdec.row import Row
 from specdec.sampler import Sampler
 from specdec.tree import TokenTree
@@ -47,6 +52,7 @@ def profile_offload(
     tokens = tokens[:context]
     before = engine.target.kv_memory
     cells: list[dict[str, Any]] = []
+    started = perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         saved = engine.save_prompt(tokens, Path(folder) / "prompt")
         settings: list[tuple[str, float | None]] = [("device", None), *((tier, r) for r in rates)]
@@ -63,8 +69,22 @@ def profile_offload(
         "weights": str(engine.packing),
         "context": context,
         "new_tokens": new_tokens,
+        "seconds": perf_counter() - started,
         "cells": cells,
     }
+
+
+def random_engine(model: str, dtype: str, device: str) -> Engine:
+    """An engine of a model's shape (see `plan.config_of`) with random weights, to time passes of.
+
+    Raises WeightsError where the configuration cannot be had.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place) or torch.bfloat16
+    config = config_of(model)
+    with torch.device(place):
+        made = AutoModelForCausalLM.from_config(config, dtype=kind)
+    return Engine(made.requires_grad_(False), name=f"{model}, random weights")
 
 
 def _cell(
@@ -81,7 +101,7 @@ def _cell(
     link = memory.pace.moved / memory.pace.seconds if memory.pace.seconds else None
     texts: dict[str, dict[str, Any]] = {}
     plain: list[int] = []
-    for name in ("none", *drafters):
+    for name in ("none", *drafters) if new_tokens else ():
         out = engine.generate(
             tokens, drafter=name, max_new_tokens=new_tokens, saved_prompt=saved, eos_token_id=[]
         )

@@ -61,7 +61,9 @@ def load(
     """
     if isinstance(model, PreTrainedModel):
         if device_map is not None:
-            raise InvalidArgument("device_map is for models to be loaded; this one is there already")
+            raise InvalidArgument(
+                "device_map is for models to be loaded; this one is there already"
+            )
         return _take(model, dtype, device, revision)
     if not isinstance(model, (str, Path)):
         raise InvalidArgument(

@@ -9,6 +9,7 @@ generator of one process.
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -57,8 +58,8 @@ def check_split(config: Any, ranks: int) -> None:
 def split_options(ranks: int) -> dict[str, Any]:
     """What `from_pretrained` has to be told to split a model by its own plan."""
     try:
-        from transformers.distributed import DistributedConfig
-    except ImportError:
+        DistributedConfig: Any = import_module("transformers.distributed").DistributedConfig
+    except (ImportError, AttributeError):
         return {"tp_plan": "auto"}
     try:
         return {"distributed_config": DistributedConfig(tp_size=ranks, tp_plan="auto")}

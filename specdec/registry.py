@@ -166,6 +166,7 @@ BENCH = {
     "compare": Entry("specdec.bench.compare:compare", "two measurements, cell by cell"),
     "differences": Entry("specdec.bench.compare:differences", "why a comparison may be unfair"),
     "offload": Entry("specdec.bench.offload:profile_offload", "decoding with KV behind a link"),
+    "random_engine": Entry("specdec.bench.offload:random_engine", "a shape without its weights"),
     "steps": Entry("specdec.bench.step_profile:profile_steps", "where a pass's time goes"),
     "profile": Entry("specdec.bench.view_profile:profile", "compares sparse views on a text"),
     "anchors": Entry("specdec.bench.anchors:find_anchors", "calibrates the anchors of a view"),

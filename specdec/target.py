@@ -76,7 +76,7 @@ class Target:
         return self.model.device if placed is None else main_device(placed)
 
     def clock(self) -> float:
-        """Seconds, for decisions that depend on speed: of one clock, where ranks share the model."""
+        """Seconds, for decisions about speed: of one clock where ranks share the model."""
         return ranks.agreed(self.is_parallel, perf_counter())
 
     @property

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,:;!?()_=+-0123456789'`\n"
 
 
-def save(path: Path) -> str:
+def save(path: Path, positions: int = 512) -> str:
     """Write the model to `path`; every letter is a token, and no text ever ends."""
     vocab = {letter: i for i, letter in enumerate(LETTERS)}
     tokenizer = Tokenizer(WordLevel(vocab, unk_token="."))
@@ -22,7 +22,7 @@ def save(path: Path) -> str:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(vocab), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=positions,
         bos_token_id=None, eos_token_id=None, initializer_range=0.3,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(path)

@@ -37,7 +37,10 @@ def main() -> None:
             texts.append([[g.token_ids for g in found], found[0].seed])
     heads = engine.target.new_store(1, 4096)
     engine.target.prefill(heads, engine_view(), 0, [1, 2, 3])
-    document = {"texts": texts, "kv_heads": heads.levels[0 if tier == "device" else 1].k[0].shape[1]}
+    document = {
+        "texts": texts,
+        "kv_heads": heads.levels[0 if tier == "device" else 1].k[0].shape[1],
+    }
     rank = torch.distributed.get_rank()
     Path(f"{out}.{rank}").write_text(json.dumps(document))
     ranks.leave()

@@ -337,3 +337,58 @@ def test_the_version_is_the_packages() -> None:
     from specdec import __version__
 
     assert run("--version").stdout.strip() == __version__
+
+
+# --- memory ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with room for a long text."""
+    return letters.save(tmp_path_factory.mktemp("cli") / "long", positions=4096)
+
+
+def test_tiers_and_a_saved_prompt(long: str, tmp_path: Path) -> None:
+    """Older KV on disk, the prompt read once: the text is the same, and the folder is used."""
+    prompt = "abcd efgh " * 300
+    plain = json.loads(run("generate", prompt, "-m", long, "-n", "12", "--json").stdout)
+    saved = tmp_path / "book"
+    for _ in range(2):
+        result = run(
+            "generate", prompt, "-m", long, "-n", "12", "--json", "--kv-tier", "disk",
+            "--offload-folder", str(tmp_path), "--saved-prompt", str(saved),
+        )  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["text"] == plain["text"]
+    assert (saved / "prompt.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["book"]
+    other = run("generate", "other", "-m", long, "-n", "2", "--saved-prompt", str(saved))
+    assert other.exit_code == 2 and "does not start with saved_prompt" in other.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_memory_of_a_gpu_that_is_not_there(folder: str) -> None:
+    result = run("generate", "abc", "-m", folder, "--gpu-memory", "22GiB")
+    assert result.exit_code == 2
+    assert "--gpu-memory 22GiB: PyTorch sees no GPU here" in result.stderr
+
+
+def test_bench_offload(long: str, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("abcd efgh " * 400)
+    result = run(
+        "bench", "offload", "-m", long, "--context", "3000", "--rates", "0,0.5", "--drafters",
+        "ngram", "--new-tokens", "6", "--repeats", "1", "-f", str(tmp_path / "text"),
+        "--out", str(tmp_path / "out.json"),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "OTHER TEXT" not in result.stdout and "device" in result.stdout
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert [cell["tier"] for cell in document["cells"]] == ["device", "disk", "disk"]
+    assert 0 < document["cells"][2]["link"] < 0.6e9
+    assert set(document["cells"][1]["passes"]) == {"1", "4", "8", "16", "32", "64"}
+    shape = run(
+        "bench", "offload", "-m", long, "--random-weights", "--context", "2600", "--rates", "0",
+        "--repeats", "1", "--json",
+    )  # fmt: skip
+    assert shape.exit_code == 0, shape.stderr
+    assert json.loads(shape.stdout)["cells"][1]["texts"] == {}

@@ -65,7 +65,7 @@ DRAFTERS = {
 @pytest.mark.parametrize("controls", ["greedy", "sampled"])
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_every_drafter(llama, drafter, controls):
-    """The contract, with one layer's older tokens in memory that must be fetched and one's on disk."""
+    """The contract, with a layer behind a link and one on disk."""
     kwargs = {"max_new_tokens": NEW, **test_contract.CONTROLS[controls]}
     options = dict(DRAFTERS[drafter])
     name = options["drafter"]
@@ -137,7 +137,9 @@ def test_auto_keeps_near_what_fits():
     sizes = Sizes(window=4, block=4, room=1024, staging_bytes=512)
     for capacity in (60, 5000):
         memory = engine.target.kv_memory = KVMemory(
-            "auto", 9900 * shape_bytes, sizes=sizes  # both layers take 10,000
+            "auto",
+            9900 * shape_bytes,
+            sizes=sizes,  # both layers take 10,000
         )
         store = engine.target.new_store(1, capacity)
         assert isinstance(store, TieredStore) == (capacity == 5000)

@@ -78,7 +78,9 @@ def test_what_cannot_work_is_refused_with_the_smallest_change():
     with pytest.raises(OutOfMemory, match=r"52\.\d GiB more of either would do, or 4-bit weights"):
         plan("meta-llama/Llama-3.1-70B-Instruct", 131072, 24, host_memory=60 * GIB)
     name, settings = "meta-llama/Llama-2-7b-hf", {"host_memory": 20 * GIB, "disk": 10 * GIB}
-    with pytest.raises(OutOfMemory, match=r"Allow [\d.]+ GiB more.* ([\d,]+) tokens would fit") as e:
+    with pytest.raises(
+        OutOfMemory, match=r"Allow [\d.]+ GiB more.* ([\d,]+) tokens would fit"
+    ) as e:
         plan(name, 131072, 24, **settings)
     fitting = int(str(e.value).split(": ")[-1].split(" tokens")[0].replace(",", ""))
     plan(name, fitting * 95 // 100, 24, **settings)
@@ -89,9 +91,7 @@ def test_what_cannot_work_is_refused_with_the_smallest_change():
 def test_best_draft_is_the_best():
     for step, draft, a in ((1.0, 0.04, 0.9), (1.0, 0.3, 0.7), (1.0, 1.2, 0.9)):
         found, expected = best_draft(step, draft, a)
-        speeds = [
-            sum(a**i for i in range(n + 1)) / (n * draft + step) for n in range(65)
-        ]
+        speeds = [sum(a**i for i in range(n + 1)) / (n * draft + step) for n in range(65)]
         assert found == max(range(65), key=speeds.__getitem__)
         assert expected == pytest.approx(sum(a**i for i in range(found + 1)))
 

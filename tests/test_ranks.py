@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import letters
 import models
 import pytest
 import split_in_two
@@ -32,9 +33,7 @@ def launched(arguments, tmp_path, **environment):
 def test_two_processes_give_the_text_of_one(tmp_path):
     model = models.build("llama")
     model.save_pretrained(tmp_path / "model")
-    done = launched(
-        [TESTS / "split_in_two.py", tmp_path / "model", tmp_path / "out"], tmp_path
-    )
+    done = launched([TESTS / "split_in_two.py", tmp_path / "model", tmp_path / "out"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"out.{rank}").read_text()) for rank in (0, 1))
     assert first == second and first["kv_heads"] == 1
@@ -46,6 +45,20 @@ def test_two_processes_give_the_text_of_one(tmp_path):
             split_in_two.PROMPTS, drafter="none", max_new_tokens=16, **plain, **seeded
         )
         assert texts == [g.token_ids for g in want]
+
+
+def test_the_command_prints_once(tmp_path):
+    """As `accelerate launch -m specdec.offload` and `torchrun -m specdec.offload` start it."""
+    folder = letters.save(tmp_path / "letters")
+    done = launched(
+        ["-m", "specdec.offload", "abc abc abc", "--model", folder, "-n", "12", "--json"], tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = subprocess.run(
+        [sys.executable, "-m", "specdec.offload", "abc abc abc", "--model", folder, "-n", "12",
+         "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["text"] == json.loads(alone.stdout)["text"]
 
 
 def test_heads_that_cannot_be_divided():

@@ -22,10 +22,16 @@ def offload(
     ] = "0,1",
     tier: Annotated[str, typer.Option(help="Where older KV lies: host or disk.")] = "disk",
     drafters: Annotated[str, typer.Option(help="As in ngram,triforce.")] = "ngram,triforce,auto",
-    new_tokens: Annotated[int, typer.Option(help="Of each text.", min=1)] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Of each text; 0: passes only.", min=0)] = 64,
     repeats: Annotated[int, typer.Option(help="Turns of the passes; medians count.", min=1)] = 3,
     prompt_file: Annotated[
         Path | None, typer.Option("--prompt-file", "-f", help="Default: the Python manual.")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option(help="Time passes of a model of this shape, with nothing downloaded.")
+    ] = False,
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="Let the process have no more of the GPU, as in 24GiB.")
     ] = None,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
@@ -38,16 +44,25 @@ def offload(
     Examples:
       specdec bench offload
       specdec bench offload --rates 25,12,3 --tier host --device cuda --out offload.json
+      specdec bench offload -m meta-llama/Llama-3.1-8B --random-weights --context 131072 --tier host
     """
     if tier not in ("host", "disk"):
         raise InvalidArgument(f"--tier {tier!r}: give host or disk")
-    engine = console.load_engine(model, dtype, device, False)
-    if engine.tokenizer is None:
-        raise InvalidArgument("this model has no tokenizer, and the text needs one")
-    text = BENCH["manual"].load()() if prompt_file is None else prompt_file.read_text("utf-8")
+    links = _rates(rates)
+    if gpu_memory is not None:
+        _bound(gpu_memory)
+    if random_weights:
+        engine = BENCH["random_engine"].load()(model, dtype, device)
+        tokens, new_tokens = [i % engine.target.vocab_size for i in range(context)], 0
+    else:
+        engine = console.load_engine(model, dtype, device, False)
+        if engine.tokenizer is None:
+            raise InvalidArgument("this model has no tokenizer, and the text needs one")
+        text = BENCH["manual"].load()() if prompt_file is None else prompt_file.read_text("utf-8")
+        tokens = engine.tokenizer(text)["input_ids"]
     document = BENCH["offload"].load()(
-        engine, engine.tokenizer(text)["input_ids"], context, _rates(rates),
-        [name for name in drafters.split(",") if name], tier, new_tokens, repeats,
+        engine, tokens, context, links, [name for name in drafters.split(",") if name],
+        tier, new_tokens, repeats,
     )  # fmt: skip
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +71,19 @@ def offload(
         console.print_json(document)
     else:
         _print(document)
+
+
+def _bound(gpu_memory: str) -> None:
+    """Hold the process to a part of its GPU."""
+    import torch
+
+    from specdec.offload.memory import parse_bytes
+
+    if not torch.cuda.is_available():
+        raise InvalidArgument(f"--gpu-memory {gpu_memory}: PyTorch sees no GPU here; leave it out")
+    whole = torch.cuda.get_device_properties(0).total_memory
+    part = parse_bytes(gpu_memory, "--gpu-memory") / whole
+    torch.cuda.set_per_process_memory_fraction(min(1.0, part))
 
 
 def _rates(text: str) -> list[float | None]:
@@ -81,12 +109,10 @@ def _print(document: dict[str, Any]) -> None:
     out = console.out()
     out.print(passes)
     out.print()
-    out.print(texts)
-    out.print(
-        f"{document['model']}, {document['context']:,} tokens of context; tokens/s, times plain of "
-        "the same column, tokens a pass",
-        markup=False,
-    )
+    if cells[0]["texts"]:
+        out.print(texts)
+        out.print("tokens/s (times plain of the same column, tokens a pass)", markup=False)
+    out.print(f"{document['model']}, {document['context']:,} tokens of context", markup=False)
 
 
 def _name(cell: dict[str, Any]) -> str:

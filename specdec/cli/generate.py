@@ -120,7 +120,9 @@ def generate(
         "stop_strings": stop or None,
         "seed": seed,
     }
-    settings = {name: value for name, value in sampling.items() if value is not None}
+    settings: dict[str, Any] = {
+        name: value for name, value in sampling.items() if value is not None
+    }
     options = console.drafting(
         engine,
         drafter=drafter,

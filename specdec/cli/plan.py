@@ -18,7 +18,9 @@ _DTYPES = {"bfloat16": "bfloat16", "float16": "float16", "float32": "float32"}
 
 def plan(
     model: arguments.Model = "demo",
-    context: Annotated[str, typer.Option(help="Tokens of prompt and answer: 131072 or 128k.")] = "32k",
+    context: Annotated[
+        str, typer.Option(help="Tokens of prompt and answer: 131072 or 128k.")
+    ] = "32k",
     sequences: Annotated[int, typer.Option(help="Texts decoded together.", min=1)] = 1,
     gpu_memory: Annotated[
         str | None, typer.Option(help="Of the GPU, as in 24GiB; without it the CPU decodes.")

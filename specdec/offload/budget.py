@@ -42,9 +42,10 @@ class Budget:
         with self._lock:
             if self.limit is not None and self.used + nbytes > self.limit:
                 raise OutOfMemory(
-                    f"{self.name} memory for keys and values: {self.used:,} of {self.limit:,} bytes "
-                    f"are taken, and {nbytes:,} more are needed; allow more of it (max_memory=), "
-                    "shorten the prompt or max_new_tokens, or put the KV on another tier (kv_tier=)"
+                    f"{self.name} memory for keys and values: {self.used:,} of {self.limit:,} "
+                    f"bytes are taken, and {nbytes:,} more are needed; allow more of it "
+                    "(max_memory=), shorten the prompt or max_new_tokens, or put the KV on another "
+                    "tier (kv_tier=)"
                 )
             self.used += nbytes
             self.peak = max(self.peak, self.used)

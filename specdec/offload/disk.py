@@ -10,6 +10,7 @@ import tempfile
 import weakref
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,8 @@ class DiskTier:
         _, heads, capacity, dim = buffer.shape
         width = dim * buffer.element_size()
         offset = self._offsets[buffer.data_ptr()]
-        target = memoryview(out.view(torch.uint8).view(-1).numpy())
+        flat: Any = out.view(torch.uint8).view(-1).numpy()
+        target = memoryview(flat)
         each = (end - start) * width
         for head in range(heads):
             at = offset + ((row * heads + head) * capacity + start) * width

@@ -31,9 +31,9 @@ _MARGIN = 0.9  # of free memory that is not bounded by an argument
 class KVMemory:
     """Settings, and what is counted while stores live.
 
-    tier: "auto" (as near as fits), "device", "host", "disk", or a tier for each layer. device_bytes,
-        host_bytes: limits for keys and values, or None for what is free at the time. folder: of the
-        files of the disk tier. sizes: of what stays on the device.
+    tier: "auto" (as near as fits), "device", "host", "disk", or a tier for each layer.
+    device_bytes, host_bytes: limits for keys and values, or None for what is free then.
+    folder: of the files of the disk tier. sizes: of what stays on the device.
     link: bytes per second, at most, by which remote layers are fetched; to try a slower link on a
         faster one. On a CPU it makes the host tier a remote one, too.
     """
@@ -56,9 +56,7 @@ class KVMemory:
         self.host = Budget("host", self.host_bytes)
         self.pace = Pace(self.link)
 
-    def split(
-        self, shape: KVShape, sequences: int, capacity: int, device: torch.device
-    ) -> Split:
+    def split(self, shape: KVShape, sequences: int, capacity: int, device: torch.device) -> Split:
         """Where the KV of so many sequences and tokens goes. Raises OutOfMemory."""
         if self.tier == "device":
             return Split(None, sequences * capacity * shape.token_bytes)
@@ -85,9 +83,7 @@ class KVMemory:
         disk = int(_MARGIN * free_disk(self.folder)) if whole > here else 0
         return split(shape, sequences, capacity, self.sizes, device=here, host=there, disk=disk)
 
-    def store(
-        self, shape: KVShape, sequences: int, capacity: int, device: torch.device
-    ) -> KVStore:
+    def store(self, shape: KVShape, sequences: int, capacity: int, device: torch.device) -> KVStore:
         """A store whose buffers are counted here, with tiers where they are needed."""
         found = self.split(shape, sequences, capacity, device)
         near: Tier = DeviceTier(self.device)

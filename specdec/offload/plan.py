@@ -113,7 +113,9 @@ def make_plan(
         host=0 if on_cpu else host_memory - far, disk=disk,
     )  # fmt: skip
     cold = sequences * context * shape.layer_bytes
-    resident = sequences * context * shape.token_bytes - (kv.count("host") + kv.count("disk")) * cold
+    resident = (
+        sequences * context * shape.token_bytes - (kv.count("host") + kv.count("disk")) * cold
+    )
     step = (
         (near + resident) / rates.device
         + (far + kv.count("host") * cold) / rates.link

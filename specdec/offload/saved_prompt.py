@@ -118,11 +118,11 @@ def save(target: Target, tokens: Sequence[int], folder: str | Path) -> SavedProm
     Raises InvalidArgument for a folder that holds something else, which is left as it is.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / "prompt.json").is_file():
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise InvalidArgument(
-                f"save_prompt: {folder} exists and holds no saved prompt; give a new folder"
-            )
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_free and not (folder / "prompt.json").is_file():
+        raise InvalidArgument(
+            f"save_prompt: {folder} exists and holds no saved prompt; give a new folder"
+        )
     unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
         unfinished.mkdir(parents=True)

@@ -94,7 +94,9 @@ def _fitting(
 ) -> int:
     """The longest context that would fit."""
     fixed = resident_bytes(shape, sequences, 0, sizes)
-    return max(0, int((device + host + disk - fixed) / (shape.token_bytes * sequences) / (1 + 1 / 16)))
+    return max(
+        0, int((device + host + disk - fixed) / (shape.token_bytes * sequences) / (1 + 1 / 16))
+    )
 
 
 def _too_small(where: str, needed: int, there: int) -> str:

@@ -45,7 +45,9 @@ class Stream:
         self.members = {
             row: [b for b, other in enumerate(rows) if other == row] for row in sorted(set(rows))
         }
-        made = [(k, v) for k, v in zip(cold.k, cold.v, strict=True) if k is not None and v is not None]
+        made = [
+            (k, v) for k, v in zip(cold.k, cold.v, strict=True) if k is not None and v is not None
+        ]
         self.free: deque[Slot] = deque(cold.staging.free_slots(device, made))
         self.planned: deque[Chunk] = deque()
         self.ahead: deque[Fetched] = deque()
@@ -59,7 +61,7 @@ class Stream:
         return known
 
     def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor] | None:
-        """The partial (o, lse) over the cold keys of the call's layer; None where there are none."""
+        """The partial (o, lse) over the cold keys of the call's layer; None if there are none."""
         self.cold.windows[call.layer] = call.window
         first = None if call.window is None else self.pass_.positions - (call.window - 1)
         merged: tuple[Tensor, Tensor] | None = None
