@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import hostile
 import models
 import pytest
@@ -224,3 +230,27 @@ def test_longrope_is_not_tiered():
     engine.target.kv_memory = KVMemory("disk", sizes=SMALL)
     with pytest.raises(UnsupportedModel, match="longrope.*kv_tier='device'"):
         engine.generate([1, 2, 3] * 30, max_new_tokens=20)
+
+
+def decoding(folder, most=0):
+    return subprocess.Popen(
+        [sys.executable, Path(__file__).parent / "decode_on_disk.py", folder, str(most)],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path):
+    """The system refuses the blocks (here by a limit on file size), and we say so."""
+    process = decoding(tmp_path, 100_000)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "no room for" in told and str(tmp_path) in told and "give another folder" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_process_that_was_killed(tmp_path):
+    process = decoding(tmp_path)
+    assert process.stdout is not None and process.stdout.readline().startswith("[")
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL and list(tmp_path.iterdir()) == []
