@@ -56,4 +56,4 @@ def gather_attention(
         softcap=softcap,
         visible=seen,
     )
-    return o.view(batch, heads, nodes, -1), lse.view(batch, heads, nodes)
+    return o.reshape(batch, heads, nodes, -1), lse.reshape(batch, heads, nodes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,28 +11,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.kernels.dispatch import dispatched
+from specdec.kernels.gather_attention import gather_attention
 from specdec.kernels.merge import merge
 from specdec.kernels.softmax import partial_softmax
 from specdec.kernels.tree_attention import unpack
 
+NO_BOUNDS = np.zeros((0, 0), np.int64)
+NO_PAGES = np.zeros((0, 0, 0), np.int64)
+NO_STAGED = np.zeros((0, 0, 0), np.uint64)
+
 
 @dataclass(frozen=True)
 class Reads:
-    """What a pass reads, the same for all layers of a kind.
+    """What a pass reads, the same for all layers of a kind but for the pages.
 
-    table: `int64[R, 7]`, a read a row: level, row of it, first key, end, tail, first member and
-        member count. A tail is the number of staged slots that stand behind `end` in that row; the
-        ancestor mask rules them, and such a read has one member.
+    table: `int64[R, 8]`, a read a row: level, row of it, first key, end, tail, first member, member
+        count, and 0 or one plus a place in `pages`. A tail is the number of staged slots that stand
+        behind `end` in that row; the ancestor mask rules them, and such a read has one member.
     members: `int64[M]`, the sequences of the batch that share each read's keys, one after another.
     anc: `uint64[B, N, W]`, the ancestor bitmask over staged slots.
     bounds: for each read `count * N` first visible keys (sliding windows), as `int64[R, most]`, or
         an empty `[0, 0]` where every key up to the end is visible.
+    pages: `int64[K, Hkv, P]`, chosen pages of `page_size` keys for each KV head, in any order, with
+        -1 for none. A read that names them has neither tail nor bounds, and sees their keys below
+        its end, wherever it starts.
     """
 
     table: NDArray[np.int64]
     members: NDArray[np.int64]
-    anc: NDArray[np.uint64]
-    bounds: NDArray[np.int64]
+    anc: NDArray[np.uint64] = field(default_factory=lambda: NO_STAGED)
+    bounds: NDArray[np.int64] = field(default_factory=lambda: NO_BOUNDS)
+    pages: NDArray[np.int64] = field(default_factory=lambda: NO_PAGES)
+    page_size: int = 1
 
 
 @dispatched
@@ -52,13 +62,25 @@ def level_attention(
     """
     batch, heads, nodes, dim = q.shape
     partials: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(batch)]
-    for i, (level, row, start, end, tail, first, count) in enumerate(reads.table.tolist()):
+    for i, (level, row, start, end, tail, first, count, paged) in enumerate(reads.table.tolist()):
         k, v = levels[level]
+        members = reads.members[first : first + count].tolist()
+        if paged:
+            pages = torch.from_numpy(reads.pages[paged - 1 : paged]).to(q.device)
+            ends = torch.tensor([end], dtype=torch.int32, device=q.device)
+            for b in members:
+                partials[b].append(
+                    gather_attention.plain(
+                        q[b : b + 1], k[row : row + 1], v[row : row + 1], pages, ends, ends * 0,
+                        page_size=reads.page_size, scale=scale, softcap=softcap,
+                    )
+                )  # fmt: skip
+            continue
         keys, values = (
             k[row : row + 1, :, start : end + tail],
             v[row : row + 1, :, start : end + tail],
         )
-        for place, b in enumerate(reads.members[first : first + count].tolist()):
+        for place, b in enumerate(members):
             visible = torch.ones(nodes, end + tail - start, dtype=torch.bool, device=q.device)
             if tail:
                 words = torch.from_numpy(reads.anc[b : b + 1].view(np.int64)).to(q.device)
@@ -73,7 +95,7 @@ def level_attention(
         if sinks is not None:
             empty = q.new_zeros(1, heads, nodes, dim)
             partials[b].append((empty, sinks.to(q.dtype)[None, :, None].expand(1, heads, nodes)))
-        out.append(merge(partials[b])[0])
+        out.append(merge.plain(partials[b])[0])
     return torch.cat(out).to(q.dtype)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from specdec.kernels import simd
+from specdec.kernels import simd, simd_memory
 from specdec.kernels.numba_options import SERIAL, njit
 from specdec.kernels.panel_formats import PANEL, BFloat16, Float16, Float32, Int8, Int8Affine
+from specdec.kernels.simd_type import LANES
 
 
 def group_sums(panels: Any, x: Any, rows: int, inputs: int) -> Any:
@@ -37,8 +38,8 @@ def widen(array: Any, at: int) -> Any:
 @overload(widen, inline="always")
 def _widen(array, at):
     if array.dtype.bitwidth == 16:
-        return lambda array, at: simd.load_float16(array, at, 2)
-    return lambda array, at: simd.load(array, at, 2)
+        return lambda array, at: simd_memory.load_float16(array, at, 2)
+    return lambda array, at: simd_memory.load(array, at, 2)
 
 
 def codes_of(panels: Any, at: int) -> Any:
@@ -51,12 +52,12 @@ def _codes_of(panels, at):
     kind = panels.instance_class
     if kind is Float32 or kind is Int8 or kind is Int8Affine:
         field = 0
-        return lambda panels, at: simd.load(panels[field], at * PANEL, 2)
+        return lambda panels, at: simd_memory.load(panels[field], at * PANEL, 2)
     if kind is BFloat16:
-        return lambda panels, at: simd.load_bfloat16(panels.weights, at * PANEL, 2)
+        return lambda panels, at: simd_memory.load_bfloat16(panels.weights, at * PANEL, 2)
     if kind is Float16:
-        return lambda panels, at: simd.load_float16(panels.weights, at * PANEL, 2)
-    return lambda panels, at: simd.load_nibbles(panels.codes, at * simd.LANES)
+        return lambda panels, at: simd_memory.load_float16(panels.weights, at * PANEL, 2)
+    return lambda panels, at: simd_memory.load_nibbles(panels.codes, at * LANES)
 
 
 def minimum_part(acc: Any, panels: Any, at: int, sums: Any, place: int, stride: int) -> Any:
@@ -149,7 +150,7 @@ def dense_panel(panels, panel, inputs):
     """One panel as Float32: worth its cost where many rows will use it."""
     out = np.empty(inputs * PANEL, np.float32)
     for j in range(inputs):
-        simd.store(weights_of(panels, panel, j, inputs), out, j * PANEL, 0, 2)
+        simd_memory.store(weights_of(panels, panel, j, inputs), out, j * PANEL, 0, 2)
     return Float32(out)
 
 

@@ -10,9 +10,10 @@ import math
 
 import numpy as np
 
-from specdec.kernels import simd
+from specdec.kernels import simd, simd_memory
 from specdec.kernels.numba_options import SERIAL, njit
 from specdec.kernels.panel_formats import PANEL
+from specdec.kernels.simd_type import LANES
 
 SILU, GELU_TANH, GELU = range(3)  # places in `decoder_block.ACTIVATIONS`
 
@@ -95,7 +96,7 @@ def biased(acc, bias, panel):
     if bias.size == 0:
         return acc
     ones = simd.splat(acc, np.float32(1))
-    return simd.row_fma(acc, ones, simd.load(bias, panel * PANEL, 2))
+    return simd.row_fma(acc, ones, simd_memory.load(bias, panel * PANEL, 2))
 
 
 @njit(**SERIAL)
@@ -103,11 +104,11 @@ def activated(x, kind):
     """The activation of a gated MLP: x times a sigmoid, but for the exact GELU."""
     one = simd.splat(x, np.float32(1))
     if kind == GELU:
-        flat = np.empty(len(x) * simd.LANES, np.float32)
-        simd.store(x, flat, 0, simd.LANES, 1)
+        flat = np.empty(len(x) * LANES, np.float32)
+        simd_memory.store(x, flat, 0, LANES, 1)
         for i in range(flat.size):
             flat[i] *= np.float32(0.5 * (1.0 + math.erf(flat[i] * 0.7071067811865476)))
-        return simd.load_like(x, flat)
+        return simd_memory.load_like(x, flat)
     slope = one
     if kind == GELU_TANH:
         cubic = simd.splat(x, np.float32(2 * 0.7978845608028654 * 0.044715))

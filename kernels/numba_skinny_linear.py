@@ -7,7 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from specdec.kernels import simd
+from specdec.kernels import simd_memory
 from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads, tile
 from specdec.kernels.numba_panels import accumulate, dense_panel, group_sums
 from specdec.kernels.panel_formats import PANEL
@@ -64,10 +64,10 @@ def store_panel(acc, y, row, n, panel, outputs):
     """Write accumulators to `y[row:, panel * 32:]` as far as rows and outputs are there."""
     at, height = panel * PANEL, len(acc) // 2
     if at + PANEL <= outputs and row + height <= n:
-        simd.store(acc, y, row * outputs + at, outputs, 2)
+        simd_memory.store(acc, y, row * outputs + at, outputs, 2)
         return
     part = np.empty(height * PANEL, np.float32)
-    simd.store(acc, part, 0, PANEL, 2)
+    simd_memory.store(acc, part, 0, PANEL, 2)
     width = min(PANEL, outputs - at)
     for r in range(min(height, n - row)):
         for c in range(width):

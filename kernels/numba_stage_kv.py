@@ -11,9 +11,7 @@ def stage_kv(
     keys: Tensor, values: Tensor, k: Tensor, v: Tensor, length: Tensor, rows: Tensor, *, at: int
 ) -> None:
     """See `specdec.kernels.stage_kv`."""
-    where = length.numpy(), rows.numpy(), at
-    _stage(keys.numpy(), k.numpy(), *where)
-    _stage(values.numpy(), v.numpy(), *where)
+    _stage(keys.numpy(), values.numpy(), k.numpy(), v.numpy(), length.numpy(), rows.numpy(), at)
 
 
 def commit_path(keys: Tensor, values: Tensor, path: Tensor, length: Tensor, rows: Tensor) -> None:
@@ -24,14 +22,16 @@ def commit_path(keys: Tensor, values: Tensor, path: Tensor, length: Tensor, rows
 
 
 @njit(**SERIAL)
-def _stage(buffer, new, length, rows, at):
-    heads, nodes, dim = new.shape[1:]
+def _stage(keys, values, k, v, length, rows, at):
     for b in range(len(rows)):
         start = length[rows[b]] + at
-        for h in range(heads):
-            for i in range(min(nodes, buffer.shape[2] - start)):
-                for d in range(dim):
-                    buffer[rows[b], h, start + i, d] = new[b, h, i, d]
+        count = min(k.shape[2], keys.shape[2] - start)
+        for h in range(k.shape[1]):
+            for i in range(count):
+                for d in range(k.shape[3]):
+                    keys[rows[b], h, start + i, d] = k[b, h, i, d]
+                for d in range(v.shape[3]):
+                    values[rows[b], h, start + i, d] = v[b, h, i, d]
 
 
 @njit(**SERIAL)

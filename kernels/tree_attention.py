@@ -49,3 +49,16 @@ def unpack(anc: Tensor, staged: int) -> Tensor:
     """Bitmask words `int64[B, N, W]` as `bool[B, N, staged]`."""
     slots = torch.arange(staged, device=anc.device)
     return (anc[:, :, slots >> 6] >> (slots & 63) & 1).bool()
+
+
+def windowed(anc: Tensor, window: int, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+    """An ancestor bitmask without the staged nodes that have slid out of sight.
+
+    anc: `int64[B, N, W]`; q_positions: `[B, N]`; k_positions: `[B, S]`, of all nodes it speaks of.
+    """
+    staged = k_positions.shape[1]
+    visible = unpack(anc, staged)
+    visible &= q_positions[:, :, None] - k_positions[:, None, :] < window
+    bits = visible.to(torch.int64) << (torch.arange(staged, device=anc.device) & 63)
+    padded = torch.nn.functional.pad(bits, (0, -staged % 64))
+    return padded.unflatten(-1, (-1, 64)).sum(-1)

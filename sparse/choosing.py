@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.kernels.select_pages import select_pages
 from specdec.sparse.layout import Place
 from specdec.sparse.page_index import PageIndex
-from specdec.sparse.scorer import Memo, importance
+from specdec.sparse.scorer import Memo
 
 if TYPE_CHECKING:
     from specdec.sparse.view import SparseView
@@ -25,6 +29,26 @@ class Choice:
     round: int
     pages: Tensor | None = None
     covered: list[int] = field(default_factory=list)
+    page_size: int = 1
+
+    @property
+    def covered_levels(self) -> list[tuple[int, int]]:
+        """The levels that were chosen from, and how much of each was there."""
+        return [(at, tokens) for at, tokens in enumerate(self.covered) if tokens]
+
+    @cached_property
+    def local(self) -> NDArray[np.int64]:
+        """The pages as each of these levels counts them, `[levels, Hkv, n]`; -1 in all others."""
+        assert self.pages is not None
+        pages, offset, out = self.pages.numpy(), 0, []
+        if len(self.covered_levels) == 1:
+            return pages[None]
+        for _, tokens in self.covered_levels:
+            count = tokens // self.page_size
+            mine = (pages >= offset) & (pages < offset + count)
+            out.append(np.where(mine, pages - offset, -1))
+            offset += count
+        return np.stack(out)
 
 
 def choose(
@@ -49,17 +73,19 @@ def choose(
     if not parts:
         return Choice(place.round)
     logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-    score = importance(logits, view.votes, view.pool, size // view.scorer.per_logit)
-    if view.sharing.all_heads:
-        score = score.amax(dim=0, keepdim=True).expand_as(score).contiguous()
     total = sum(pages)
     tail = sum(place.lengths[: place.readable]) - total * size
-    count = min(total, max(0, view.budget - tail) // size)
-    last = min(total, -(-max(0, view.recent - tail) // size))
-    score[:, total - last :] = 2.0  # a share of attention is at most 1
-    score[:, : min(total, -(-view.sink // size))] = 3.0
-    best = score.topk(count, dim=-1).indices
-    return Choice(place.round, best, [n * size for n in pages])
+    best = select_pages(
+        logits,
+        votes=view.votes,
+        pool=view.pool,
+        per_page=size // view.scorer.per_logit,
+        all_heads=view.sharing.all_heads,
+        count=min(total, max(0, view.budget - tail) // size),
+        first=min(total, -(-view.sink // size)),
+        last=min(total, -(-max(0, view.recent - tail) // size)),
+    )
+    return Choice(place.round, best, [n * size for n in pages], size)
 
 
 def _queries(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from specdec.kernels.index_logits import index_logits
 from specdec.sparse.scorer import Memo
 
 
@@ -29,4 +30,4 @@ class ChunkMeans:
         return k.mean(dim=2)
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
-        return q @ pages.to(q).mT * scale
+        return index_logits(q, pages, scale=scale)

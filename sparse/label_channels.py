@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.kernels.index_logits import index_logits
 from specdec.sparse.channel_order import ChannelOrder
 from specdec.sparse.scorer import Memo
 
@@ -40,7 +41,7 @@ class LabelChannels:
         return self._labels(k[:, :, 0], memo)
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
-        return self._labels(q, memo) @ pages.to(q).mT * scale
+        return index_logits(self._labels(q, memo), pages, scale=scale)
 
     def _channels(self, k: Tensor, memo: Memo) -> Tensor:
         order = None if self.order is None else self.order.layers[memo.layer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from specdec.forward_pass import ForwardPass
 from specdec.stats import Reads
@@ -24,7 +25,7 @@ class Place:
     readable: int
     reads: Reads
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Committed tokens over all levels."""
         return sum(self.lengths)

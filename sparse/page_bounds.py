@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.kernels.index_logits import index_logits
 from specdec.sparse.scorer import Memo
 
 
@@ -34,5 +35,5 @@ class PageBounds:
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         """The bound of q.k over each page, times `scale`."""
-        low, high = pages.to(q).unbind(dim=2)
-        return (q.clamp_max(0.0) @ low.mT + q.clamp_min(0.0) @ high.mT) * scale
+        signed = torch.cat([q.clamp_max(0.0), q.clamp_min(0.0)], dim=-1)
+        return index_logits(signed, pages.flatten(2), scale=scale)

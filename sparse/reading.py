@@ -11,14 +11,13 @@ from torch import Tensor
 
 from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.kernels.gather_pages import gather_pages
-from specdec.kernels.level_attention import Reads, level_attention
+from specdec.kernels.level_attention import NO_BOUNDS, NO_PAGES, Reads, level_attention
 from specdec.sparse.choosing import Choice
 from specdec.sparse.layout import Place
 from specdec.view import levels_of
 
 Span = tuple[int, int, int]  # level, first token, end
 _ONE = np.zeros(1, np.int64)
-_NO_BOUNDS = np.zeros((0, 0), np.int64)
 
 
 def whole(place: Place, first: int = 0) -> list[Span]:
@@ -53,7 +52,8 @@ def attend_spans(
 ) -> Tensor:
     """Attention `[1, H, N, Dv]` of sequence b over runs of committed tokens, read where they lie,
     and over what is staged."""
-    return _attend(pass_, call, b, place, spans)
+    table = np.array(_table(pass_, call, place, spans), np.int64)
+    return _attend(pass_, call, b, levels_of(pass_, call.layer), table)
 
 
 def attend_choice(
@@ -68,29 +68,58 @@ def attend_choice(
     """Attention `[1, H, N, Dv]` of sequence b over a choice, what came since, the draft's own level
     and what is staged.
 
-    The chosen keys and values are gathered once and kept for as long as the choice stands; what has
-    come since is read where it lies.
+    In host memory the chosen pages are read where they lie; elsewhere they are gathered once and
+    kept for as long as the choice stands. What has come since is read where it lies.
     """
+    levels = levels_of(pass_, call.layer)
+    count, table = _plan(pass_, call, b, place, choice, budget, size)
+    if call.q.device.type == "cpu":
+        pages = choice.local[:, :, :count]
+        return _attend(pass_, call, b, levels, table, np.ascontiguousarray(pages), size)
     key = (place.sequence, "gathered", call.layer)
     known = pass_.state.get(key)
     if known is None or known[0] is not choice:
-        levels = levels_of(pass_, call.layer)
         k, v = (_gathered([pair[part] for pair in levels], place, choice, size) for part in (0, 1))
         known = pass_.state[key] = (choice, k[None], v[None])
-    pages, spans = extent(choice, place, budget, size)
-    spans += whole(place, place.readable)
-    place.note(pages * size + sum(end - start for _, start, end in spans))
-    return _attend(pass_, call, b, place, spans, (known[1], known[2]), pages * size)
+    gathered = [len(levels), 0, 0, count * size, 0, 0, 1, 0]
+    table = np.concatenate([table[table[:, 7] == 0], [gathered]])
+    return _attend(pass_, call, b, [*levels, (known[1], known[2])], table)
+
+
+def _plan(
+    pass_: ForwardPass,
+    call: AttentionCall,
+    b: int,
+    place: Place,
+    choice: Choice,
+    budget: int,
+    size: int,
+) -> tuple[int, NDArray[np.int64]]:
+    """How many pages are read of a choice, and the kernel's table of reads: the same for all layers
+    of a pass whose choices cover the same tokens."""
+    assert choice.pages is not None
+    key = (b, "reads", choice.pages.shape[1], *choice.covered)
+    if key not in pass_.plans:
+        count, spans = extent(choice, place, budget, size)
+        spans += whole(place, place.readable)
+        table = _table(pass_, call, place, spans)
+        paged = [
+            [at, place.rows[at], 0, covered, 0, 0, 1, i + 1]
+            for i, (at, covered) in enumerate(choice.covered_levels)
+        ]
+        tokens = count * size + sum(end - start for _, start, end in spans)
+        pass_.plans[key] = count, np.array(table + paged, np.int64), tokens
+    count, reads, tokens = pass_.plans[key]
+    place.note(tokens)
+    return count, reads
 
 
 def _gathered(buffers: list[Any], place: Place, choice: Choice, size: int) -> Tensor:
     """The chosen pages, best first, out of one buffer a level: `[Hkv, n, D]`."""
     assert choice.pages is not None
     offset, out = 0, None
-    for at, covered in enumerate(choice.covered):
+    for at, covered in choice.covered_levels:
         count = covered // size
-        if not count:
-            continue
         local = (choice.pages - offset).clamp(0, count - 1)
         part = gather_pages(buffers[at][place.rows[at]], local, size)
         if out is None:
@@ -103,26 +132,28 @@ def _gathered(buffers: list[Any], place: Place, choice: Choice, size: int) -> Te
     return out
 
 
+def _table(
+    pass_: ForwardPass, call: AttentionCall, place: Place, spans: list[Span]
+) -> list[list[int]]:
+    """Reads of spans of the levels, and of what is staged behind the last one."""
+    last = len(place.lengths) - 1
+    table = [[at, place.rows[at], start, end, 0, 0, 1, 0] for at, start, end in spans if at != last]
+    start = next((first for at, first, _ in spans if at == last), place.lengths[last])
+    staged = pass_.staged + call.q.shape[2]
+    return [*table, [last, place.rows[last], start, place.lengths[last], staged, 0, 1, 0]]
+
+
 def _attend(
     pass_: ForwardPass,
     call: AttentionCall,
     b: int,
-    place: Place,
-    spans: list[Span],
-    gathered: tuple[Tensor, Tensor] | None = None,
-    length: int = 0,
+    levels: list[tuple[Tensor, Tensor]],
+    table: NDArray[np.int64],
+    pages: NDArray[np.int64] = NO_PAGES,
+    size: int = 1,
 ) -> Tensor:
-    """One sequence over `length` gathered keys, spans of the levels, and what is staged."""
-    assert pass_.anc is not None
-    levels, last = levels_of(pass_, call.layer), len(place.lengths) - 1
-    staged = pass_.staged + call.q.shape[2]
-    table = [[at, place.rows[at], start, end, 0, 0, 1] for at, start, end in spans if at != last]
-    start = next((first for at, first, _ in spans if at == last), place.lengths[last])
-    table.append([last, place.rows[last], start, place.lengths[last], staged, 0, 1])
-    if gathered is not None:
-        table.append([len(levels), 0, 0, length, 0, 0, 1])
-        levels = [*levels, gathered]
-    reads = Reads(np.array(table, np.int64), _ONE, _words(pass_)[b : b + 1], _NO_BOUNDS)
+    """One sequence over the reads of a table."""
+    reads = Reads(table, _ONE, _words(pass_)[b : b + 1], NO_BOUNDS, pages, size)
     return level_attention(
         call.q[b : b + 1],
         levels,

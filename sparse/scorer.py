@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -53,29 +52,3 @@ class Scorer(Protocol):
 
         pages: the summaries of all P pages; where there are none, their keys `[Hkv, P, page, D]`.
         """
-
-
-def importance(logits: Tensor, votes: str, pool: int, per_page: int = 1) -> Tensor:
-    """Logits `[Hkv, M, P * per_page]` as one importance `[Hkv, P]` per KV head.
-
-    Selecting per KV head keeps the bytes of grouped-query attention down. Heads are compared by
-    their softmax, not their raw logits; a page's mass is that of its `per_page` logits. votes
-    "max": a page matters as much as to the query it matters most to; "mean": votes add up (SnapKV).
-    pool: width of a moving average over neighbouring pages, so that what stands beside an important
-    token is kept, too.
-    """
-    mass = torch.softmax(logits.float(), dim=-1)
-    if votes == "max":
-        score = _paged(mass, per_page).amax(dim=1)
-    else:
-        score = _paged(mass.mean(dim=1), per_page)
-    if pool > 1:
-        pages = score.shape[-1]
-        score = torch.nn.functional.avg_pool1d(
-            score, pool, stride=1, padding=pool // 2, count_include_pad=False
-        )[:, :pages]
-    return score
-
-
-def _paged(mass: Tensor, per_page: int) -> Tensor:
-    return mass if per_page == 1 else mass.unflatten(-1, (-1, per_page)).sum(dim=-1)

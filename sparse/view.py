@@ -33,7 +33,7 @@ class SparseView:
     queries: whose queries choose: the draft's own, those of the last verification, the prompt's.
     refresh: when to choose anew: every "pass", every speculation "round", when acceptance is
         "falling", or once per "prompt"; a number means every so many rounds.
-    votes, pool: see `scorer.importance`.
+    votes, pool: see `kernels.select_pages.importance`.
 
     Staged tokens, and those that a drafter's own level holds, are always read besides. Layers with
     a sliding window read their window. Choices live in the pass's `state`, so one view can serve

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from specdec.forward_pass import ForwardPass
-from specdec.kernels.level_attention import Reads
-from specdec.kernels.tree_attention import unpack
+from specdec.kernels.level_attention import NO_BOUNDS, Reads
+from specdec.kernels.tree_attention import windowed
 
 Read = tuple[int, int, int, int, int, list[int]]  # level, row, start, end, tail, sequences
 
@@ -49,17 +47,19 @@ def make_reads(pass_: ForwardPass, reads: list[Read], window: int | None) -> Rea
     """The kernel's form of some reads; with a window, their keys are cut to what it shows."""
     assert pass_.anc is not None
     nodes, anc = pass_.positions.shape[1], pass_.anc
-    table = np.zeros((len(reads), 7), np.int64)
+    table = np.zeros((len(reads), 8), np.int64)
     members: list[int] = []
     for i, (level, row, start, end, tail, sequences) in enumerate(reads):
-        table[i] = (level, row, start, end, tail, len(members), len(sequences))
+        table[i] = (level, row, start, end, tail, len(members), len(sequences), 0)
         members += sequences
-    bounds = np.zeros((0, 0), np.int64)
+    bounds = NO_BOUNDS
     if window is not None:
         bounds = _bounds(pass_, table, members, window)
         table[:, 2] = np.maximum(table[:, 2], bounds.min(axis=1, initial=1 << 62))
         table[:, 2] = np.minimum(table[:, 2], table[:, 3])
-        anc = _windowed(pass_, anc, window)
+        assert pass_.staged_positions is not None
+        if pass_.staged_positions.shape[1] > window:
+            anc = windowed(anc, window, pass_.positions, pass_.staged_positions)
     words = anc.contiguous().numpy().view(np.uint64)
     return Reads(table, np.array(members, np.int64), words, bounds[:, : len(members) * nodes])
 
@@ -71,7 +71,7 @@ def _bounds(
     store, positions = pass_.store, pass_.positions.numpy()
     nodes = positions.shape[1]
     bounds = np.zeros((len(table), int(table[:, 6].max(initial=1)) * nodes), np.int64)
-    for i, (place, _, _, end, _, first, count) in enumerate(table.tolist()):
+    for i, (place, _, _, end, _, first, count, _) in enumerate(table.tolist()):
         for m, b in enumerate(members[first : first + count]):
             below = zip(store.levels[:place], store.row_maps[:place], strict=True)
             offset = sum(int(level.length[rows[pass_.sequences[b]]]) for level, rows in below)
@@ -79,17 +79,3 @@ def _bounds(
             bounds[i, m * nodes : (m + 1) * nodes] = np.clip(seen, 0, end)
         bounds[i, count * nodes :] = bounds[i, : count * nodes].min(initial=end)
     return bounds
-
-
-def _windowed(pass_: ForwardPass, anc: Tensor, window: int) -> Tensor:
-    """The ancestor bitmask without staged nodes that have slid out of sight."""
-    assert pass_.staged_positions is not None
-    staged = pass_.staged_positions.shape[1]
-    if staged <= window:
-        return anc
-    visible = unpack(anc, staged)
-    visible &= pass_.positions[:, :, None] - pass_.staged_positions[:, None, :] < window
-    shifts = torch.arange(staged) & 63
-    bits = visible.to(torch.int64) << shifts
-    padded = torch.nn.functional.pad(bits, (0, -staged % 64))
-    return padded.unflatten(-1, (-1, 64)).sum(-1)

@@ -39,12 +39,14 @@ DRAFTERS = {
     "model": {"drafter": "model"},
     "model-tree": {"drafter": "model", "draft_width": 3},
     "streaming": {"drafter": "streaming"},
+    "quest": {"drafter": "quest", "budget": 40, "sink": 3, "recent": 4},
+    "snapkv": {"drafter": "snapkv", "budget": 24, "sink": 3, "recent": 4},
     "int4": {"drafter": "streaming", "draft_weights": "int4"},
     "int8": {"drafter": "triforce", "draft_weights": "int8", "min_ngram": 1},
     **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},
 }
 # What drafts look like does not meet the architecture: the others run the three that differ most.
-EVERYTHING, SOME = {"llama", "gemma3"}, ("model-tree", "streaming", "RandomTrees")
+EVERYTHING, SOME = {"llama", "gemma3"}, ("model-tree", "quest", "RandomTrees")
 MODES = {"greedy": {}, "coupled": {"temperature": 0.9, "seed": 3}}
 
 
@@ -151,7 +153,7 @@ def test_same_text(fused, drafter, mode):
     fused.compare(PROMPTS[2:3], fused.generate(PROMPTS[2:3], **kwargs), MODES[mode])
 
 
-@pytest.mark.parametrize("drafter", ["ngram", "model", "RandomTrees"])
+@pytest.mark.parametrize("drafter", ["ngram", "model", "quest", "RandomTrees"])
 def test_forked_rows(fused, drafter):
     """Samples that share a prompt read it together."""
     kwargs = {**DRAFTERS[drafter], **MODES["coupled"], "num_return_sequences": 3}

@@ -1,26 +1,21 @@
-"""Every Numba op against float64, by the error of plain PyTorch in float32.
-
-A kernel is compiled once for each combination of types, so the tests name the combinations that
-they use; what hypothesis varies (sizes, rows, masks) compiles nothing.
-"""
+"""Weights in panels and the decoder layers that read them, against float64."""
 
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from numba_drawn import EXAMPLES, Drawn, judge
 from torch.nn import functional
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from specdec.forward_pass import ForwardPass
-from specdec.kernels import numba_decoder_block, numba_level_attention, numba_skinny_linear
+from specdec.kernels import numba_decoder_block, numba_skinny_linear
 from specdec.kernels.decoder_block import (
     ACTIVATIONS,
     AttentionInputs,
@@ -30,41 +25,8 @@ from specdec.kernels.decoder_block import (
     attention_inputs,
     layer_output,
 )
-from specdec.kernels.level_attention import level_attention
 from specdec.kernels.panel_weight import PanelWeight, pack, pack_groups, quantise
 from specdec.kernels.skinny_linear import skinny_linear
-from specdec.kernels.tree_attention import unpack
-from specdec.level_reads import full_reads
-from specdec.store import KVStore, Level
-from specdec.tree import ancestor_words
-from specdec.view import FullView
-
-UNIT = 4 * torch.finfo(torch.float32).eps
-EXAMPLES = settings(max_examples=25)
-
-
-def judge(ours, plain, exact, size=None):
-    """At most twice the error of plain PyTorch, plus a rounding unit of the largest number."""
-    assert ours.dtype == torch.float32 and ours.shape == exact.shape
-    allowed = 2 * (plain.double() - exact).abs().max().item()
-    allowed += UNIT * max(1.0, exact.abs().max().item() if size is None else size)
-    error = (ours.double() - exact).abs().max().item()
-    assert error <= allowed, f"{error:.2g} > {allowed:.2g}"
-
-
-class Drawn:
-    def __init__(self, data):
-        self.draw = data.draw
-        seed = self.draw(st.integers(0, 1 << 30))
-        self.generator = torch.Generator().manual_seed(seed)
-        self.numpy = np.random.default_rng(seed)
-
-    def one_of(self, *values):
-        return self.draw(st.sampled_from(values))
-
-    def normal(self, *shape):
-        return torch.randn(shape, generator=self.generator)
-
 
 # -- weights in panels -----------------------------------------------------------------------------
 
@@ -238,137 +200,6 @@ def test_layer_output(names, height):
         judge(ours, plain, exact)
 
     check()
-
-
-# -- attention over levels -------------------------------------------------------------------------
-
-LENGTHS = (0, 1, 63, 64, 65, 127, 128, 129, 500)
-
-
-class Case(NamedTuple):
-    """Keys of a shared level and of each sequence's own, poisoned where nothing may be read."""
-
-    q: torch.Tensor
-    levels: list[tuple[torch.Tensor, torch.Tensor]]
-    pass_: ForwardPass
-    window: int | None
-    scale: float
-    softcap: float | None
-    sinks: torch.Tensor | None
-
-    def run(self, version):
-        return getattr(level_attention, version)(
-            self.q, self.levels, full_reads(self.pass_, self.window),
-            scale=self.scale, softcap=self.softcap, sinks=self.sinks,
-        )  # fmt: skip
-
-    def dense(self, dtype):
-        """One softmax over all keys of each sequence, in `dtype`."""
-        store, out = self.pass_.store, []
-        group = self.q.shape[1] // self.levels[0][0].shape[1]
-        staged = self.pass_.staged_positions.shape[1]
-        corner = unpack(self.pass_.anc, staged)
-        for b, sequence in enumerate(self.pass_.sequences):
-            keys, values, positions, place = [], [], [], 0
-            for (k, v), level, rows in zip(self.levels, store.levels, store.row_maps):
-                row = int(rows[sequence])
-                end = int(level.length[row]) + (staged if level is store.levels[-1] else 0)
-                keys.append(k[row, :, :end])
-                values.append(v[row, :, :end])
-                positions += range(place, place + end)
-                place += int(level.length[row])
-            here = self.pass_.positions[b]
-            where = torch.tensor(positions)
-            where[len(where) - staged :] = self.pass_.staged_positions[b]
-            visible = torch.ones(len(here), len(where), dtype=torch.bool)
-            visible[:, len(where) - staged :] = corner[b]
-            if self.window is not None:
-                visible &= here[:, None] - where < self.window
-            k, v = (torch.cat(x, 1).to(dtype).repeat_interleave(group, 0) for x in (keys, values))
-            scores = (self.q[b].to(dtype) * self.scale) @ k.mT
-            if self.softcap is not None:
-                scores = self.softcap * torch.tanh(scores / self.softcap)
-            scores = scores.masked_fill(~visible, torch.finfo(dtype).min)
-            if self.sinks is not None:
-                sinks = self.sinks.to(dtype)[:, None, None].expand(-1, len(here), 1)
-                scores = torch.cat([scores, sinks], -1)
-                v = functional.pad(v, (0, 0, 0, 1))
-            out.append(scores.softmax(-1) @ v)
-        return torch.stack(out)
-
-
-def case(d: Drawn, dim: int, nodes: int) -> Case:
-    batch, shared = d.one_of(1, 2, 3), d.one_of(1, 2)
-    kv_heads, group = d.one_of((1, 1), (2, 3), (1, 8)) if nodes > 1 else d.one_of((1, 1), (2, 3))
-    before = d.one_of(0, 0, 2, 62)  # nodes that earlier passes of the round have staged
-    staged = before + nodes
-    store = KVStore(1, shared + 1, 512)  # a row that nobody reads
-    store.row_maps[0] = torch.tensor([d.one_of(*range(shared)) for _ in range(batch + 1)]).int()
-    store.levels.append(Level(1, batch + 1, 512 + staged))
-    store.row_maps.append(torch.randperm(batch + 1, generator=d.generator).int())
-    levels = []
-    for level in store.levels:
-        level.length = torch.tensor([d.one_of(*LENGTHS) for _ in range(level.rows)]).int()
-        k, v = (d.normal(level.rows, kv_heads, level.capacity, dim) for _ in range(2))
-        for row, end in enumerate(level.length.tolist()):
-            end += staged if level is store.levels[-1] else 0
-            k[row, :, end:], v[row, :, end:] = d.one_of(torch.nan, 1e9), torch.nan
-        levels.append((k, v))
-    sequences = torch.randperm(batch + 1, generator=d.generator)[:batch].tolist()
-    for (k, v), rows in zip(levels, store.row_maps):
-        unread = list({*range(len(k))} - {int(rows[s]) for s in sequences})
-        k[unread], v[unread] = d.one_of(torch.nan, 1e9), torch.nan
-    parents = [
-        [-1, *(d.numpy.integers(max(0, i - d.one_of(1, 200)), i).item() for i in range(1, staged))]
-        for _ in range(batch)
-    ]
-    anc = ancestor_words(parents, staged)
-    depth = unpack(anc, staged).sum(-1) - 1
-    positions = torch.tensor([store.length(s) for s in sequences])[:, None] + depth
-    pass_ = ForwardPass(
-        store, FullView(), sequences, positions[:, before:], staged=before, anc=anc[:, before:],
-        staged_positions=positions,
-    )  # fmt: skip
-    heads = kv_heads * group
-    return Case(
-        d.normal(batch, heads, nodes, dim), levels, pass_, d.one_of(None, 1, 5, 70, 140, 5000),
-        dim**-0.5, d.one_of(None, None, 0.7), d.one_of(None, d.normal(heads)),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("dims", [(16, 48, 80), (64, 128, 256)])
-def test_level_attention(dims, many):
-    """Ragged and shared rows, empty levels, wide trees, windows; NaN wherever nothing is read."""
-
-    @settings(EXAMPLES, max_examples=30)
-    @given(data=st.data())
-    def check(data):
-        d = Drawn(data)
-        one = case(d, d.one_of(*dims), d.one_of(2, 3, 9, 65, 130) if many else 1)
-        exact, naive = one.dense(torch.float64), one.dense(torch.float32)
-        with patch.object(numba_level_attention, "num_threads", lambda: d.one_of(1, 2, 3, 7)):
-            judge(one.run("numba"), naive, exact)
-        judge(one.run("plain"), naive, exact)
-
-    check()
-
-
-def test_a_query_that_sees_nothing_gives_zero():
-    """No key, or none that its window shows; where there is a sink, its value is nothing too."""
-    torch.manual_seed(0)
-    store = KVStore(1, 1, 4)
-    store.levels[0].length[0] = 4
-    q, k = torch.randn(1, 2, 1, 16), torch.randn(1, 1, 8, 16)
-    positions = torch.tensor([[4]])
-    pass_ = ForwardPass(
-        store, FullView(), [0], positions, anc=torch.zeros(1, 1, 1, dtype=torch.int64),
-        staged_positions=positions,
-    )  # fmt: skip
-    for sinks in (None, torch.randn(2)):
-        for version in ("numba", "plain"):
-            one = Case(q, [(k, k)] * 2, pass_, 1, 0.25, None, sinks)
-            assert torch.equal(one.run(version), torch.zeros_like(q))
 
 
 # -- threads ---------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from specdec import Engine
 from specdec.drafts.self_draft import SelfDraft
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.kernels.gather_pages import gather_pages
+from specdec.kernels.select_pages import importance
 from specdec.options import DraftOptions
 from specdec.registry import VIEWS
 from specdec.sparse.calibration import calibrate
@@ -29,7 +30,7 @@ from specdec.sparse.page_bounds import PageBounds
 from specdec.sparse.page_index import PageIndex, paged
 from specdec.sparse.reading import extent
 from specdec.sparse.recency import Recency
-from specdec.sparse.scorer import Memo, importance
+from specdec.sparse.scorer import Memo
 from specdec.sparse.sharing import Sharing
 from specdec.sparse.view import SparseView
 from specdec.stats import Reads

@@ -1,0 +1,35 @@
+"""label_scores on a CPU."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from specdec.kernels.numba_index_dots import best_dots, new_units
+from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.page_bounds import group_queries
+
+
+def update_labels(
+    labels: Tensor, k: Tensor, channels: Tensor, since: Tensor, length: Tensor, *, tokens: int
+) -> None:
+    """See `specdec.kernels.label_scores`."""
+    _update(labels.numpy(), k.numpy(), channels.numpy(), new_units(since, length, 1, tokens))
+
+
+def score_labels(
+    q: Tensor, labels: Tensor, channels: Tensor, length: Tensor, row_map: Tensor
+) -> Tensor:
+    """See `specdec.kernels.label_scores`."""
+    grouped = group_queries(q, labels.shape[1])
+    index = channels.long()[None, :, None].expand(*grouped.shape[:3], -1)
+    return best_dots(grouped.gather(-1, index), labels, length, row_map, 1)
+
+
+@njit(**SERIAL)
+def _update(labels, k, channels, tokens):
+    heads, count = channels.shape
+    for row in range(len(tokens)):
+        for h in range(heads):
+            for key in range(tokens[row, 0], tokens[row, 1]):
+                for c in range(count):
+                    labels[row, h, key, c] = k[row, h, key, channels[h, c]]

@@ -1,0 +1,46 @@
+"""prefix_attention on a CPU: a read for each row of the level, by all sequences that share it."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from specdec.kernels.level_attention import NO_BOUNDS, Reads
+from specdec.kernels.numba_level_attention import fits, with_lse
+from specdec.kernels.prefix_attention import prefix_attention as op
+
+MANY = 32  # nodes from which PyTorch's own kernel, made for chunks of a prompt, is faster
+
+
+def prefix_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    length: Tensor,
+    row_map: Tensor,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    first: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See `specdec.kernels.prefix_attention`; prompts and odd head sizes run in PyTorch."""
+    nodes = q.shape[2]
+    if nodes > MANY or not fits(q, v):
+        return op.plain(q, k, v, length, row_map, scale=scale, softcap=softcap, first=first)
+    ends, sharing = length.tolist(), {}
+    for b, row in enumerate(row_map.tolist()):
+        sharing.setdefault(row, []).append(b)
+    table = np.zeros((len(sharing), 8), np.int64)
+    members: list[int] = []
+    for i, (row, sequences) in enumerate(sharing.items()):
+        table[i] = (0, row, 0, ends[row], 0, len(members), len(sequences), 0)
+        members += sequences
+    bounds = NO_BOUNDS
+    if first is not None:
+        bounds = np.zeros((len(table), max(map(len, sharing.values())) * nodes), np.int64)
+        for i, sequences in enumerate(sharing.values()):
+            seen = first[sequences].clamp(0, table[i, 3]).reshape(-1).numpy()
+            bounds[i, : len(seen)] = seen
+            table[i, 2] = seen.min()
+    reads = Reads(table, np.array(members, np.int64), bounds=bounds)
+    return with_lse(q, [(k, v)], reads, scale, softcap)

@@ -1,0 +1,60 @@
+"""select_pages: from the logits of pages to those that a pass reads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specdec.kernels.dispatch import dispatched
+
+
+@dispatched
+def select_pages(
+    logits: Tensor,
+    *,
+    votes: str,
+    pool: int,
+    per_page: int,
+    all_heads: bool,
+    count: int,
+    first: int,
+    last: int,
+) -> Tensor:
+    """The `count` most important pages of each KV head, best first: `int64[Hkv, count]`.
+
+    logits: `[Hkv, M, P * per_page]`; they become importances as `importance` says. The `first`
+    pages come before all others, then the `last` ones. all_heads: one choice for all heads, by the
+    best of their importances. Equal ones come in any order.
+    """
+    score = importance(logits, votes, pool, per_page)
+    if all_heads:
+        score = score.amax(dim=0, keepdim=True).expand_as(score).contiguous()
+    score[:, score.shape[1] - last :] = 2.0  # a share of attention is at most 1
+    score[:, :first] = 3.0
+    return score.topk(count, dim=-1).indices
+
+
+def importance(logits: Tensor, votes: str, pool: int, per_page: int = 1) -> Tensor:
+    """Logits `[Hkv, M, P * per_page]` as one importance `[Hkv, P]` per KV head.
+
+    Selecting per KV head keeps the bytes of grouped-query attention down. Heads are compared by
+    their softmax, not their raw logits; a page's mass is that of its `per_page` logits. votes
+    "max": a page matters as much as to the query it matters most to; "mean": votes add up (SnapKV).
+    pool: width of a moving average over neighbouring pages, so that what stands beside an important
+    token is kept, too.
+    """
+    mass = torch.softmax(logits.float(), dim=-1)
+    if votes == "max":
+        score = _paged(mass, per_page).amax(dim=1)
+    else:
+        score = _paged(mass.mean(dim=1), per_page)
+    if pool > 1:
+        pages = score.shape[-1]
+        score = torch.nn.functional.avg_pool1d(
+            score, pool, stride=1, padding=pool // 2, count_include_pad=False
+        )[:, :pages]
+    return score
+
+
+def _paged(mass: Tensor, per_page: int) -> Tensor:
+    return mass if per_page == 1 else mass.unflatten(-1, (-1, per_page)).sum(dim=-1)
