@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.kernels.topk_pages import topk_pages
 from specdec.sparse.layout import Place
 from specdec.sparse.page_index import PageIndex
 from specdec.sparse.scorer import Memo, importance
@@ -55,10 +56,15 @@ def choose(
     total = sum(pages)
     tail = sum(place.lengths[: place.readable]) - total * size
     count = min(total, max(0, view.budget - tail) // size)
-    last = min(total, -(-max(0, view.recent - tail) // size))
-    score[:, total - last :] = 2.0  # a share of attention is at most 1
-    score[:, : min(total, -(-view.sink // size))] = 3.0
-    best = score.topk(count, dim=-1).indices
+    best = topk_pages(
+        score[None],
+        torch.tensor([total], dtype=torch.int32),
+        torch.tensor([tail], dtype=torch.int32),
+        page_size=size,
+        budget=view.budget,
+        sink=view.sink,
+        recent=view.recent,
+    )[0, :, :count].long()
     return Choice(place.round, best, [n * size for n in pages])
 
 

@@ -17,7 +17,10 @@ from specdec.kernels.merge import merge
 from specdec.kernels.page_bounds import score_bounds, update_bounds
 from specdec.kernels.page_mass import page_mass
 from specdec.kernels.prefix_attention import prefix_attention
+from specdec.kernels.quantize_kv import QuantizedKV, quantize_kv
+from specdec.kernels.quantized_attention import quantized_attention
 from specdec.kernels.stage_kv import commit_path, stage_kv
+from specdec.kernels.topk_pages import topk_pages
 from specdec.kernels.tree_attention import tree_attention
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -100,6 +103,18 @@ def staging(*shape):
     commit_path.triton(k, v, ints(q.shape[0], q.shape[2]), length, rows)
 
 
+def topk(pages, page_size, kv_heads):
+    scores = empty(1, kv_heads, pages)
+    topk_pages.triton(scores, ints(1), ints(1), page_size=page_size, budget=512, sink=16, recent=64)
+
+
+def quantized(dtype, dim, heads, kv_heads, nodes, bits, group):
+    q, k, v, length, row_map = inputs(dtype, dim, heads, kv_heads, nodes)
+    kv = QuantizedKV.empty(k, v, bits, group)
+    quantize_kv.triton(k, v, kv, length, length, groups=2)
+    quantized_attention.triton(q, kv, length, row_map, scale=0.1)
+
+
 VARIANTS: dict[str, Callable[[], object]] = {}
 
 
@@ -130,5 +145,12 @@ for _op, _call in [
 ]:  # fmt: skip
     add(_op, _call, BF16, LLAMA, 16)
 add("bounds", bounds, FP32, SMOL, 16)
+for _sizes, _nodes, _bits, _group in [
+    (LLAMA, 1, 8, 64), (LLAMA, 16, 8, 64), (LLAMA, 1, 4, 32), (LLAMA, 16, 4, 64),
+    (LLAMA, 64, 4, 128), (SMOL, 1, 8, 64), (SMOL, 16, 4, 64),
+]:  # fmt: skip
+    add("quantized", quantized, BF16, _sizes, _nodes, f" int{_bits} g{_group}", _bits, _group)
+VARIANTS["topk of 2048 pages"] = partial(topk, CAPACITY // PAGE, PAGE, 8)
+VARIANTS["topk of 32768 tokens"] = partial(topk, CAPACITY, 1, 8)
 VARIANTS["merge of 2, d128"] = partial(merging, 2, 128)
 VARIANTS["merge of 4, d64"] = partial(merging, 4, 64)
