@@ -90,7 +90,13 @@ VIEWS = {
         "exact top tokens of every layer: to measure the others against",
         _VIEW,
     ),
+    "kivi": Entry(
+        "specdec.sparse.quantized_view:kivi",
+        "every key and value in 4 or 8 bits, but for the newest (KIVI)",
+        frozenset({"kv_bits", "kv_group", "recent"}),
+    ),
 }
+SPARSE_VIEWS = [name for name, entry in VIEWS.items() if "budget" in entry.options]
 
 DRAFTERS = {
     "auto": Entry(
@@ -127,7 +133,7 @@ DRAFTERS = {
         "three levels: n-gram or draft_model, the target on retrieved chunks, the full target",
         _NGRAM | _MODEL | _VIEW | {"draft_weights"},
     ),
-    # every sparse view drafts, too
+    # every view but the full one drafts, too
     **{
         name: Entry(
             "specdec.drafts.self_draft:SelfDraft",
