@@ -8,20 +8,30 @@ import triton.language as tl
 
 
 @triton.jit
-def encode(x, held, bits: tl.constexpr, dim: tl.constexpr):
-    """Codes (int32) of `x` where `held`, and step and lowest value of each group along `dim`."""
-    wide = x.to(tl.float32)
-    low = tl.min(tl.where(held, wide, float("inf")), dim, keep_dims=True)
-    high = tl.max(tl.where(held, wide, float("-inf")), dim, keep_dims=True)
-    top: tl.constexpr = 2**bits - 1
+def span(x, y, held, bits: tl.constexpr, dim: tl.constexpr):
+    """Step and lowest value, in the type of x, of each group of `x` and `y` along `dim`."""
+    x_wide, y_wide = x.to(tl.float32), y.to(tl.float32)
+    low = tl.where(held, tl.minimum(x_wide, y_wide), float("inf"))
+    high = tl.where(held, tl.maximum(x_wide, y_wide), float("-inf"))
+    low, high = tl.min(low, dim, keep_dims=True), tl.max(high, dim, keep_dims=True)
+    step = tl.div_rn(high - low, tl.full(low.shape, 2**bits - 1, tl.float32))
     some = high >= low
-    step = tl.where(some, tl.div_rn(high - low, tl.full(low.shape, top, tl.float32)), 0.0)
-    step = step.to(x.dtype)
-    low = tl.where(some, low, 0.0).to(x.dtype)
+    return tl.where(some, step, 0.0).to(x.dtype), tl.where(some, low, 0.0).to(x.dtype)
+
+
+@triton.jit
+def codes_of(x, step, low, bits: tl.constexpr):
+    """Codes (int32) of `x` in groups of this step and lowest value."""
     unit = tl.where(step.to(tl.float32) > 0, step.to(tl.float32), 1.0)
-    place = tl.div_rn(wide - low.to(tl.float32), tl.broadcast_to(unit, x.shape)) + 0.5
-    place = tl.minimum(tl.maximum(place, 0.0), top * 1.0)
-    return tl.where(held, place, 0.0).to(tl.int32), step, low
+    place = tl.div_rn(x.to(tl.float32) - low.to(tl.float32), tl.broadcast_to(unit, x.shape)) + 0.5
+    return tl.minimum(tl.maximum(place, 0.0), (2**bits - 1) * 1.0).to(tl.int32)
+
+
+@triton.jit
+def encode(x, held, bits: tl.constexpr, dim: tl.constexpr):
+    """Codes of `x`, and step and lowest value of each group along `dim`, of what is held."""
+    step, low = span(x, x, held, bits, dim)
+    return codes_of(x, step, low, bits), step, low
 
 
 @triton.jit

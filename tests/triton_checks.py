@@ -10,7 +10,7 @@ import torch
 from dense import close, dense
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_drawn import DEVICE, EXAMPLES, LENGTHS, PAGE, Drawn, near
+from triton_drawn import DEVICE, EXAMPLES, LENGTHS, PAGE, Drawn, best_of, near
 
 from specdec.kernels import tiles, triton_merge, triton_prefix_attention
 from specdec.kernels.chunk_scores import score_means, update_means
@@ -170,13 +170,6 @@ def test_members(data):
     for tile in plain.tolist():
         assert len({places[b] for b in tile if b >= 0}) <= 1
         assert tile == sorted(tile, key=lambda b: b if b >= 0 else batch)
-
-
-def best_of(scores, length, row_map, unit):
-    """Max of `scores[B, Hkv, G, N, U]` over queries, where a unit is full."""
-    units = torch.arange(1, scores.shape[-1] + 1, device=DEVICE) * unit
-    full = units <= length[row_map.long()][:, None, None]
-    return scores.amax((2, 3)).masked_fill(~full, -torch.inf)
 
 
 @EXAMPLES

@@ -73,3 +73,10 @@ def near(ours, naive, exact, dtype):
         size = exact[known].abs().max().item()
         ours_error = (ours.double() - exact)[known].abs().max().item()
         assert ours_error <= 2 * error + 4 * torch.finfo(dtype).eps * max(1.0, size)
+
+
+def best_of(scores, length, row_map, unit):
+    """Max of `scores[B, Hkv, G, N, U]` over queries, where a unit is full."""
+    units = torch.arange(1, scores.shape[-1] + 1, device=DEVICE) * unit
+    full = units <= length[row_map.long()][:, None, None]
+    return scores.amax((2, 3)).masked_fill(~full, -torch.inf)

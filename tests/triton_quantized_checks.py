@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from triton_drawn import DEVICE, EXAMPLES, LENGTHS, Drawn, near
+from triton_drawn import DEVICE, EXAMPLES, LENGTHS, Drawn, best_of, near
 
-from specdec.kernels import tiles
+from specdec.kernels import codes, tiles
+from specdec.kernels.label_scores import score_labels, update_labels
 from specdec.kernels.quantize_kv import QuantizedKV, dequantize, quantize_kv
 from specdec.kernels.quantized_attention import quantized_attention
 
@@ -89,3 +90,45 @@ def test_quantized_attention_in_splits():
     got = quantized_attention.triton(q, kv, length, row_map, scale=0.25)
     for ours, plain in zip(got, want):
         near(ours, plain, plain.double(), torch.float32)
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_four_bit_labels(data):
+    """Built in two steps as a text grows, within half a step; scores as from dequantised labels."""
+    d = Drawn(data)
+    rows, count = d.one_of(1, 2, 5), d.one_of(6, 16)
+    k, _, length = d.level(rows)
+    q, row_map = d.normal(d.batch, d.heads, d.nodes, d.dim), d.row_map(rows)
+    channels = torch.stack(
+        [torch.randperm(d.dim, generator=d.generator)[:count] for _ in range(d.kv_heads)]
+    ).to(DEVICE, torch.int32)
+    before = torch.minimum(length, torch.tensor(d.one_of(*LENGTHS), device=DEVICE))
+    chosen = k.gather(-1, channels.long()[None, :, None].expand(rows, -1, k.shape[2], -1))
+    built = []
+    for version in ("plain", "triton"):
+        labels = torch.full((*k.shape[:3], count // 2), 255, dtype=torch.uint8, device=DEVICE)
+        scales = k.new_full((*k.shape[:3], 2), torch.nan)
+        for since, to in ((torch.zeros_like(length), before), (before, length)):
+            getattr(update_labels, version)(
+                labels, k, channels, since, to, tokens=k.shape[2], scales=scales
+            )
+        for row, end in enumerate(length.tolist()):
+            step, low = scales[row, :, :end].double().split(1, dim=-1)
+            restored = codes.unpack(labels[row, :, :end], 4).double() * step + low
+            assert in_range(chosen[row, :, :end], restored, step, d.dtype)
+            assert scales[row, :, end:].isnan().all() and (labels[row, :, end:] == 255).all()
+        built.append((labels, scales))
+    labels, scales = built[0]
+    held = codes.unpack(labels[row_map.long()], 4)
+    step, low = scales[row_map.long()].nan_to_num(0.0).split(1, dim=-1)
+
+    def scores(dtype):
+        places = channels.long()[None, :, None, None].expand(d.batch, -1, d.group, d.nodes, -1)
+        asked = q.to(dtype).unflatten(1, (d.kv_heads, d.group)).gather(-1, places)
+        keys = held.to(dtype) * step.to(dtype) + low.to(dtype)
+        return best_of(asked @ keys[:, :, None].mT, length, row_map, 1)
+
+    for version in ("plain", "triton"):
+        got = getattr(score_labels, version)(q, labels, channels, length, row_map, scales)
+        near(got, scores(d.dtype), scores(torch.float64), d.dtype)

@@ -91,6 +91,14 @@ def labels(*shape):
     score_labels.triton(q, index, channels, length, row_map)
 
 
+def labels4(*shape):
+    q, k, _, length, row_map = inputs(*shape)
+    index, scales = ints(*k.shape[:3], 8, dtype=torch.uint8), empty(*k.shape[:3], 2, dtype=k.dtype)
+    channels = ints(k.shape[1], 16)
+    update_labels.triton(index, k, channels, length, length, tokens=64, scales=scales)
+    score_labels.triton(q, index, channels, length, row_map, scales)
+
+
 def mass(*shape):
     q, k, _, length, row_map = inputs(*shape)
     page_mass.triton(q, k, empty(*q.shape[:3]), length, row_map, page_size=PAGE, scale=0.1)
@@ -141,7 +149,8 @@ for _sizes in (LLAMA, SMOL):
     for _n in (1, 16):
         add("gather", gather, BF16, _sizes, _n)
 for _op, _call in [
-    ("bounds", bounds), ("means", means), ("labels", labels), ("mass", mass), ("staging", staging),
+    ("bounds", bounds), ("means", means), ("labels", labels),
+    ("labels in 4 bits", labels4), ("mass", mass), ("staging", staging),
 ]:  # fmt: skip
     add(_op, _call, BF16, LLAMA, 16)
 add("bounds", bounds, FP32, SMOL, 16)
