@@ -29,8 +29,8 @@ def update_labels(
 ) -> None:
     """Write, in place, the chosen channels of the keys between `since` and `length: int32[R]`.
 
-    k: `[R, Hkv, C, D]`; channels: `int32[Hkv, L]`, L even. labels: `[R, Hkv, C, L]` in the type of the
-    keys; or, with `scales: [R, Hkv, C, 2]` (step and lowest value), 4-bit codes packed by
+    k: `[R, Hkv, C, D]`; channels: `int32[Hkv, L]`, L even. labels: `[R, Hkv, C, L]` in the type of
+    the keys; or, with `scales: [R, Hkv, C, 2]` (step and lowest value), 4-bit codes packed by
     `codes.pack`, `uint8[R, Hkv, C, L / 2]`. At most `tokens` keys of a row are written: C to build
     all labels, else as many as one pass can add.
     """

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from specdec.kernels.topk_pages import places
+from specdec.kernels.triton_order import narrow, order
 
 BLOCK = 1024  # scores of one step of the selection
 RANKED = 64  # pages that one program ranks
@@ -49,13 +50,11 @@ def topk_pages(
 
 
 @triton.jit
-def _order(scores, i, full, first, last):
-    """Integers of the order of `scores`, in [0, 2^32); forced pages are the greatest."""
-    bits = tl.load(scores + i, mask=i < full, other=0.0).to(tl.int32, bitcast=True)
-    key = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    key = tl.where(i >= full - last, 0x7FFFFFFE, key)
-    key = tl.where(i < first, 0x7FFFFFFF, key)
-    return key.to(tl.int64) + 0x80000000
+def _forced(scores, i, full, first, last):
+    """The order of `scores`, in which forced pages are the greatest."""
+    key = order(tl.load(scores + i, mask=i < full, other=0.0))
+    key = tl.where(i >= full - last, 0xFFFFFFFE, key)
+    return tl.where(i < first, 0xFFFFFFFF, key)
 
 
 @triton.jit
@@ -71,7 +70,6 @@ def _select(
     count = tl.minimum(tl.minimum(full, tl.maximum(budget - behind, 0) // page_size), width)
     last = (tl.maximum(recent - behind, 0) + page_size - 1) // page_size
     first = (sink + page_size - 1) // page_size
-    digits = tl.arange(0, 256)
     lowest = tl.zeros([], tl.int64)  # of what is chosen: its upper bytes, one more each time
     ties = count  # places left for those that begin with `lowest`
     for place in tl.static_range(4):
@@ -79,17 +77,14 @@ def _select(
         counts = tl.zeros([256], tl.int32)
         for start in range(0, full, BLOCK):
             i = start + tl.arange(0, BLOCK)
-            key = _order(scores, i, full, first, last)
+            key = _forced(scores, i, full, first, last)
             among = (i < full) & ((key >> (shift + 8)) == lowest)
             counts += tl.histogram(((key >> shift) & 255).to(tl.int32), 256, mask=among)
-        at_least = tl.cumsum(counts, 0, reverse=True)
-        digit = tl.maximum(tl.sum((at_least >= ties).to(tl.int32), 0) - 1, 0)
-        ties -= tl.sum(tl.where(digits > digit, counts, 0), 0)
-        lowest = lowest * 256 + digit
+        lowest, ties = narrow(lowest, ties, counts)
     above, equal = tl.zeros([], tl.int32), tl.zeros([], tl.int32)
     for start in range(0, full, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        key = _order(scores, i, full, first, last)
+        key = _forced(scores, i, full, first, last)
         higher = ((i < full) & (key > lowest)).to(tl.int32)
         same = ((i < full) & (key == lowest)).to(tl.int32)
         at = above + tl.cumsum(higher, 0) - 1

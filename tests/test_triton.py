@@ -87,11 +87,11 @@ def test_the_rule() -> None:
         place = SimpleNamespace(type=device)
         return SimpleNamespace(is_cuda=device == "cuda", device=place, dtype=dtype)
 
-    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.int32, torch.int64):
         assert dispatch.kind_for(tensor("cuda", dtype)) == "triton"
     assert dispatch.kind_for(tensor("cuda", torch.float64)) == "plain"
     assert dispatch.kind_for(tensor("cpu", torch.float32)) == "numba"
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.int64):
         assert dispatch.kind_for(tensor("cpu", dtype)) == "plain"
     x = torch.zeros(1)
     assert dispatch.first_tensor(([(x, x + 1)], x + 2)) is x

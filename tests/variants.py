@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from specdec.kernels.choose_tokens import choose_tokens
 from specdec.kernels.chunk_scores import score_means, update_means
 from specdec.kernels.gather_attention import gather_attention
 from specdec.kernels.label_scores import score_labels, update_labels
@@ -22,6 +23,8 @@ from specdec.kernels.quantized_attention import quantized_attention
 from specdec.kernels.stage_kv import commit_path, stage_kv
 from specdec.kernels.topk_pages import topk_pages
 from specdec.kernels.tree_attention import tree_attention
+from specdec.kernels.verify_trees import traverse_trees, walk_trees
+from specdec.kernels.warp_scores import warp_scores
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 NAMES = {BF16: "bf16", FP16: "fp16", FP32: "fp32"}
@@ -123,6 +126,20 @@ def quantized(dtype, dim, heads, kv_heads, nodes, bits, group):
     quantized_attention.triton(q, kv, length, row_map, scale=0.1)
 
 
+def sampling(vocab, nodes, noisy):
+    logits, floats = empty(nodes, vocab, dtype=BF16), [empty(nodes) for _ in range(3)]
+    scores = warp_scores.triton(logits, floats[0], ints(nodes), *floats[1:])
+    seeds, counters = (ints(*s, dtype=torch.int64) for s in ((nodes,), (nodes, 3)))
+    choices = choose_tokens.triton(scores, *((seeds, counters) if noisy else ()))
+    walk_trees.triton(choices[None], ints(1, nodes, dtype=torch.int64), ints(1, nodes))
+
+
+def traversing(vocab, nodes):
+    probs = empty(1, nodes, vocab)
+    tokens, tests = ints(1, nodes, dtype=torch.int64), empty(1, nodes, dtype=torch.float64)
+    traverse_trees.triton(probs, probs, tokens, ints(1, nodes), ints(1, nodes), tests)
+
+
 VARIANTS: dict[str, Callable[[], object]] = {}
 
 
@@ -161,5 +178,9 @@ for _sizes, _nodes, _bits, _group in [
     add("quantized", quantized, BF16, _sizes, _nodes, f" int{_bits} g{_group}", _bits, _group)
 VARIANTS["topk of 2048 pages"] = partial(topk, CAPACITY // PAGE, PAGE, 8)
 VARIANTS["topk of 32768 tokens"] = partial(topk, CAPACITY, 1, 8)
+for _vocab, _n in ((128256, 16), (49152, 64)):
+    VARIANTS[f"greedy walk, {_n} of {_vocab}"] = partial(sampling, _vocab, _n, False)
+    VARIANTS[f"coupled walk, {_n} of {_vocab}"] = partial(sampling, _vocab, _n, True)
+    VARIANTS[f"traversal, {_n} of {_vocab}"] = partial(traversing, _vocab, _n)
 VARIANTS["merge of 2, d128"] = partial(merging, 2, 128)
 VARIANTS["merge of 4, d64"] = partial(merging, 4, 64)
