@@ -43,6 +43,13 @@ def philox(key: Word, counter: tuple[Word, Word, Word], blocks: Tensor) -> Tenso
     return torch.stack((a, b, c, d), dim=-1).view(-1)
 
 
+def first_uniforms(keys: Tensor, counters: Tensor) -> Tensor:
+    """The first number of `uniform`, `float64[n]`, for each of `keys[n]` and `counters[n, 3]`."""
+    b, c, d = counters.unbind(-1)
+    words = philox(keys, (b, c, d), torch.zeros_like(keys)).view(-1, 4)
+    return (words[:, 0].to(torch.float64) + 0.5) * 2.0**-32
+
+
 def uniform(key: int, counter: tuple[int, int, int], n: int, device: torch.device | str) -> Tensor:
     """`float64[n]` in the open interval (0, 1), midpoints of 2^32 equal cells: never 0, never 1."""
     blocks = torch.arange(-(-n // 4), device=device, dtype=torch.int64)
