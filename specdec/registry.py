@@ -172,6 +172,7 @@ BENCH = {
     "compare": Entry("specdec.bench.compare:compare", "two measurements, cell by cell"),
     "differences": Entry("specdec.bench.compare:differences", "why a comparison may be unfair"),
     "steps": Entry("specdec.bench.step_profile:profile_steps", "where a pass's time goes"),
+    "kernels": Entry("specdec.bench.kernel_profile:profile_kernels", "checks and times every op"),
     "profile": Entry("specdec.bench.view_profile:profile", "compares sparse views on a text"),
     "anchors": Entry("specdec.bench.anchors:find_anchors", "calibrates the anchors of a view"),
     "plot": Entry("specdec.bench.plots:plot_profile", "a profile as a picture"),

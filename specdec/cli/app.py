@@ -10,6 +10,7 @@ import typer
 from specdec._version import __version__
 from specdec.cli import (
     bench,
+    bench_kernels,
     bench_step,
     check,
     env,
@@ -53,6 +54,7 @@ app.command("measure-drafter")(measure_drafter.measure_drafter)
 app.command("list")(listing.listing)
 app.command("env")(env.env)
 bench.bench.command("step")(bench_step.step)
+bench.bench.command("kernels")(bench_kernels.kernels)
 app.add_typer(bench.bench, name="bench")
 
 
