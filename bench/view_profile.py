@@ -14,7 +14,7 @@ from specdec.cached_model import CachedModel
 from specdec.drafter import Wants
 from specdec.errors import unknown_name
 from specdec.options import DraftOptions
-from specdec.registry import VIEWS
+from specdec.registry import SPARSE_VIEWS, VIEWS
 from specdec.sparse.choosing import Choice
 from specdec.sparse.layout import Place
 from specdec.sparse.page_index import PageIndex
@@ -72,8 +72,8 @@ def profile(
 
 def view_of(target: Target, name: str, budget: int, **options: Any) -> SparseView:
     """The view of a preset's name at a budget."""
-    if name not in VIEWS or name == "full":
-        raise unknown_name("view", name, [known for known in VIEWS if known != "full"])
+    if name not in SPARSE_VIEWS:
+        raise unknown_name("view", name, SPARSE_VIEWS)
     view = VIEWS[name].load()(target, DraftOptions(budget=budget, **options))
     assert isinstance(view, SparseView)
     return view

@@ -1,4 +1,4 @@
-"""SelfDraft: the target drafts for itself, reading a sparse part of its own KV."""
+"""SelfDraft: the target drafts for itself, reading less of its own KV."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from specdec.cached_model import CachedModel
 from specdec.draft_weights import low_precision
-from specdec.drafter import Traits
+from specdec.drafter import Traits, wants_of
 from specdec.drafts.model import ModelDrafter
 from specdec.early_exit import first_layers
+from specdec.forward_pass import View
 from specdec.options import DraftOptions
 from specdec.registry import VIEWS
 from specdec.row import Row
-from specdec.sparse.view import SparseView
 from specdec.target import Target
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
@@ -22,7 +22,7 @@ MEMORY = 0.7  # of the running mean of acceptance
 
 
 class SelfDraft(ModelDrafter):
-    """The target's own weights under the sparse view that `view` names.
+    """The target's own weights under the view that `view` names.
 
     It reads the KV that verification has committed; its own goes to a level apart, is read by the
     rest of the draft, and is dropped when the text moves on. So an error of the view can cost
@@ -38,12 +38,11 @@ class SelfDraft(ModelDrafter):
             model = first_layers(model, options.draft_layers)
         draft = target if model is target.model else Target(model, borrowed=True)
         self.start(target, draft, options)
-        self.view: SparseView = VIEWS[view].load()(target, options)
-        self.name, self.wants = view, self.view.wants
+        self.view: View = VIEWS[view].load()(target, options)
+        self.name, self.wants = view, wants_of(self.view)
+        budget: int | None = getattr(self.view, "budget", None)
         reduced = f"-{options.draft_layers}-{options.draft_weights}" if draft is not target else ""
-        self.traits = Traits(
-            f"{view}-{self.view.budget}{reduced}", self.depth, reads=self.view.budget
-        )
+        self.traits = Traits(f"{view}-{budget}{reduced}", self.depth, reads=budget)
         self._acceptance: dict[int, float] = {}
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:

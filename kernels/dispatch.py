@@ -1,7 +1,7 @@
 """The one place that says which version of an op runs: Triton on a GPU, Numba on a CPU, or PyTorch.
 
-The rule: float16, bfloat16 or float32 on a CUDA device runs in Triton, float32 on a CPU in Numba,
-everything else, and everything where those are not installed, in plain PyTorch.
+The rule: float16, bfloat16, float32 and integers on a CUDA device run in Triton, float32 on a CPU
+in Numba, everything else, and everything where those are not installed, in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def dispatched(plain: Callable[P, R]) -> Op[P, R]:
 def kind_for(x: Tensor) -> str:
     """The rule, for one tensor: "triton", "numba" or "plain"."""
     if x.is_cuda:
-        return "triton" if x.dtype in _HALF_OR_SINGLE and has_triton() else "plain"
+        return "triton" if x.dtype in _FOR_TRITON and has_triton() else "plain"
     is_numba = x.dtype == torch.float32 and x.device.type == "cpu" and has_numba()
     return "numba" if is_numba else "plain"
 
 
-_HALF_OR_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
+_FOR_TRITON = (torch.float16, torch.bfloat16, torch.float32, torch.int32, torch.int64)
 
 
 @functools.cache

@@ -7,6 +7,8 @@ on the batch, the drafter or the number of passes. The generator and its word or
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
@@ -15,14 +17,18 @@ _ROUND = (0xD2511F53, 0xCD9E8D57)  # multipliers of the two lanes
 _WEYL = (0x9E3779B9, 0xBB67AE85)  # key schedule
 
 
-def philox(key: int, counter: tuple[int, int, int], blocks: Tensor) -> Tensor:
+Word: TypeAlias = int | Tensor
+
+
+def philox(key: Word, counter: tuple[Word, Word, Word], blocks: Tensor) -> Tensor:
     """Random words `int64[4 * n]`, each in [0, 2^32).
 
     `blocks: int64[n]` is the fastest counter word, one for every four output words; `counter` holds
-    the other three; `key` counts modulo 2^64.
+    the other three; `key` counts modulo 2^64. Key and counter words may be tensors like `blocks`,
+    of any shape.
     """
     a = blocks & _MASK
-    b, c, d = (torch.full_like(a, word & _MASK) for word in counter)
+    b, c, d = (torch.zeros_like(a) + (word & _MASK) for word in counter)
     low, high = key & _MASK, key >> 32 & _MASK
     for _ in range(10):
         # 32 x 32 -> 64 bit products may wrap into the sign; shift and mask read them unsigned.
@@ -35,6 +41,13 @@ def philox(key: int, counter: tuple[int, int, int], blocks: Tensor) -> Tensor:
         )
         low, high = low + _WEYL[0] & _MASK, high + _WEYL[1] & _MASK
     return torch.stack((a, b, c, d), dim=-1).view(-1)
+
+
+def first_uniforms(keys: Tensor, counters: Tensor) -> Tensor:
+    """The first number of `uniform`, `float64[n]`, for each of `keys[n]` and `counters[n, 3]`."""
+    b, c, d = counters.unbind(-1)
+    words = philox(keys, (b, c, d), torch.zeros_like(keys)).view(-1, 4)
+    return (words[:, 0].to(torch.float64) + 0.5) * 2.0**-32
 
 
 def uniform(key: int, counter: tuple[int, int, int], n: int, device: torch.device | str) -> Tensor:

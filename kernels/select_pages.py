@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.kernels.dispatch import dispatched
+from specdec.kernels.topk_pages import topk_pages
 
 
 @dispatched
@@ -29,9 +30,11 @@ def select_pages(
     score = importance(logits, votes, pool, per_page)
     if all_heads:
         score = score.amax(dim=0, keepdim=True).expand_as(score).contiguous()
-    score[:, score.shape[1] - last :] = 2.0  # a share of attention is at most 1
-    score[:, :first] = 3.0
-    return score.topk(count, dim=-1).indices
+    pages, none = score.new_tensor([score.shape[1], 0], dtype=torch.int32).split(1)
+    best = topk_pages(
+        score[None], pages, none, page_size=1, budget=count, sink=first, recent=last
+    )
+    return best[0].long()
 
 
 def importance(logits: Tensor, votes: str, pool: int, per_page: int = 1) -> Tensor:

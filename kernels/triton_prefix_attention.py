@@ -35,7 +35,7 @@ def prefix_attention(
     batch, heads, nodes, dim = q.shape
     rows, kv_heads, capacity, value_dim = v.shape
     row_map = row_map.to(q.device, non_blocking=True)
-    packed, per_tile, groups = _packing(row_map, rows, nodes * heads // kv_heads)
+    packed, per_tile, groups = packing(row_map, rows, nodes * heads // kv_heads)
     together = per_tile * nodes * heads // kv_heads
     shape = tiles.tile(together, dim, value_dim, k.element_size())
     splits = tiles.split_count(
@@ -54,7 +54,7 @@ def prefix_attention(
     )  # fmt: skip
 
 
-def _packing(row_map: Tensor, rows: int, width: int) -> tuple[Tensor | None, int, int]:
+def packing(row_map: Tensor, rows: int, width: int) -> tuple[Tensor | None, int, int]:
     """(members or None for the batch's order, sequences per tile, groups) for `width` queries each.
 
     Sequences share a tile where there are fewer rows than sequences, so that some must share a row.

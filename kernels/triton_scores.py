@@ -25,21 +25,23 @@ def score(
     *,
     unit: int,
     channels: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> Tensor:
     """Float32 `[B, Hkv, U]`: max over queries of q times an index of units of `unit` keys each.
 
     q: `[B, H, N, D]`; index: contiguous `[R, Hkv, U, L]`, or `[R, Hkv, U, 2, L]` for bounds;
-    channels: `int32[Hkv, L]`, which channels of q the index holds, or None for all. -inf for units
-    that do not lie below the row's length.
+    channels: `int32[Hkv, L]`, which channels of q the index holds, or None for all; scales: step
+    and lowest value of 4-bit codes, `[R, Hkv, U, 2]`, the index then being `uint8[R, Hkv, U, L/2]`.
+    -inf for units that do not lie below the row's length.
     """
     batch, heads, nodes, _ = q.shape
     kv_heads, units, width = index.shape[1], index.shape[2], index.shape[-1]
     q = q if q.stride(-1) == 1 else q.contiguous()
-    assert index.is_contiguous() and q.dtype == index.dtype
+    assert index.is_contiguous() and q.dtype == (index if scales is None else scales).dtype
     out = q.new_empty(batch, kv_heads, units, dtype=torch.float32)
     block = min(64, 16384 // (power_of_two(width) * index.element_size()))
     _score[(triton.cdiv(units, block), kv_heads, batch)](
-        q, index, channels,
+        q, index, channels, scales,
         length.to(q.device, non_blocking=True), row_map.to(q.device, non_blocking=True), out,
         *q.stride()[:3], nodes, units, unit,
         GROUP=heads // kv_heads, DIM=width, BOUNDS=index.dim() == 5,
@@ -50,7 +52,7 @@ def score(
 
 @triton.jit
 def _score(
-    q, index, channels, length, row_map, out, q_b, q_h, q_n, nodes, units, unit,
+    q, index, channels, scales, length, row_map, out, q_b, q_h, q_n, nodes, units, unit,
     GROUP: tl.constexpr, DIM: tl.constexpr, BOUNDS: tl.constexpr,
     ROWS: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -68,7 +70,16 @@ def _score(
     index += (row * tl.num_programs(1) + kv_head) * units * vectors * DIM
     at = u.to(tl.int64)[None, :] * vectors * DIM + d[:, None]
     held = (u < full)[None, :] & (d < DIM)[:, None]
-    low = tl.load(index + at, mask=held, other=0.0)
+    if scales is None:
+        low = tl.load(index + at, mask=held, other=0.0)
+    else:
+        byte = tl.load(index + at, mask=held, other=0)
+        low, high = (byte & 15).to(q.dtype.element_ty), (byte >> 4).to(q.dtype.element_ty)
+        channels += kv_head * DIM  # as many again: DIM counts bytes
+        of_key = scales + ((row * tl.num_programs(1) + kv_head) * units + u) * 2
+        step = tl.load(of_key, mask=u < full, other=0.0).to(tl.float32)
+        least = tl.load(of_key + 1, mask=u < full, other=0.0).to(tl.float32)
+        other = tl.load(channels + kv_head * DIM + DIM + d, mask=d < DIM, other=0)
     if BOUNDS:
         high = tl.load(index + at + DIM, mask=held, other=0.0)
     channel = d
@@ -92,5 +103,14 @@ def _score(
             s += tl.dot(below, low, input_precision="tf32x3")
         else:
             s = tl.dot(queries, low, input_precision="tf32x3")
+        if scales is not None:  # the step is applied to sums of codes, the least to sums of queries
+            others = tl.load(
+                q + at_q[:, None] + other[None, :],
+                mask=live[:, None] & (d < DIM)[None, :],
+                other=0.0,
+            )
+            s += tl.dot(others, high, input_precision="tf32x3")
+            total = tl.sum(queries.to(tl.float32) + others.to(tl.float32), 1)
+            s = s * step[None, :] + total[:, None] * least[None, :]
         top = tl.maximum(top, tl.max(tl.where(live[:, None], s, float("-inf")), 0))
     tl.store(out + slot, tl.where(u < full, top, float("-inf")), mask=u < units)

@@ -9,6 +9,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from specdec import device_verify
 from specdec.cached_model import CachedModel
 from specdec.calibration import calibrate
 from specdec.drafter import Drafter, Wants, wants_of
@@ -110,10 +111,7 @@ class GenerationStream:
         drafted = clock()
         keys = sum(len(row.tokens) for row in rows)
         logits = self.model.forward(rows, trees)
-        verdicts = [
-            self._verify(row, tree, row_logits)
-            for row, tree, row_logits in zip(rows, trees, logits, strict=True)
-        ]
+        verdicts = self._verify(rows, trees, logits)
         verified = clock()
         self.model.costs.note(len(rows) * max(map(len, trees)), keys, verified - drafted)
         for row, verdict in zip(rows, verdicts, strict=True):
@@ -130,10 +128,19 @@ class GenerationStream:
         self._rounds += 1
         return list(zip(rows, verdicts, trees, strict=True))
 
-    def _verify(self, row: Row, tree: TokenTree, logits: Tensor) -> Verdict:
-        stopper = self.stoppers[row.index]
-        stopper.begin_round()
-        return row.sampler.verify(row, tree, logits, stopper.is_final)
+    def _verify(
+        self, rows: list[Row], trees: list[TokenTree], logits: list[Tensor]
+    ) -> list[Verdict]:
+        stoppers = [self.stoppers[row.index] for row in rows]
+        for stopper in stoppers:
+            stopper.begin_round()
+        finals = [stopper.is_final for stopper in stoppers]
+        if device_verify.suits(rows, logits):
+            return device_verify.verify(rows, trees, logits, finals)
+        return [
+            row.sampler.verify(row, tree, row_logits, is_final)
+            for row, tree, row_logits, is_final in zip(rows, trees, logits, finals, strict=True)
+        ]
 
     def _limit(self, row: Row) -> int:
         """The deepest draft that may be worth anything: one token comes from the target itself."""

@@ -29,7 +29,11 @@ class Noise:
 
     def target(self, position: int, vocab_size: int, device: torch.device | str) -> Tensor:
         """Gumbel noise `float64[V]` of the token at absolute `position`."""
-        return self._gumbel((position, self.sample, _TARGET), vocab_size, device)
+        return self._gumbel(self.place(position), vocab_size, device)
+
+    def place(self, position: int) -> tuple[int, int, int]:
+        """The upper words of the counter at `position`, for kernels that draw the same noise."""
+        return position, self.sample, _TARGET
 
     def draft(self, round_: int, node: int, vocab_size: int, device: torch.device | str) -> Tensor:
         """Gumbel noise `float64[V]` for drawing the children of `node` in one round."""
@@ -52,15 +56,19 @@ class Tests:
     level: int
     used: int = 0
 
+    def place(self, used: int) -> tuple[int, int, int]:
+        """The upper words of the counter of the number that follows `used` others."""
+        return self.round, self.noise.sample, (self.level << 16 | used) << 2 | _TEST
+
     def uniform(self) -> float:
         """The next number in (0, 1)."""
-        counter = (self.round, self.noise.sample, (self.level << 16 | self.used) << 2 | _TEST)
+        counter = self.place(self.used)
         self.used += 1
         return float(uniform(self.noise.seed, counter, 1, "cpu"))
 
     def draw(self, probs: Tensor) -> int:
         """A token from `probs[V]`, by the Gumbel-max trick on fresh noise."""
-        counter = (self.round, self.noise.sample, (self.level << 16 | self.used) << 2 | _TEST)
+        counter = self.place(self.used)
         self.used += 1
         gumbel = self.noise._gumbel(counter, probs.shape[-1], probs.device)
         return int((probs.to(_FLOAT).log() + gumbel).argmax())

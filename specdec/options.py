@@ -36,6 +36,8 @@ class DraftOptions:
     draft_layers: a drafter that runs the target itself leaves it after so many layers.
     draft_weights: and reads a copy of its weights in "int8" or "int4" (on a CPU; the copy is made
         at the first call and kept).
+    kv_bits, kv_group: bits (4 or 8) of the keys and values that `kivi` reads, and how many tokens
+        share the scale of a key's channel (32, 64 or 128).
     anchors, dense: layers that choose for those above them, and layers that read everything.
     channels: where the label channels of `double-sparsity` come from: "prompt", "text" (measured
         once on a text that is always there, and kept in the cache folder), or a file that
@@ -56,6 +58,8 @@ class DraftOptions:
     refresh: str | int | None = None
     draft_layers: int | None = None
     draft_weights: str | None = None
+    kv_bits: int | None = None
+    kv_group: int | None = None
     anchors: tuple[int, ...] | None = None
     dense: tuple[int, ...] | None = None
     channels: Any = None

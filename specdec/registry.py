@@ -90,7 +90,13 @@ VIEWS = {
         "exact top tokens of every layer: to measure the others against",
         _VIEW,
     ),
+    "kivi": Entry(
+        "specdec.sparse.quantized_view:kivi",
+        "every key and value in 4 or 8 bits, but for the newest (KIVI)",
+        frozenset({"kv_bits", "kv_group", "recent"}),
+    ),
 }
+SPARSE_VIEWS = [name for name, entry in VIEWS.items() if "budget" in entry.options]
 
 DRAFTERS = {
     "auto": Entry(
@@ -127,7 +133,7 @@ DRAFTERS = {
         "three levels: n-gram or draft_model, the target on retrieved chunks, the full target",
         _NGRAM | _MODEL | _VIEW | {"draft_weights"},
     ),
-    # every sparse view drafts, too
+    # every view but the full one drafts, too
     **{
         name: Entry(
             "specdec.drafts.self_draft:SelfDraft",
@@ -168,6 +174,7 @@ BENCH = {
     "offload": Entry("specdec.bench.offload:profile_offload", "decoding with KV behind a link"),
     "random_engine": Entry("specdec.bench.offload:random_engine", "a shape without its weights"),
     "steps": Entry("specdec.bench.step_profile:profile_steps", "where a pass's time goes"),
+    "kernels": Entry("specdec.bench.kernel_profile:profile_kernels", "checks and times every op"),
     "profile": Entry("specdec.bench.view_profile:profile", "compares sparse views on a text"),
     "anchors": Entry("specdec.bench.anchors:find_anchors", "calibrates the anchors of a view"),
     "plot": Entry("specdec.bench.plots:plot_profile", "a profile as a picture"),

@@ -88,6 +88,7 @@ DRAFTERS = {
         "num_draft_tokens": 9,
         "min_draft_prob": 0.1,
     },
+    "kivi": {"drafter": "kivi", "kv_group": 32, "recent": 0},
     **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},
 }
 
@@ -170,7 +171,7 @@ def test_rejection_is_exact_at_temperature_zero(engine, draft, plain, drafter):
     assert outcome(out) == plain()
 
 
-DRAWING = ("model", "casc", "whim", "longspec")  # names of those that draw drafts at random
+DRAWING = ("model", "casc", "whim", "longspec", "kivi")  # names of those that draw drafts at random
 
 
 @pytest.mark.parametrize("drafter", [d for d in DRAFTERS if not any(x in d for x in DRAWING)])
@@ -182,7 +183,7 @@ def test_deterministic_drafts_keep_the_seed_under_rejection(engine, plain, draft
 
 
 SAMPLED = ["model", "model-tree", "ngram+model-tree", "cascade"]
-SAMPLED += ["longspec", "longspec-tree", "longspec-nodes"]
+SAMPLED += ["longspec", "longspec-tree", "longspec-nodes", "kivi"]
 
 
 @pytest.mark.parametrize("drafter", SAMPLED)

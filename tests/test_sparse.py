@@ -19,7 +19,7 @@ from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.kernels.gather_pages import gather_pages
 from specdec.kernels.select_pages import importance
 from specdec.options import DraftOptions
-from specdec.registry import VIEWS
+from specdec.registry import SPARSE_VIEWS, VIEWS
 from specdec.sparse.calibration import calibrate
 from specdec.sparse.choosing import Choice
 from specdec.sparse.chunk_means import ChunkMeans
@@ -40,7 +40,7 @@ from specdec.target import Target
 RNG = random.Random(0)
 PROMPTS = [[RNG.randrange(models.VOCAB) for _ in range(n)] for n in (70, 33, 5, 48)]
 NEW = 14
-PRESETS = [name for name in VIEWS if name != "full"]
+PRESETS = SPARSE_VIEWS
 SMALL = {"budget": 24, "sink": 3, "recent": 4}
 
 

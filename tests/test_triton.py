@@ -24,6 +24,7 @@ from specdec.kernels.prefix_attention import prefix_attention
 
 TESTS = Path(__file__).resolve().parent
 KERNELS = Path(dispatch.__file__).parent
+CHECKS = sorted(path.name for path in TESTS.glob("triton_*checks.py"))
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
 )
@@ -42,15 +43,18 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 @needs_triton
-def test_every_kernel_under_the_interpreter() -> None:
-    run("-m", "pytest", "-q", "-x", TESTS / "triton_checks.py", TRITON_INTERPRET="1")
+@pytest.mark.parametrize("checks", CHECKS)
+def test_every_kernel_under_the_interpreter(checks: str) -> None:
+    run("-m", "pytest", "-q", "-x", TESTS / checks, TRITON_INTERPRET="1")
 
 
 @needs_triton
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_every_kernel_on_the_gpu() -> None:
-    run("-m", "pytest", "-q", "-x", TESTS / "triton_checks.py")
+@pytest.mark.parametrize("checks", CHECKS)
+def test_every_kernel_on_the_gpu(checks: str) -> None:
+    """In bfloat16, too."""
+    run("-m", "pytest", "-q", "-x", TESTS / checks)
 
 
 @needs_triton
@@ -83,11 +87,11 @@ def test_the_rule() -> None:
         place = SimpleNamespace(type=device)
         return SimpleNamespace(is_cuda=device == "cuda", device=place, dtype=dtype)
 
-    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.int32, torch.int64):
         assert dispatch.kind_for(tensor("cuda", dtype)) == "triton"
     assert dispatch.kind_for(tensor("cuda", torch.float64)) == "plain"
     assert dispatch.kind_for(tensor("cpu", torch.float32)) == "numba"
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.int64):
         assert dispatch.kind_for(tensor("cpu", dtype)) == "plain"
     x = torch.zeros(1)
     assert dispatch.first_tensor(([(x, x + 1)], x + 2)) is x

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from specdec.kernels.choose_tokens import choose_tokens
 from specdec.kernels.chunk_scores import score_means, update_means
 from specdec.kernels.gather_attention import gather_attention
 from specdec.kernels.label_scores import score_labels, update_labels
@@ -17,8 +18,13 @@ from specdec.kernels.merge import merge
 from specdec.kernels.page_bounds import score_bounds, update_bounds
 from specdec.kernels.page_mass import page_mass
 from specdec.kernels.prefix_attention import prefix_attention
+from specdec.kernels.quantize_kv import QuantizedKV, quantize_kv
+from specdec.kernels.quantized_attention import quantized_attention
 from specdec.kernels.stage_kv import commit_path, stage_kv
+from specdec.kernels.topk_pages import topk_pages
 from specdec.kernels.tree_attention import tree_attention
+from specdec.kernels.verify_trees import traverse_trees, walk_trees
+from specdec.kernels.warp_scores import warp_scores
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 NAMES = {BF16: "bf16", FP16: "fp16", FP32: "fp32"}
@@ -88,6 +94,14 @@ def labels(*shape):
     score_labels.triton(q, index, channels, length, row_map)
 
 
+def labels4(*shape):
+    q, k, _, length, row_map = inputs(*shape)
+    index, scales = ints(*k.shape[:3], 8, dtype=torch.uint8), empty(*k.shape[:3], 2, dtype=k.dtype)
+    channels = ints(k.shape[1], 16)
+    update_labels.triton(index, k, channels, length, length, tokens=64, scales=scales)
+    score_labels.triton(q, index, channels, length, row_map, scales)
+
+
 def mass(*shape):
     q, k, _, length, row_map = inputs(*shape)
     page_mass.triton(q, k, empty(*q.shape[:3]), length, row_map, page_size=PAGE, scale=0.1)
@@ -98,6 +112,32 @@ def staging(*shape):
     new = empty(q.shape[0], k.shape[1], q.shape[2], k.shape[3], dtype=k.dtype)
     stage_kv.triton(k, v, new, new, length, rows, at=0)
     commit_path.triton(k, v, ints(q.shape[0], q.shape[2]), length, rows)
+
+
+def topk(pages, page_size, kv_heads):
+    scores = empty(1, kv_heads, pages)
+    topk_pages.triton(scores, ints(1), ints(1), page_size=page_size, budget=512, sink=16, recent=64)
+
+
+def quantized(dtype, dim, heads, kv_heads, nodes, bits, group):
+    q, k, v, length, row_map = inputs(dtype, dim, heads, kv_heads, nodes)
+    kv = QuantizedKV.empty(k, v, bits, group)
+    quantize_kv.triton(k, v, kv, length, length, groups=2)
+    quantized_attention.triton(q, kv, length, row_map, scale=0.1)
+
+
+def sampling(vocab, nodes, noisy):
+    logits, floats = empty(nodes, vocab, dtype=BF16), [empty(nodes) for _ in range(3)]
+    scores = warp_scores.triton(logits, floats[0], ints(nodes), *floats[1:])
+    seeds, counters = (ints(*s, dtype=torch.int64) for s in ((nodes,), (nodes, 3)))
+    choices = choose_tokens.triton(scores, *((seeds, counters) if noisy else ()))
+    walk_trees.triton(choices[None], ints(1, nodes, dtype=torch.int64), ints(1, nodes))
+
+
+def traversing(vocab, nodes):
+    probs = empty(1, nodes, vocab)
+    tokens, tests = ints(1, nodes, dtype=torch.int64), empty(1, nodes, dtype=torch.float64)
+    traverse_trees.triton(probs, probs, tokens, ints(1, nodes), ints(1, nodes), tests)
 
 
 VARIANTS: dict[str, Callable[[], object]] = {}
@@ -126,9 +166,21 @@ for _sizes in (LLAMA, SMOL):
     for _n in (1, 16):
         add("gather", gather, BF16, _sizes, _n)
 for _op, _call in [
-    ("bounds", bounds), ("means", means), ("labels", labels), ("mass", mass), ("staging", staging),
+    ("bounds", bounds), ("means", means), ("labels", labels),
+    ("labels in 4 bits", labels4), ("mass", mass), ("staging", staging),
 ]:  # fmt: skip
     add(_op, _call, BF16, LLAMA, 16)
 add("bounds", bounds, FP32, SMOL, 16)
+for _sizes, _nodes, _bits, _group in [
+    (LLAMA, 1, 8, 64), (LLAMA, 16, 8, 64), (LLAMA, 1, 4, 32), (LLAMA, 16, 4, 64),
+    (LLAMA, 64, 4, 128), (SMOL, 1, 8, 64), (SMOL, 16, 4, 64),
+]:  # fmt: skip
+    add("quantized", quantized, BF16, _sizes, _nodes, f" int{_bits} g{_group}", _bits, _group)
+VARIANTS["topk of 2048 pages"] = partial(topk, CAPACITY // PAGE, PAGE, 8)
+VARIANTS["topk of 32768 tokens"] = partial(topk, CAPACITY, 1, 8)
+for _vocab, _n in ((128256, 16), (49152, 64)):
+    VARIANTS[f"greedy walk, {_n} of {_vocab}"] = partial(sampling, _vocab, _n, False)
+    VARIANTS[f"coupled walk, {_n} of {_vocab}"] = partial(sampling, _vocab, _n, True)
+    VARIANTS[f"traversal, {_n} of {_vocab}"] = partial(traversing, _vocab, _n)
 VARIANTS["merge of 2, d128"] = partial(merging, 2, 128)
 VARIANTS["merge of 4, d64"] = partial(merging, 4, 64)

@@ -10,6 +10,7 @@ import typer
 from specdec._version import __version__
 from specdec.cli import (
     bench,
+    bench_kernels,
     bench_offload,
     bench_step,
     check,
@@ -57,6 +58,7 @@ app.command("list")(listing.listing)
 app.command("env")(env.env)
 bench.bench.command("step")(bench_step.step)
 bench.bench.command("offload")(bench_offload.offload)
+bench.bench.command("kernels")(bench_kernels.kernels)
 app.add_typer(bench.bench, name="bench")
 
 

@@ -52,6 +52,13 @@ DraftWeights = Annotated[
     str | None,
     typer.Option(help="int8 or int4: a self-draft reads such a copy.", rich_help_panel=_SPARSE),
 ]
+KvBits = Annotated[
+    int | None,
+    typer.Option(help="Bits of the keys and values that 'kivi' reads: 4 or 8."),
+]
+KvGroup = Annotated[
+    int | None, typer.Option(help="Tokens that share a scale of 'kivi': 32, 64 or 128.")
+]
 Channels = Annotated[
     str | None,
     typer.Option(

@@ -59,6 +59,8 @@ def run(
     refresh: arguments.Refresh = None,
     anchors: arguments.Anchors = None,
     channels: arguments.Channels = None,
+    kv_bits: arguments.KvBits = None,
+    kv_group: arguments.KvGroup = None,
     draft_layers: arguments.DraftLayers = None,
     draft_weights: arguments.DraftWeights = None,
     temperature: Annotated[
@@ -114,6 +116,8 @@ def run(
         refresh=refresh,
         anchors=anchors,
         channels=channels,
+        kv_bits=kv_bits,
+        kv_group=kv_group,
         draft_layers=draft_layers,
         draft_weights=draft_weights,
     )

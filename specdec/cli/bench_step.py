@@ -11,7 +11,7 @@ from rich.table import Table
 
 from specdec.cli import arguments, console
 from specdec.errors import InvalidArgument, unknown_name
-from specdec.registry import BENCH, VIEWS
+from specdec.registry import BENCH, SPARSE_VIEWS
 
 
 def step(
@@ -34,8 +34,8 @@ def step(
     """
     names = [name for name in views.split(",") if name]
     for name in names:
-        if name not in VIEWS or name == "full":
-            raise unknown_name("views", name, [known for known in VIEWS if known != "full"])
+        if name not in SPARSE_VIEWS:
+            raise unknown_name("views", name, SPARSE_VIEWS)
     counts = _counts("--contexts", contexts), _counts("--widths", widths)
     engine = console.load_engine(model, dtype, "cpu", False)
     if engine.tokenizer is None:

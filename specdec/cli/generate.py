@@ -54,6 +54,8 @@ def generate(
     refresh: arguments.Refresh = None,
     anchors: arguments.Anchors = None,
     channels: arguments.Channels = None,
+    kv_bits: arguments.KvBits = None,
+    kv_group: arguments.KvGroup = None,
     draft_layers: arguments.DraftLayers = None,
     draft_weights: arguments.DraftWeights = None,
     view: Annotated[
@@ -137,6 +139,8 @@ def generate(
         refresh=refresh,
         anchors=anchors,
         channels=channels,
+        kv_bits=kv_bits,
+        kv_group=kv_group,
         draft_layers=draft_layers,
         draft_weights=draft_weights,
     )

@@ -11,19 +11,17 @@ import typer
 from specdec.cli import arguments, console, prompts
 from specdec.errors import InvalidArgument
 from specdec.progress import progress_bar
-from specdec.registry import BENCH, CALIBRATE, CHANNELS, VIEWS
+from specdec.registry import BENCH, CALIBRATE, CHANNELS, SPARSE_VIEWS
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
-
-_VIEWS = [name for name in VIEWS if name != "full"]
 
 
 def view_profile(
     model: arguments.Model = "demo",
     views: Annotated[
         str, typer.Option("--drafter", "-d", help="Sparse views, separated by commas.")
-    ] = ",".join(_VIEWS),
+    ] = ",".join(SPARSE_VIEWS),
     prompt_file: Annotated[
         Path | None,
         typer.Option("--prompt-file", "-f", help="Text to measure on. Default: the Python manual."),

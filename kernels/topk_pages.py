@@ -1,0 +1,47 @@
+"""topk_pages: the pages that a pass will read, by their scores, per kv head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specdec.kernels.dispatch import dispatched
+
+
+@dispatched
+def topk_pages(
+    scores: Tensor,
+    pages: Tensor,
+    tail: Tensor,
+    *,
+    page_size: int,
+    budget: int,
+    sink: int,
+    recent: int,
+) -> Tensor:
+    """The best of the first `pages[b]` pages, best first: `int32[B, Hkv, budget // page_size]`.
+
+    scores: float `[B, Hkv, P]`, finite for those pages; may be changed in place. pages: `int32[B]`,
+    full pages of each sequence; tail: `int32[B]`, its tokens behind them, which are read besides
+    and take their share of the budget. Pages of the `sink` first tokens come before all others,
+    then those of the `recent` last ones, the tail included. Equal scores come in any order. What
+    the budget leaves free is padded with -1; the result has no more places than there are pages.
+    """
+    batch, kv_heads, most = scores.shape
+    chosen = scores.new_full(
+        (batch, kv_heads, places(most, page_size, budget)), -1, dtype=torch.int32
+    )
+    highest = torch.finfo(scores.dtype).max
+    for b, (full, behind) in enumerate(zip(pages.tolist(), tail.tolist(), strict=True)):
+        count = min(full, max(0, budget - behind) // page_size)
+        last = min(full, -(-max(0, recent - behind) // page_size))
+        score = scores[b, :, :full]
+        score[:, full - last :] = highest
+        score[:, : min(full, -(-sink // page_size))] = torch.inf
+        chosen[b, :, :count] = score.topk(count, dim=-1).indices
+    return chosen
+
+
+def places(pages: int, page_size: int, budget: int) -> int:
+    """Pages that fit into the budget: the width of the result, known on the host."""
+    return min(pages, budget // page_size)
