@@ -68,7 +68,7 @@ def choose(
         if index is None:
             memo = Memo(call.layer, _recorded(pass_, call, place))
             index = PageIndex.add(level, call.layer, row, view.scorer, memo)
-        pages.append(index.update(keys[row], length))
+        pages.append(index.update(keys[row], length, call.q.device))
         parts.append(index.logits(queries, keys[row], call.scale))
     if not parts:
         return Choice(place.round)

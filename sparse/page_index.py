@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from specdec.sparse.scorer import Memo, Scorer
@@ -37,17 +38,18 @@ class PageIndex:
         """Forget pages that are no longer full of committed tokens."""
         self.pages = min(self.pages, length // self.scorer.page_size)
 
-    def update(self, keys: Tensor, length: int) -> int:
+    def update(self, keys: Tensor, length: int, device: torch.device) -> int:
         """Take up the pages that are full now: `keys[Hkv, capacity, D]`, `length` committed.
 
-        Returns how many pages the index covers.
+        Keys that lie elsewhere are summarised there; the summaries are kept on `device`. Returns
+        how many pages the index covers.
         """
         full = length // self.scorer.page_size
         if full > self.pages:
             fresh = paged(keys, self.pages, full, self.scorer.page_size)
             summary = self.scorer.summarize(fresh, self.memo)
             if summary is not None:
-                self._store(summary, full)
+                self._store(summary.to(device), full)
             self.pages = full
         return self.pages
 
@@ -57,7 +59,7 @@ class PageIndex:
             pages = self.summary[:, : self.pages]
         else:
             pages = paged(keys, 0, self.pages, self.scorer.page_size)
-        return self.scorer.logits(q, pages, scale, self.memo)
+        return self.scorer.logits(q.to(pages.device), pages, scale, self.memo).to(q.device)
 
     def _store(self, summary: Tensor, full: int) -> None:
         """Append, in a buffer that doubles, so that growing costs O(1) per page."""

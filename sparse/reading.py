@@ -68,12 +68,15 @@ def attend_choice(
     """Attention `[1, H, N, Dv]` of sequence b over a choice, what came since, the draft's own level
     and what is staged.
 
-    In host memory the chosen pages are read where they lie; elsewhere they are gathered once and
-    kept for as long as the choice stands. What has come since is read where it lies.
+    In host memory the chosen pages are read where they lie; elsewhere, and out of a slower tier,
+    they are gathered once and kept for as long as the choice stands. What has come since is read
+    where it lies.
     """
     levels = levels_of(pass_, call.layer)
     count, table = _plan(pass_, call, b, place, choice, budget, size)
-    if call.q.device.type == "cpu":
+    device = call.q.device
+    remote = any(level.is_remote(call.layer, device) for level in pass_.store.levels)
+    if device.type == "cpu" and not remote:
         pages = choice.local[:, :, :count]
         return _attend(pass_, call, b, levels, table, np.ascontiguousarray(pages), size)
     key = (place.sequence, "gathered", call.layer)
@@ -121,7 +124,8 @@ def _gathered(buffers: list[Any], place: Place, choice: Choice, size: int) -> Te
     for at, covered in choice.covered_levels:
         count = covered // size
         local = (choice.pages - offset).clamp(0, count - 1)
-        part = gather_pages(buffers[at][place.rows[at]], local, size)
+        buffer = buffers[at][place.rows[at]]
+        part = gather_pages(buffer, local.to(buffer.device), size).to(local.device)
         if out is None:
             out = part
         else:
@@ -153,6 +157,8 @@ def _attend(
     size: int = 1,
 ) -> Tensor:
     """One sequence over the reads of a table."""
+    if any(k.device != call.q.device for k, _ in levels):
+        levels, table = _near(levels, table, call.q.device)
     reads = Reads(table, _ONE, _words(pass_)[b : b + 1], NO_BOUNDS, pages, size)
     return level_attention(
         call.q[b : b + 1],
@@ -162,6 +168,20 @@ def _attend(
         softcap=call.softcap,
         sinks=call.sinks,
     )
+
+
+def _near(
+    levels: list[tuple[Tensor, Tensor]], table: NDArray[np.int64], device: torch.device
+) -> tuple[list[tuple[Tensor, Tensor]], NDArray[np.int64]]:
+    """The same reads with spans that lie in host memory brought to the device."""
+    levels, table = list(levels), table.copy()
+    for read in table:
+        at, row, start, end = read[:4].tolist()
+        if levels[at][0].device != device:
+            k, v = (x[row : row + 1, :, start:end].to(device) for x in levels[at])
+            read[:4] = len(levels), 0, 0, end - start
+            levels.append((k, v))
+    return levels, table
 
 
 def _words(pass_: ForwardPass) -> NDArray[np.uint64]:

@@ -22,6 +22,8 @@ from specdec.check import first_difference
 from specdec.errors import InvalidArgument, SpecdecError, UnsupportedModel
 from specdec.kernels import numba_decoder_block, numba_level_attention
 from specdec.noise import Noise
+from specdec.offload.kv_memory import KVMemory
+from specdec.offload.split import Sizes
 
 PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [i * i % 37 for i in range(80)]]
 NEW = 16
@@ -138,6 +140,23 @@ def test_plain_decoding_is_that_of_transformers(fused, mode):
         (g,) = fused.plain(prompt, **mode)
         for place, token in enumerate(g.token_ids):
             assert fused.is_tie([*prompt, *g.token_ids[:place]], [token], mode, 0)
+
+
+@pytest.mark.parametrize("drafter", ["ngram", "model-tree", "streaming", "quest", "triforce"])
+@pytest.mark.parametrize("fused", ["llama", "gemma3"], indirect=True)
+def test_same_text_out_of_tiers(fused, drafter):
+    """Older keys and values on disk and behind a link: fetched chunks, and pages gathered there."""
+    known = {"quest": {"drafter": "quest"}, "triforce": {"drafter": "triforce", "min_ngram": 1}}
+    options = dict(DRAFTERS[drafter] if drafter in DRAFTERS else known[drafter])
+    if drafter in ("streaming", *known):
+        options |= {"budget": 36, "sink": 4, "recent": 8}
+    want = [fused.plain(prompt) for prompt in PROMPTS]  # before anything is tiered
+    assert all(want)
+    target = fused.engine.target
+    tiers = [("disk", "host")[layer % 2] for layer in range(target.num_layers)]
+    sizes = Sizes(window=5, block=3, room=1024, staging_bytes=900)
+    with patch.object(target, "kv_memory", KVMemory(tiers, link=1e10, sizes=sizes)):
+        fused.compare(PROMPTS, fused.generate(PROMPTS, **options), {})
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -65,6 +65,7 @@ VIEWS = ("streaming", "triforce-chunks", "quest", "snapkv", "verified", "tidal",
 DRAFTERS = {
     **test_contract.DRAFTERS,
     **{view: {"drafter": view, "budget": 24, "sink": 4, "recent": 4} for view in VIEWS},
+    "kivi": {"drafter": "kivi", "kv_group": 32, "recent": 2},
 }
 
 

@@ -407,7 +407,7 @@ def check_index(level, row, scorer):
     if index is None:
         index = PageIndex.add(level, 0, row, scorer, Memo(channels=torch.tensor([[0, 2], [1, 3]])))
     length = int(level.length[row])
-    pages = index.update(level.k[0][row], length)
+    pages = index.update(level.k[0][row], length, torch.device("cpu"))
     assert pages == length // scorer.page_size
     if pages:
         want = scorer.summarize(paged(level.k[0][row], 0, pages, scorer.page_size), index.memo)
