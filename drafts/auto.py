@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 from specdec.acceptance import Trust
 from specdec.cached_model import CachedModel
@@ -26,8 +27,9 @@ MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller as
 GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
 # In the order in which they are asked. Those that need nothing but the target are left alone until
 # they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
-# and one with a format of its own where what it ships fits the target ("longspec" can stand here).
-CANDIDATES = ("ngram", "model", "triforce-chunks")
+# and one with a format of its own where what it ships fits the target.
+CANDIDATES = ("ngram", "model", "longspec", "triforce-chunks")
+_misfits: WeakKeyDictionary[Target, set[str]] = WeakKeyDictionary()  # what ships for others only
 
 
 @dataclass
@@ -179,7 +181,8 @@ def _candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
     bounded = replace(options, num_draft_tokens=options.num_draft_tokens or MAX_DEPTH)
     for name in CANDIDATES:
         entry = DRAFTERS[name]
-        if entry.needs_model and options.draft_model is None:
+        is_useless = entry.needs_model and options.draft_model is None
+        if is_useless or name in _misfits.get(target, ()):
             continue
         mine = free if name == "ngram" else bounded
         if entry.own_format:
@@ -190,5 +193,7 @@ def _candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
             if not entry.own_format and not isinstance(error, UnsupportedModel):
                 raise
             log.debug("auto does without %s: %s", name, error)
+            if entry.own_format:
+                _misfits.setdefault(target, set()).add(name)
             continue
         yield Part(drafter, traits_of(drafter), entry.needs_model)

@@ -11,10 +11,12 @@ from specdec.cached_model import CachedModel
 from specdec.drafts.longspec_block import LongSpecBlock
 from specdec.drafts.rotary import Rotary
 from specdec.drafts.window import Window
+from specdec.errors import InvalidArgument
 from specdec.kernels.merge import merge
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.tree_attention import tree_attention
 from specdec.row import Row
+from specdec.store import KVStore
 from specdec.target import Target
 from specdec.tree import TokenTree, ancestor_words
 
@@ -66,6 +68,7 @@ class LongSpecModel:
         self.holder = verifier  # whose KV the target itself has written
         while self.holder.base is not None:
             self.holder = self.holder.base
+        _check_near(self.holder.store, block.sizes.kv_layer, target.device)
         embedding = target.model.get_input_embeddings()
         assert embedding is not None
         self.embedding = embedding
@@ -230,3 +233,15 @@ class LongSpecModel:
         full = scores.new_full((*scores.shape[:2], self.target.vocab_size), -torch.inf)
         full[..., self.ids] = scores
         return full
+
+
+def _check_near(store: KVStore, layer: int, device: torch.device) -> None:
+    """Raise unless the KV that every draft token reads can be read where it lies."""
+    elsewhere = any(
+        k is not None and k.device != device for k in (x.k[layer] for x in store.levels)
+    )
+    if elsewhere:
+        raise InvalidArgument(
+            f"drafter 'longspec' reads all of layer {layer}'s KV for every draft token, and it is "
+            "in another memory: keep it on the device, with kv_tier= a tier for each layer"
+        )

@@ -31,9 +31,7 @@ def select_pages(
     if all_heads:
         score = score.amax(dim=0, keepdim=True).expand_as(score).contiguous()
     pages, none = score.new_tensor([score.shape[1], 0], dtype=torch.int32).split(1)
-    best = topk_pages(
-        score[None], pages, none, page_size=1, budget=count, sink=first, recent=last
-    )
+    best = topk_pages(score[None], pages, none, page_size=1, budget=count, sink=first, recent=last)
     return best[0].long()
 
 
