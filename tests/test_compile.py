@@ -47,11 +47,12 @@ def test_the_same_text_from_one_graph(name, backend):
         out = engine.generate(PROMPTS, max_new_tokens=12, **settings)
         assert [g.token_ids for g in out] == texts
     calls = [
-        node.target for graph in counter.graphs for node in graph.graph.nodes
-        if node.op == "call_function" and "specdec" in str(node.target)
-    ]  # fmt: skip
-    assert len(calls) == len(counter.graphs) * engine.target.num_layers
-    assert len(counter.graphs) < 9, "a graph for every kind of pass, not for every pass"
+        sum("specdec.attend" in str(node.target) for node in graph.graph.nodes)
+        for graph in counter.graphs
+        if list(graph.graph.nodes)  # a trace that began anew left an empty one
+    ]
+    assert calls and set(calls) == {engine.target.num_layers}
+    assert len(calls) < 9, "a graph for every kind of pass, not for every pass"
 
 
 def test_a_layer(monkeypatch):
