@@ -78,6 +78,7 @@ class QuantizedView:
                     )
                 )
                 first = covered[rows].long()[:, None].expand(-1, call.q.shape[2])
+                first = first.to(call.q.device)
         if bool((level.length > covered)[rows].any()):
             partials.append(
                 prefix_attention(

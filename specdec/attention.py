@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
+from specdec.attention_op import attend
 from specdec.errors import SpecdecError
 from specdec.forward_pass import AttentionCall, ForwardPass
 
@@ -38,17 +39,15 @@ def attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention seam: `query[B, H, N, D]` in, `[B, N, H, Dv]` out."""
     pass_ = required(specdec_pass)
-    call = AttentionCall(
-        layer=int(module.layer_idx),  # type: ignore[arg-type]
-        q=query.contiguous(),  # heads outermost, so that a group packs without a copy
-        k=key,
-        v=value,
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        softcap=softcap,
-        window=sliding_window,
-        sinks=s_aux,
-    )
-    out = pass_.view.attend(pass_, call)
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    query = query.contiguous()  # heads outermost, so that a group packs without a copy
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if torch.compiler.is_compiling():
+        ticket = pass_.ticket
+        out = attend(query, key, value, s_aux, ticket, layer, scale, softcap, sliding_window)
+    else:
+        call = AttentionCall(layer, query, key, value, scale, softcap, sliding_window, s_aux)
+        out = pass_.view.attend(pass_, call)
     return out.transpose(1, 2).contiguous(), None
 
 

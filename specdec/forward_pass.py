@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from specdec.attention_op import ticket_of
 from specdec.recorder import QueryRecorder
 from specdec.store import KVStore
 
@@ -43,7 +44,7 @@ class View(Protocol):
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ForwardPass:
     """A model call over `N` tokens for each of `sequences`, which are staged in `store`.
 
@@ -56,6 +57,7 @@ class ForwardPass:
         from pass to pass, for as long as the store lives.
     recorder: keeps queries for others; `records` tells it a verification from a draft.
     plans: what a view works out once for all layers of this pass.
+    ticket: names the pass in a compiled model, see `attention_op`.
     """
 
     store: KVStore
@@ -70,3 +72,7 @@ class ForwardPass:
     recorder: QueryRecorder | None = None
     records: bool = False
     plans: dict[Any, Any] = field(default_factory=dict)
+    ticket: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ticket", ticket_of(self))

@@ -2,6 +2,7 @@
 
     python tests/cubins.py          one JSON object: {"variants": [...]}
     python tests/cubins.py --table  the table of docs/kernels.md
+    python tests/cubins.py --sm=90  for one generation of GPUs alone; a word picks variants by name
 
 The ops' own launchers run here on tensors without storage, with Triton's launch replaced by its
 compiler; so tiles, warps and argument specialisations are those of a real call. Run in a process of
@@ -15,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,13 +80,14 @@ def usage(cubin: bytes) -> SimpleNamespace:
     return SimpleNamespace(registers=found["REG"], spill=max(found["STACK"], found["LOCAL"]))
 
 
-def measure(only: str = "") -> list[dict[str, Any]]:
-    """One row per kernel of every variant and capability."""
+def measure(only: str = "", capabilities: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """One row per kernel of every variant and capability, by default of all."""
     rows = []
     for name, call in VARIANTS.items():
         if only not in name:
             continue
-        for capability, limit in SHARED_LIMIT.items():
+        for capability in capabilities or SHARED_LIMIT:
+            limit = SHARED_LIMIT[capability]
             for kernel in compiled(call, capability):
                 used = usage(kernel.asm["cubin"])
                 rows.append(
@@ -124,5 +126,5 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     only = next((arg for arg in sys.argv[1:] if not arg.startswith("-")), "")
-    rows = measure(only)
+    rows = measure(only, [int(arg[5:]) for arg in sys.argv[1:] if arg.startswith("--sm=")])
     print(table(rows) if "--table" in sys.argv else json.dumps({"variants": rows}))

@@ -12,7 +12,9 @@ import torch
 from enumeration import EXACT, KINDS, Tables, grow, outcomes, shapes
 
 from specdec import Engine, device_verify
+from specdec.kernels import verify_trees
 from specdec.kernels.verify_trees import traverse_trees
+from specdec.tree import Law
 
 PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [9, 8, 7, 9, 8, 7, 9]]
 DRAFTERS = {
@@ -95,6 +97,10 @@ def test_traversal_keeps_the_target_law(kind):
                 assert fused.prove(traverse_trees.plain, tree, tables.target, 3) < EXACT
                 tried += 1
     assert tried >= 8
+
+
+def test_laws_have_the_numbers_of_trees():
+    assert {law.name: int(law) for law in verify_trees.Law} == {x.name: int(x) for x in Law}
 
 
 def test_a_wrong_rule_is_noticed():

@@ -60,10 +60,11 @@ def test_every_kernel_on_the_gpu(checks: str) -> None:
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="triton's assembler is for Linux")
-def test_every_variant_compiles_without_spills() -> None:
+@pytest.mark.parametrize("capability", [80, 89, 90])
+def test_every_variant_compiles_without_spills(capability: int) -> None:
     """To machine code for three generations of GPUs, none of which is needed for that."""
-    rows = json.loads(run(TESTS / "cubins.py"))["variants"]
-    assert {row["capability"] for row in rows} == {80, 89, 90}
+    rows = json.loads(run(TESTS / "cubins.py", f"--sm={capability}"))["variants"]
+    assert {row["capability"] for row in rows} == {capability} and len(rows) > 90
     for row in rows:
         assert row["shared"] <= row["shared_limit"], row
         assert row["spill"] == 0, row

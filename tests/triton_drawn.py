@@ -19,6 +19,7 @@ DTYPES = [torch.float32, torch.float16] + ([] if INTERPRETED else [torch.bfloat1
 PAGE = 16
 LENGTHS = [0, 1, PAGE - 1, PAGE, PAGE + 1, 40]  # 40: the capacity
 EXAMPLES = settings(max_examples=20 if INTERPRETED else 200)
+FEWER = settings(max_examples=12 if INTERPRETED else 200)  # where each takes a second
 
 
 class Drawn:

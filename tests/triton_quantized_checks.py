@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from triton_drawn import DEVICE, EXAMPLES, LENGTHS, Drawn, best_of, near
+from triton_drawn import DEVICE, FEWER, LENGTHS, Drawn, best_of, near
 
 from specdec.kernels import codes, tiles
 from specdec.kernels.label_scores import score_labels, update_labels
@@ -34,7 +34,7 @@ def in_range(original, restored, scales_step, dtype):
     return (error <= slack * scales_step.double() + 4 * torch.finfo(dtype).eps * 8).all()
 
 
-@EXAMPLES
+@FEWER
 @given(data=st.data())
 def test_quantized_attention(data):
     """Built by both versions, within half a step; read by both, within PyTorch's own error."""
@@ -92,7 +92,7 @@ def test_quantized_attention_in_splits():
         near(ours, plain, plain.double(), torch.float32)
 
 
-@EXAMPLES
+@FEWER
 @given(data=st.data())
 def test_four_bit_labels(data):
     """Built in two steps as a text grows, within half a step; scores as from dequantised labels."""

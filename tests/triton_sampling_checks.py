@@ -13,7 +13,7 @@ import torch
 from enumeration import EXACT, KINDS, Choices, Tables, grow
 from hypothesis import given
 from hypothesis import strategies as st
-from triton_drawn import DEVICE, EXAMPLES, Drawn
+from triton_drawn import DEVICE, EXAMPLES, FEWER, Drawn
 
 from specdec.kernels.choose_tokens import choose_tokens
 from specdec.kernels.verify_trees import traverse_trees, walk_trees
@@ -49,7 +49,7 @@ def test_traversal_is_the_exact_rule(kind, version):
             assert fused.prove(op, tree, tables.target, 3, DEVICE) < EXACT
 
 
-@EXAMPLES
+@FEWER
 @given(data=st.data())
 def test_traversal_of_a_batch(data):
     """Trees of several sizes in one launch, in float32: paths and residuals of both versions."""
@@ -109,7 +109,7 @@ def test_choices(data):
             assert int(version(cut, keys, counters)[i]) == want
 
 
-@EXAMPLES
+@FEWER
 @given(data=st.data())
 def test_warped_scores(data):
     """Both versions leave the same tokens, but for one whose mass is within rounding of the cut."""
