@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from specdec.kernels.dispatch import dispatched
 
@@ -27,19 +28,20 @@ def topk_pages(
     then those of the `recent` last ones, the tail included. Equal scores come in any order. What
     the budget leaves free is padded with -1; the result has no more places than there are pages.
     """
-    batch, kv_heads, most = scores.shape
-    chosen = scores.new_full(
-        (batch, kv_heads, places(most, page_size, budget)), -1, dtype=torch.int32
-    )
+    width = places(scores.shape[2], page_size, budget)
     highest = torch.finfo(scores.dtype).max
-    for b, (full, behind) in enumerate(zip(pages.tolist(), tail.tolist(), strict=True)):
+    chosen = []
+    for score, full, behind in zip(scores, pages.tolist(), tail.tolist(), strict=True):
         count = min(full, max(0, budget - behind) // page_size)
         last = min(full, -(-max(0, recent - behind) // page_size))
-        score = scores[b, :, :full]
-        score[:, full - last :] = highest
-        score[:, : min(full, -(-sink // page_size))] = torch.inf
-        chosen[b, :, :count] = score.topk(count, dim=-1).indices
-    return chosen
+        score = score[:, :full]
+        if last:
+            score[:, full - last :] = highest
+        if sink:
+            score[:, : -(-sink // page_size)] = torch.inf
+        best = score.topk(count, dim=-1).indices.to(torch.int32)
+        chosen.append(best if count == width else pad(best, (0, width - count), value=-1))
+    return chosen[0][None] if len(chosen) == 1 else torch.stack(chosen)
 
 
 def places(pages: int, page_size: int, budget: int) -> int:
