@@ -9,7 +9,7 @@ from specdec.kernels.numba_index_dots import all_dots
 from specdec.kernels.numba_options import num_threads
 
 
-def index_logits(q: Tensor, index: Tensor, *, scale: float) -> Tensor:
+def index_logits(q: Tensor, index: Tensor, *, scale: float, signed: bool = False) -> Tensor:
     """See `specdec.kernels.index_logits`."""
     num_threads()
     heads, pages, width = index.shape
@@ -19,5 +19,5 @@ def index_logits(q: Tensor, index: Tensor, *, scale: float) -> Tensor:
     stride = index.stride(0)
     flat = index.as_strided(((heads - 1) * stride + pages * width,), (1,))
     out = q.new_empty(heads, q.shape[1], pages)
-    all_dots(q.contiguous().numpy(), flat.numpy(), stride, np.float32(scale), out.numpy())
+    all_dots(q.contiguous().numpy(), signed, flat.numpy(), stride, np.float32(scale), out.numpy())
     return out

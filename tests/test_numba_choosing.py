@@ -69,12 +69,12 @@ def test_indices_and_their_scores(data):
 def test_index_logits(data):
     """A part of a larger buffer, of any width."""
     d = Drawn(data)
-    heads, pages, width = d.one_of(1, 3), d.one_of(0, 1, 255, 256, 600), d.one_of(3, 16, 40, 128)
-    index, q = d.normal(heads, 700, width)[:, :pages], d.normal(heads, d.one_of(1, 9), width)
-    exact = index_logits.plain(q.double(), index.double(), scale=0.3)
-    judge(
-        index_logits.numba(q, index, scale=0.3), index_logits.plain(q, index, scale=0.3), exact
-    )  # fmt: skip
+    heads, pages, width = d.one_of(1, 3), d.one_of(0, 1, 255, 256, 600), d.one_of(3, 16, 40, 64)
+    signed = d.one_of(False, True)
+    index = d.normal(heads, 700, width * (1 + signed))[:, :pages]
+    q, kwargs = d.normal(heads, d.one_of(1, 9, 20), width), {"scale": 0.3, "signed": signed}
+    exact = index_logits.plain(q.double(), index.double(), **kwargs)
+    judge(index_logits.numba(q, index, **kwargs), index_logits.plain(q, index, **kwargs), exact)
 
 
 @pytest.mark.parametrize("all_heads", [False, True])
