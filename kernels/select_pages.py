@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.kernels.dispatch import dispatched
+from specdec.kernels.index_logits import index_logits
 
 
 @dispatched
@@ -32,6 +33,28 @@ def select_pages(
     score[:, score.shape[1] - last :] = 2.0  # a share of attention is at most 1
     score[:, :first] = 3.0
     return score.topk(count, dim=-1).indices
+
+
+@dispatched
+def select_by_index(
+    q: Tensor,
+    index: Tensor,
+    *,
+    scale: float,
+    signed: bool,
+    votes: str,
+    pool: int,
+    all_heads: bool,
+    count: int,
+    first: int,
+    last: int,
+) -> Tensor:
+    """`select_pages` by the `index_logits` of queries, of which there is one for each page."""
+    logits = index_logits.plain(q, index, scale=scale, signed=signed)
+    return select_pages.plain(
+        logits, votes=votes, pool=pool, per_page=1, all_heads=all_heads, count=count, first=first,
+        last=last,
+    )  # fmt: skip
 
 
 def importance(logits: Tensor, votes: str, pool: int, per_page: int = 1) -> Tensor:

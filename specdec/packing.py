@@ -118,7 +118,7 @@ class Packing:
 
     def _copied(self, memo: dict[int, Any]) -> PreTrainedModel:
         """A deep copy of the model with its own forwards and dense weights: `copy.deepcopy`."""
-        twin: Any = nn.Module.__new__(type(self.model))
+        twin = nn.Module.__new__(type(self.model))
         memo[id(self.model)] = twin
         for module, weight in self.weights.items():
             if _is_released(module):
@@ -131,7 +131,7 @@ class Packing:
             for hook in self.hooks:
                 module._state_dict_hooks.pop(hook.id, None)
                 module._load_state_dict_pre_hooks.pop(hook.id, None)
-        return twin  # type: ignore[no-any-return]
+        return twin
 
 
 class _Probe(FullView):

@@ -14,7 +14,7 @@ from specdec.kernels.chunk_scores import score_means, update_means
 from specdec.kernels.index_logits import index_logits
 from specdec.kernels.label_scores import score_labels, update_labels
 from specdec.kernels.page_bounds import score_bounds, update_bounds
-from specdec.kernels.select_pages import importance, select_pages
+from specdec.kernels.select_pages import importance, select_by_index, select_pages
 
 
 @EXAMPLES
@@ -75,6 +75,24 @@ def test_index_logits(data):
     q, kwargs = d.normal(heads, d.one_of(1, 9, 20), width), {"scale": 0.3, "signed": signed}
     exact = index_logits.plain(q.double(), index.double(), **kwargs)
     judge(index_logits.numba(q, index, **kwargs), index_logits.plain(q, index, **kwargs), exact)
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_select_by_index(data):
+    """In one call what the two ops do in turn."""
+    d = Drawn(data)
+    heads, pages, width, signed = 2, d.one_of(1, 30, 300), d.one_of(5, 16), d.one_of(False, True)
+    index = d.normal(heads, 310, width * (1 + signed))[:, :pages]
+    q, asked = d.normal(heads, d.one_of(1, 6), width), {"scale": 0.3, "signed": signed}
+    how = {"votes": d.one_of("max", "mean"), "pool": d.one_of(1, 3), "all_heads": False,
+           "count": d.one_of(0, 1, pages), "first": 0, "last": d.one_of(0, 1)}  # fmt: skip
+    chosen = select_by_index.numba(q, index, **asked, **how)
+    logits = index_logits.numba(q, index, **asked)
+    assert torch.equal(chosen, select_pages.numba(logits, per_page=1, **how))
+    plain = select_by_index.plain(q, index, **asked, **how)
+    assert torch.equal(plain, select_pages.plain(index_logits.plain(q, index, **asked),
+                                                 per_page=1, **how))  # fmt: skip
 
 
 @pytest.mark.parametrize("all_heads", [False, True])
