@@ -54,6 +54,7 @@ def attend_part(
         slots = paged_slots(pages[read[PAGED] - 1, task[HEAD]], page_size, start, end, read[END])
         start, end = 0, len(slots)
     locate(ahead, start, end, slots, base, dim)
+    ask_for_block(keys, values, ahead, min(BLOCK, end - start), dim)
     for block in range(start, end, BLOCK):
         here, ahead = ahead, here
         locate(ahead, block + BLOCK, end, slots, base, dim)
@@ -143,6 +144,17 @@ def add_values(values, here, size, scores, r, dim, o, keys, ahead, line, lines, 
             value = simd_memory.load_tile(values, here[c] + d, 0, ONE, width)
             acc = simd.outer_fma(acc, value, scores, r * BLOCK + c, BLOCK)
         simd_memory.store(acc, o, r * dim + d, dim, len(width))
+
+
+@njit(**SERIAL)
+def ask_for_block(keys, values, where, size, dim):
+    """Prefetch a first block, which no block before it has asked for."""
+    for c in range(size):
+        for d in range(0, dim, LINE):
+            simd_memory.prefetch(keys, where[c] + d)
+    for c in range(size):
+        for d in range(0, dim, LINE):
+            simd_memory.prefetch(values, where[c] + d)
 
 
 @njit(**SERIAL)

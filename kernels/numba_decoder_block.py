@@ -76,9 +76,9 @@ def attention_inputs(
     )
     kv_shape = (batch, kv_heads, nodes, dim)
     return (
-        torch.from_numpy(q).view(batch, heads, nodes, dim),
-        torch.from_numpy(k).view(kv_shape),
-        torch.from_numpy(v).view(kv_shape),
+        torch.from_numpy(q.reshape(batch, heads, nodes, dim)),
+        torch.from_numpy(k.reshape(kv_shape)),
+        torch.from_numpy(v.reshape(kv_shape)),
     )
 
 
@@ -95,7 +95,7 @@ def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
         (hidden, o.shape[1], o.shape[3], layer.gate.weight.outputs),
         tile(batch * nodes),
     )
-    return torch.from_numpy(out).view(x.shape)
+    return torch.from_numpy(out.reshape(x.shape))
 
 
 @_remembered

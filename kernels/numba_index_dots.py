@@ -57,23 +57,40 @@ def _best(queries, index, full, row_map, out):
 
 
 @njit(**OPTIONS)
-def all_dots(queries, index, stride, scale, out):
+def all_dots(queries, signed, index, stride, scale, out):
     """`out[H, M, U]`, in place: scale * queries[H, M, W] index[H, U, W]'.
 
-    index: flat, with `stride` numbers from head to head.
+    signed: the queries have half that width, and their signed parts are asked. index: flat, with
+    `stride` numbers from head to head.
     """
     heads, count, units = out.shape
-    width = queries.shape[2]
+    asked = asked_of(queries, signed, scale)
+    width = asked.size // (heads * count)
     chunks = (units + CHUNK - 1) // CHUNK
     for t in prange(heads * chunks):
         head, first = t // chunks, t % chunks * CHUNK
         last = min(units, first + CHUNK)
-        part = np.empty(count * CHUNK, np.float32)
-        dots(queries.reshape(-1), head * count * width, count, width, index, head * stride, first,
-             last, part, CHUNK)  # fmt: skip
+        to = head * count * units + first
+        dots(asked, head * count * width, count, width, index, head * stride, first, last,
+             out.reshape(-1)[to:], units)  # fmt: skip
+
+
+@njit(**SERIAL)
+def asked_of(queries, signed, scale):
+    """Scaled queries, flat; as bounds are asked, if signed: negative parts, then positive ones."""
+    heads, count, width = queries.shape
+    out = np.empty(queries.size * (2 if signed else 1), np.float32)
+    at = 0
+    for head in range(heads):
         for m in range(count):
-            for unit in range(first, last):
-                out[head, m, unit] = scale * part[m * CHUNK + unit - first]
+            for sign in range(2 if signed else 1):
+                for d in range(width):
+                    x = queries[head, m, d] * scale
+                    if signed:
+                        x = max(x, np.float32(0)) if sign else min(x, np.float32(0))
+                    out[at] = x
+                    at += 1
+    return out
 
 
 @njit(**SERIAL)
@@ -84,6 +101,7 @@ def dots(x, at, count, width, index, base, first, last, out, stride):
     across lanes are one turn of a square; the sixteen after them are asked for meanwhile.
     """
     whole = width // LANES * LANES
+    lines = (LANES + count - 1) // count  # that each query asks for, of every sixteen
     where, line = np.empty(LANES, np.int64), np.empty(LANES, np.float32)
     for group in range(first, last, LANES):
         size = min(LANES, last - group)
@@ -92,9 +110,9 @@ def dots(x, at, count, width, index, base, first, last, out, stride):
         for m in range(count):
             acc = simd.zeros(UNITS, 1)
             for d in range(0, whole, LANES):
-                if m == 0:
-                    for i in range(LANES):
-                        simd_memory.prefetch(index, where[0] + (LANES * width) + (d + i) * LANES)
+                ahead = where[0] + LANES * (width + d)
+                for i in range(m * lines, min(LANES, (m + 1) * lines)):
+                    simd_memory.prefetch(index, ahead + i * LANES)
                 rows = simd_memory.load_rows(index, where, 0, d)
                 acc = simd.row_fma(acc, rows, simd_memory.load(x, at + m * width + d, 1))
             simd_memory.store(simd.folded(simd.transposed(acc)), line, 0, 0, 1)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.kernels.numba_index_dots import all_dots
 from specdec.kernels.numba_options import num_threads
 
 
-def index_logits(q: Tensor, index: Tensor, *, scale: float) -> Tensor:
+def index_logits(q: Tensor, index: Tensor, *, scale: float, signed: bool = False) -> Tensor:
     """See `specdec.kernels.index_logits`."""
     num_threads()
+    out = q.new_empty(len(index), q.shape[1], index.shape[1])
+    flat, stride = flattened(index)
+    all_dots(q.contiguous().numpy(), signed, flat, stride, np.float32(scale), out.numpy())
+    return out
+
+
+def flattened(index: Tensor) -> tuple[NDArray[Any], int]:
+    """An index as one line of numbers, and how many there are from head to head."""
     heads, pages, width = index.shape
     index = index.float()
     if index.stride()[1:] != (width, 1):
         index = index.contiguous()
     stride = index.stride(0)
-    flat = index.as_strided(((heads - 1) * stride + pages * width,), (1,))
-    out = q.new_empty(heads, q.shape[1], pages)
-    all_dots(q.contiguous().numpy(), flat.numpy(), stride, np.float32(scale), out.numpy())
-    return out
+    return index.as_strided(((heads - 1) * stride + pages * width,), (1,)).numpy(), stride

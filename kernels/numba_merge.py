@@ -37,6 +37,6 @@ def _fold(o, lse, part, more, width):
             old, new = math.exp(lse[i] - top), math.exp(more[i] - top)
             total = old + new
             lse[i] = top + math.log(total)
-            old, new = np.float32(old / total), np.float32(new / total)
+            kept, added = np.float32(old / total), np.float32(new / total)
             for d in range(i * width, (i + 1) * width):
-                o[d] = o[d] * old + part[d] * new
+                o[d] = o[d] * kept + part[d] * added

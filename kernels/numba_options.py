@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ HAS_32_WIDE_REGISTERS: bool = binding.get_host_cpu_features().get("avx512f", Fal
 # Rows of a register tile: two vectors of accumulators each, beside what is being multiplied.
 _TALL = 8 if HAS_32_WIDE_REGISTERS else 4
 log = logging.getLogger("specdec")
+_forked: list[bool] = []  # not empty in a child of a process that has started its threads
 
 
 def njit(**options: Any) -> Callable[[Any], Any]:
@@ -77,8 +79,14 @@ def tile(rows: int) -> tuple[int, ...]:
 
 def num_threads() -> int:
     """How many threads a kernel may use: as many as PyTorch, which follows OMP_NUM_THREADS, but no
-    more than the container's share of CPUs."""
+    more than the container's share of CPUs. Raises RuntimeError in a child of a process whose
+    kernels have run: OpenMP's threads do not come along, and Numba would end the process."""
     _start_threads()
+    if _forked:
+        raise RuntimeError(
+            "this process was forked after its parent had run CPU kernels, whose threads stayed "
+            "behind: start workers with multiprocessing.get_context('spawn'), or fork earlier"
+        )
     count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, cpu_quota())
     if numba.get_num_threads() != count:
         numba.set_num_threads(count)
@@ -102,6 +110,8 @@ def _start_threads() -> None:
     Numba's OpenMP layer binds to the libgomp that PyTorch has loaded, so the two share one pool.
     """
     before = torch.get_num_threads()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: _forked.append(True))
     numba.get_num_threads()
     torch.set_num_threads(before)  # in the shared pool Numba has just set its own number
     if numba.threading_layer() == "workqueue":

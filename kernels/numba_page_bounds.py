@@ -21,14 +21,9 @@ def score_bounds(
     q: Tensor, bounds: Tensor, length: Tensor, row_map: Tensor, *, page_size: int
 ) -> Tensor:
     """See `specdec.kernels.page_bounds`."""
-    return best_dots(
-        signed(group_queries(q, bounds.shape[1])), bounds.flatten(3), length, row_map, page_size
-    )
-
-
-def signed(q: Tensor) -> Tensor:
-    """Queries as bounds are asked: their negative parts, then their positive ones."""
-    return torch.cat([q.clamp_max(0), q.clamp_min(0)], dim=-1)
+    grouped = group_queries(q, bounds.shape[1])
+    signed = torch.cat([grouped.clamp_max(0), grouped.clamp_min(0)], dim=-1)
+    return best_dots(signed, bounds.flatten(3), length, row_map, page_size)
 
 
 @njit(**SERIAL)

@@ -27,7 +27,8 @@ def prefix_attention(
     nodes = q.shape[2]
     if nodes > MANY or not fits(q, v):
         return op.plain(q, k, v, length, row_map, scale=scale, softcap=softcap, first=first)
-    ends, sharing = length.tolist(), {}
+    ends = length.tolist()
+    sharing: dict[int, list[int]] = {}
     for b, row in enumerate(row_map.tolist()):
         sharing.setdefault(row, []).append(b)
     table = np.zeros((len(sharing), 8), np.int64)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from specdec.kernels import simd, simd_memory
-from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.numba_index_dots import all_dots
+from specdec.kernels.numba_index_logits import flattened
+from specdec.kernels.numba_options import SERIAL, njit, num_threads
 from specdec.kernels.simd_type import LANES
 
 
@@ -31,6 +33,30 @@ def select_pages(
         out.numpy(),
     )  # fmt: skip
     return out
+
+
+def select_by_index(
+    q: Tensor,
+    index: Tensor,
+    *,
+    scale: float,
+    signed: bool,
+    votes: str,
+    pool: int,
+    all_heads: bool,
+    count: int,
+    first: int,
+    last: int,
+) -> Tensor:
+    """See `specdec.kernels.select_pages`."""
+    num_threads()
+    heads, pages, _ = index.shape
+    flat, stride = flattened(index)
+    logits = np.empty((heads, q.shape[1], pages), np.float32)
+    all_dots(q.contiguous().numpy(), signed, flat, stride, np.float32(scale), logits)
+    scores, out = np.zeros((heads, pages), np.float32), np.empty((heads, count), np.int64)
+    _choose(logits, votes == "max", pool, 1, scores, all_heads, first, last, out)
+    return torch.from_numpy(out)
 
 
 @njit(**SERIAL)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.kernels.dispatch import dispatched
+from specdec.kernels.index_logits import index_logits
 from specdec.kernels.topk_pages import topk_pages
 
 
@@ -33,6 +34,28 @@ def select_pages(
     pages, none = score.new_tensor([score.shape[1], 0], dtype=torch.int32).split(1)
     best = topk_pages(score[None], pages, none, page_size=1, budget=count, sink=first, recent=last)
     return best[0].long()
+
+
+@dispatched
+def select_by_index(
+    q: Tensor,
+    index: Tensor,
+    *,
+    scale: float,
+    signed: bool,
+    votes: str,
+    pool: int,
+    all_heads: bool,
+    count: int,
+    first: int,
+    last: int,
+) -> Tensor:
+    """`select_pages` by the `index_logits` of queries, of which there is one for each page."""
+    logits = index_logits.plain(q, index, scale=scale, signed=signed)
+    return select_pages.plain(
+        logits, votes=votes, pool=pool, per_page=1, all_heads=all_heads, count=count, first=first,
+        last=last,
+    )  # fmt: skip
 
 
 def importance(logits: Tensor, votes: str, pool: int, per_page: int = 1) -> Tensor:

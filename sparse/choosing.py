@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -57,7 +57,8 @@ def choose(
     """Score all full pages of the pass's sequence b and take the best, sinks before all others."""
     size = view.scorer.page_size
     queries = _queries(view, pass_, call, b, place)
-    parts, pages = [], []
+    indices: list[tuple[PageIndex, Tensor]] = []
+    pages = []
     for at in range(place.readable):
         level, row, length = pass_.store.levels[at], place.rows[at], place.lengths[at]
         keys = level.k[call.layer]
@@ -69,22 +70,26 @@ def choose(
             memo = Memo(call.layer, _recorded(pass_, call, place))
             index = PageIndex.add(level, call.layer, row, view.scorer, memo)
         pages.append(index.update(keys[row], length, call.q.device))
-        parts.append(index.logits(queries, keys[row], call.scale))
-    if not parts:
+        indices.append((index, keys[row]))
+    if not indices:
         return Choice(place.round)
-    logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
     total = sum(pages)
     tail = sum(place.lengths[: place.readable]) - total * size
-    best = select_pages(
-        logits,
-        votes=view.votes,
-        pool=view.pool,
-        per_page=size // view.scorer.per_logit,
-        all_heads=view.sharing.all_heads,
-        count=min(total, max(0, view.budget - tail) // size),
-        first=min(total, -(-view.sink // size)),
-        last=min(total, -(-max(0, view.recent - tail) // size)),
-    )
+    how: dict[str, Any] = {
+        "votes": view.votes,
+        "pool": view.pool,
+        "all_heads": view.sharing.all_heads,
+        "count": min(total, max(0, view.budget - tail) // size),
+        "first": min(total, -(-view.sink // size)),
+        "last": min(total, -(-max(0, view.recent - tail) // size)),
+    }
+    per_page = size // view.scorer.per_logit
+    if len(indices) == 1:
+        ((index, keys),) = indices
+        best = index.select(queries, keys, call.scale, per_page, **how)
+    else:  # heads are compared by one softmax over the pages of all levels
+        logits = [index.logits(queries, keys, call.scale) for index, keys in indices]
+        best = select_pages(torch.cat(logits, dim=-1), per_page=per_page, **how)
     return Choice(place.round, best, [n * size for n in pages], size)
 
 

@@ -29,5 +29,8 @@ class ChunkMeans:
         """Mean key, `[Hkv, P, D]`."""
         return k.mean(dim=2)
 
+    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool]:
+        return q, False
+
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         return index_logits(q, pages, scale=scale)

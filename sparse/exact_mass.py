@@ -32,6 +32,9 @@ class ExactMass:
     def summarize(self, k: Tensor, memo: Memo) -> None:
         return None
 
+    def question(self, q: Tensor, memo: Memo) -> None:
+        return None
+
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         """The logit of every key."""
         return (q * scale) @ pages.flatten(1, 2).to(q).mT

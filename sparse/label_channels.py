@@ -40,6 +40,9 @@ class LabelChannels:
             memo.channels = self._channels(k, memo)
         return self._labels(k[:, :, 0], memo)
 
+    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool]:
+        return self._labels(q, memo), False
+
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         return index_logits(self._labels(q, memo), pages, scale=scale)
 

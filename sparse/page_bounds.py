@@ -33,7 +33,9 @@ class PageBounds:
         """Minimum and maximum, `[Hkv, P, 2, D]`."""
         return torch.stack(k.aminmax(dim=2), dim=2)
 
+    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool]:
+        return q, True
+
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         """The bound of q.k over each page, times `scale`."""
-        signed = torch.cat([q.clamp_max(0.0), q.clamp_min(0.0)], dim=-1)
-        return index_logits(signed, pages.flatten(2), scale=scale)
+        return index_logits(q, pages.flatten(2), scale=scale, signed=True)

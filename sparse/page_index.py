@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from specdec.kernels.select_pages import select_by_index, select_pages
 from specdec.sparse.scorer import Memo, Scorer
 from specdec.store import Level
 
@@ -60,6 +63,15 @@ class PageIndex:
         else:
             pages = paged(keys, 0, self.pages, self.scorer.page_size)
         return self.scorer.logits(q.to(pages.device), pages, scale, self.memo).to(q.device)
+
+    def select(self, q: Tensor, keys: Tensor, scale: float, per_page: int, **how: Any) -> Tensor:
+        """The best pages for queries `q[Hkv, M, D]`, as `select_pages` says, which `how` is for."""
+        question = self.scorer.question(q, self.memo)
+        if question is None or self.summary is None or q.is_cuda:  # there a kernel scores
+            return select_pages(self.logits(q, keys, scale), per_page=per_page, **how)
+        asked, signed = question
+        index = self.summary[:, : self.pages].flatten(2)
+        return select_by_index(asked, index, scale=scale, signed=signed, **how)
 
     def _store(self, summary: Tensor, full: int) -> None:
         """Append, in a buffer that doubles, so that growing costs O(1) per page."""

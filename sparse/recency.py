@@ -29,6 +29,9 @@ class Recency:
         """Nothing of the keys: an empty summary, `[Hkv, P, 0]`."""
         return k[:, :, 0, :0]
 
+    def question(self, q: Tensor, memo: Memo) -> None:
+        return None
+
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         heads, count = pages.shape[:2]
         return torch.arange(count, device=q.device, dtype=torch.float32).expand(heads, 1, count)

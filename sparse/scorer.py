@@ -46,6 +46,10 @@ class Scorer(Protocol):
     def summarize(self, k: Tensor, memo: Memo) -> Tensor | None:
         """A summary `[Hkv, P, ...]` of the keys `k[Hkv, P, page_size, D]` of P full pages."""
 
+    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool] | None:
+        """Queries whose products with its summaries are the logits, and whether they are signed:
+        the arguments of `index_logits`; None for a scorer whose logits are something else."""
+
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         """Logits `[Hkv, M, P * page_size / per_logit]` of queries `q[Hkv, M, D]`, M = group heads x
         tokens. Their softmax is the attention mass that each page, or token, is expected to get.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from specdec.errors import SpecdecError
 from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.fused_layer import FusedLayer, NoMatch, recognise
 from specdec.kernels.dispatch import has_numba
@@ -31,11 +33,15 @@ class Packing:
     first layout is released except where an embedding shares it. `fuse` then puts fused forwards
     on the decoder layers that match, each one compared with the layer's own. `restore` undoes
     both. Nothing of transformers is changed, only attributes of this model's modules.
+
+    A packed model is saved and copied as what it was: `state_dict`, `save_pretrained` and
+    `copy.deepcopy` see dense weights, made for them. Loading other weights into it is refused.
     """
 
     model: PreTrainedModel
     weights: dict[nn.Module, PanelWeight] = field(default_factory=dict)
     fused: dict[int, FusedLayer] = field(default_factory=dict)
+    hooks: list[Any] = field(default_factory=list)
 
     @classmethod
     def of(cls, model: PreTrainedModel, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
@@ -52,8 +58,9 @@ class Packing:
         for name, module in linears.items():
             weight = (stored or {}).get(name) or pack(module.weight)
             keep = embeddings is not None and module.weight is embeddings.weight
-            _use(module, weight, keep)
+            packing.hooks += _use(module, weight, keep)
             packing.weights[module] = weight
+        model.__deepcopy__ = packing._copied  # type: ignore[assignment]
         return packing
 
     def fuse(self, target: Any, pass_of: Callable[[Any], tuple[list[int], ForwardPass]]) -> None:
@@ -95,14 +102,36 @@ class Packing:
 
     def restore(self) -> None:
         """Give the model its own forwards and dense weights back."""
+        if not self.weights:
+            return
         layers: Any = getattr(self.model.base_model, "layers", None)
+        for hook in self.hooks:
+            hook.remove()
         for index in self.fused:
             del layers[index].forward
         for module, weight in self.weights.items():
             del module.forward
-            if module.weight.numel() == 0:  # type: ignore[operator]
+            if _is_released(module):
                 module.weight = nn.Parameter(weight.dense(), requires_grad=False)
-        self.fused, self.weights = {}, {}
+        del self.model.__deepcopy__
+        self.fused, self.weights, self.hooks = {}, {}, []
+
+    def _copied(self, memo: dict[int, Any]) -> PreTrainedModel:
+        """A deep copy of the model with its own forwards and dense weights: `copy.deepcopy`."""
+        twin = nn.Module.__new__(type(self.model))
+        memo[id(self.model)] = twin
+        for module, weight in self.weights.items():
+            if _is_released(module):
+                memo[id(module.weight)] = nn.Parameter(weight.dense(), requires_grad=False)
+        memo |= {id(layer): None for layer in self.fused.values()}
+        parts = {key: x for key, x in vars(self.model).items() if key != "__deepcopy__"}
+        twin.__dict__.update(copy.deepcopy(parts, memo))
+        for module in twin.modules():
+            module.__dict__.pop("forward", None)
+            for hook in self.hooks:
+                module._state_dict_hooks.pop(hook.id, None)
+                module._load_state_dict_pre_hooks.pop(hook.id, None)
+        return twin
 
 
 class _Probe(FullView):
@@ -148,11 +177,30 @@ def _can_pack(module: nn.Linear) -> bool:
     return is_ours and not hasattr(module, "_hf_hook") and not hasattr(weight, "placements")
 
 
-def _use(module: nn.Linear, weight: PanelWeight, keep: bool) -> None:
+def _is_released(module: nn.Module) -> bool:
+    return module.weight.numel() == 0  # type: ignore[operator]
+
+
+def _use(module: nn.Linear, weight: PanelWeight, keep: bool) -> list[Any]:
+    """Put a packed weight in place of a dense one; the hooks that say so to who saves or loads."""
     if not keep:
         module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
 
     def forward(x: Tensor) -> Tensor:
         return skinny_linear(x, weight, module.bias)
 
+    def unpack(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+        if _is_released(module):
+            state[prefix + "weight"] = weight.dense()
+
+    def refuse(*_: Any) -> None:
+        raise SpecdecError(
+            "the weights of this model are packed for specdec: call Engine.packing.restore() "
+            "before you load others, and make a new Engine"
+        )
+
     module.forward = forward  # type: ignore[method-assign, assignment]
+    return [
+        module.register_state_dict_post_hook(unpack),
+        module.register_load_state_dict_pre_hook(refuse),
+    ]

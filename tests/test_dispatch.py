@@ -124,6 +124,29 @@ def test_threads_may_call_at_the_same_time():
     assert "layer workqueue" in out and out.count("WARNING") == 1 and "libgomp" in out
 
 
+FORKED = (
+    KERNEL
+    + """
+import os
+child = os.fork()
+if not child:
+    try:
+        skinny_linear(x, weight)
+    except RuntimeError as error:
+        print("refused:", error, flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert torch.equal(skinny_linear(x, weight), y)
+"""
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_is_told_what_to_do():
+    """OpenMP's threads do not come along; Numba would end the child without a Python error."""
+    assert "refused: this process was forked" in run(FORKED)
+
+
 READ_ONLY = """
 import sys, tempfile
 from pathlib import Path

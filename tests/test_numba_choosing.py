@@ -14,7 +14,7 @@ from specdec.kernels.chunk_scores import score_means, update_means
 from specdec.kernels.index_logits import index_logits
 from specdec.kernels.label_scores import score_labels, update_labels
 from specdec.kernels.page_bounds import score_bounds, update_bounds
-from specdec.kernels.select_pages import importance, select_pages
+from specdec.kernels.select_pages import importance, select_by_index, select_pages
 
 
 @EXAMPLES
@@ -69,12 +69,30 @@ def test_indices_and_their_scores(data):
 def test_index_logits(data):
     """A part of a larger buffer, of any width."""
     d = Drawn(data)
-    heads, pages, width = d.one_of(1, 3), d.one_of(0, 1, 255, 256, 600), d.one_of(3, 16, 40, 128)
-    index, q = d.normal(heads, 700, width)[:, :pages], d.normal(heads, d.one_of(1, 9), width)
-    exact = index_logits.plain(q.double(), index.double(), scale=0.3)
-    judge(
-        index_logits.numba(q, index, scale=0.3), index_logits.plain(q, index, scale=0.3), exact
-    )  # fmt: skip
+    heads, pages, width = d.one_of(1, 3), d.one_of(0, 1, 255, 256, 600), d.one_of(3, 16, 40, 64)
+    signed = d.one_of(False, True)
+    index = d.normal(heads, 700, width * (1 + signed))[:, :pages]
+    q, kwargs = d.normal(heads, d.one_of(1, 9, 20), width), {"scale": 0.3, "signed": signed}
+    exact = index_logits.plain(q.double(), index.double(), **kwargs)
+    judge(index_logits.numba(q, index, **kwargs), index_logits.plain(q, index, **kwargs), exact)
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_select_by_index(data):
+    """In one call what the two ops do in turn."""
+    d = Drawn(data)
+    heads, pages, width, signed = 2, d.one_of(1, 30, 300), d.one_of(5, 16), d.one_of(False, True)
+    index = d.normal(heads, 310, width * (1 + signed))[:, :pages]
+    q, asked = d.normal(heads, d.one_of(1, 6), width), {"scale": 0.3, "signed": signed}
+    how = {"votes": d.one_of("max", "mean"), "pool": d.one_of(1, 3), "all_heads": False,
+           "count": d.one_of(0, 1, pages), "first": 0, "last": d.one_of(0, 1)}  # fmt: skip
+    chosen = select_by_index.numba(q, index, **asked, **how)
+    logits = index_logits.numba(q, index, **asked)
+    assert torch.equal(chosen, select_pages.numba(logits, per_page=1, **how))
+    plain = select_by_index.plain(q, index, **asked, **how)
+    assert torch.equal(plain, select_pages.plain(index_logits.plain(q, index, **asked),
+                                                 per_page=1, **how))  # fmt: skip
 
 
 @pytest.mark.parametrize("all_heads", [False, True])

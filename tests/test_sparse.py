@@ -103,6 +103,9 @@ class Noise:
     def summarize(self, k, memo):
         return k[:, :, 0, :0]
 
+    def question(self, q, memo):
+        return None
+
     def logits(self, q, pages, scale, memo):
         return torch.rand(pages.shape[0], q.shape[1], pages.shape[1])
 
