@@ -12,9 +12,11 @@ from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.sparse.choosing import Choice, choose
 from specdec.sparse.layout import Layout, Place
+from specdec.sparse.page_index import PageIndex
 from specdec.sparse.reading import attend_choice, attend_spans, whole
-from specdec.sparse.scorer import Scorer
+from specdec.sparse.scorer import Memo, Scorer
 from specdec.sparse.sharing import Sharing
+from specdec.store import Level
 from specdec.target import Target
 from specdec.view import FullView
 
@@ -71,7 +73,18 @@ class SparseView:
         """The queries that this view needs from the verifying model."""
         labels = self.scorer.name == "label-channels"
         prompt = PROMPT_QUERIES if self.queries != "draft" or labels else 0
-        return Wants(prompt, self.queries == "verified")
+        moved = () if labels else (self.summarise,)
+        return Wants(prompt, self.queries == "verified", moved=moved)
+
+    def summarise(self, level: Level, layer: int, row: int, device: torch.device) -> None:
+        """Take up, in place, pages of a row that have just moved to slower memory."""
+        keys = level.k[layer]
+        if keys is None or self.sharing.anchor_of(layer) != layer:
+            return
+        index = PageIndex.of(level, layer, row, self.scorer)
+        if index is None:
+            index = PageIndex.add(level, layer, row, self.scorer, Memo(layer))
+        index.update(keys[row], int(level.length[row]), device)
 
     def check(self, target: Target) -> None:
         """Raise unless this view can serve the model."""

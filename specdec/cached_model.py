@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,10 +14,11 @@ from specdec.costs import PassCosts
 from specdec.forward_pass import ForwardPass, View
 from specdec.held import Held
 from specdec.offload.saved_prompt import SavedPrompt
+from specdec.offload.tiered_store import TieredStore
 from specdec.recorder import QueryRecorder
 from specdec.row import Row
 from specdec.stats import Reads
-from specdec.store import KVStore
+from specdec.store import KVStore, Level
 from specdec.target import Target
 from specdec.tree import TokenTree, ancestor_words
 
@@ -35,7 +36,7 @@ class CachedModel:
     base: another CachedModel of the same model, whose committed KV this one reads in place of its
     own; what it writes itself goes to a level of its own and is dropped when the base moves on.
     recorder: keeps queries of prompts and of this model's passes for those who ask for them.
-    saved: the start of every prompt, which need not be read again.
+    saved: the start of every prompt, which need not be read again. moved: see `Wants`.
     """
 
     @torch.inference_mode()
@@ -48,8 +49,10 @@ class CachedModel:
         base: CachedModel | None = None,
         recorder: QueryRecorder | None = None,
         saved: SavedPrompt | None = None,
+        moved: Sequence[Callable[[Level, int, int, torch.device], None]] = (),
     ) -> None:
         self.target, self.view, self.base, self.saved = target, view, base, saved
+        self.moved = moved
         self.recorder: QueryRecorder | None = base.recorder if base is not None else recorder
         self.held = [Held() for _ in range(1 + max(row.index for row in rows))]
         self.rounds = [0] * len(self.held)
@@ -71,6 +74,8 @@ class CachedModel:
         else:
             capacity = max(row.num_prompt_tokens for row in rows)
             store = self.target.new_store(len(prompts), capacity)
+        if isinstance(store, TieredStore):
+            store.moved = self.moved
         for place, row in enumerate(sorted(prompts.values(), key=lambda row: row.index)):
             text, known = row.tokens[:-1], 0
             if self.saved is not None:

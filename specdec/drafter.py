@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from torch import device
+
     from specdec.cached_model import CachedModel
     from specdec.row import Row
+    from specdec.store import Level
     from specdec.tree import TokenTree
     from specdec.verify import Verdict
 
@@ -19,11 +22,14 @@ class Wants:
 
     prompt_queries: the last so many queries of each prompt; verified: those of verification.
     costs: what its passes cost on this machine, measured before the first round.
+    moved: called as (level, layer, row, device) when a row's oldest tokens have moved to a level
+        of slower memory, while they are still near: see `offload.TieredStore`.
     """
 
     prompt_queries: int = 0
     verified: bool = False
     costs: bool = False
+    moved: tuple[Callable[[Level, int, int, device], None], ...] = ()
 
     @classmethod
     def all_of(cls, wants: Sequence[Wants]) -> Wants:
@@ -32,6 +38,7 @@ class Wants:
             max((w.prompt_queries for w in wants), default=0),
             any(w.verified for w in wants),
             any(w.costs for w in wants),
+            tuple(each for w in wants for each in w.moved),
         )
 
 

@@ -75,7 +75,7 @@ class GenerationStream:
         with torch.inference_mode():
             self.model = CachedModel(
                 self.target, self.view, self.rows, recorder=self._recorder(),
-                saved=self.request.saved_prompt,
+                saved=self.request.saved_prompt, moved=self._wants.moved,
             )  # fmt: skip
             calibration_s = self._calibrate(self.rows)
             self.drafter.begin(self.rows, self.model)

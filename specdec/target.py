@@ -90,10 +90,7 @@ class Target:
         """
         if self.kv_memory is None:
             return KVStore(self.num_layers, sequences, capacity)
-        shape = KVShape.of(self.model.config, self.dtype)
-        if self.is_parallel:
-            shape = replace(shape, kv_heads=shape.kv_heads // ranks.world_size())
-        store = self.kv_memory.store(shape, sequences, capacity, self.device)
+        store = self.kv_memory.store(self.kv_shape, sequences, capacity, self.device)
         if store.places and capacity > (self.rope_boundary or capacity):
             raise UnsupportedModel(
                 f"{type(self.model).__name__} rotates by longrope: a prompt past "
@@ -101,6 +98,14 @@ class Target:
                 "give kv_tier='device'"
             )
         return store
+
+    @property
+    def kv_shape(self) -> KVShape:
+        """What a token's keys and values take in this process."""
+        shape = KVShape.of(self.model.config, self.dtype)
+        if self.is_parallel:
+            shape = replace(shape, kv_heads=shape.kv_heads // ranks.world_size())
+        return shape
 
     @torch.inference_mode()
     def prefill(

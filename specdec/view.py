@@ -39,9 +39,11 @@ class FullView:
             )
         # A lone token sees itself and all before it: one read, with nothing to mask or merge.
         is_plain = pass_.anc is not None and call.q.shape[2] == 1 and pass_.staged == 0
+        late = [Stream.of(pass_, device).begin(call)] if remote else []
         partials = self._prefix(pass_, call, include_staged=is_plain)
         if not is_plain:
             partials.append(self.staged(pass_, call))
+        partials += [found for each in late if (found := each()) is not None]
         if call.sinks is not None:
             partials.append(sink_partial(call))
         return merge(partials)[0].to(call.q.dtype)
@@ -58,10 +60,8 @@ class FullView:
             if is_last and include_staged:
                 length = length + 1
             keys, values = level.k[call.layer], level.v[call.layer]
-            if level.is_remote(call.layer, call.q.device):
-                fetched = Stream.of(pass_, call.q.device).attend(call)
-                partials += [fetched] if fetched is not None else []
-            elif keys is not None and values is not None and bool(length[row_map].any()):
+            is_read = bool(length[row_map].any()) and not level.is_remote(call.layer, call.q.device)
+            if keys is not None and values is not None and is_read:
                 first = None
                 if call.window is not None:
                     first = pass_.positions - (call.window - 1) - offset[:, None].to(call.q.device)

@@ -362,6 +362,8 @@ def test_tiers_and_a_saved_prompt(long: str, tmp_path: Path) -> None:
         assert json.loads(result.stdout)["text"] == plain["text"]
     assert (saved / "prompt.json").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["book"]
+    shown = run("generate", prompt, "-m", long, "-n", "2", "--kv-tier", "disk", "--no-compare")
+    assert "disk: KV" in shown.stderr and "plain decoding: at most" in shown.stderr
     other = run("generate", "other", "-m", long, "-n", "2", "--saved-prompt", str(saved))
     assert other.exit_code == 2 and "does not start with saved_prompt" in other.stderr
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import hostile
 import models
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 
 from specdec import Engine
 from specdec.errors import InvalidArgument, OutOfMemory, UnsupportedModel
+from specdec.offload.balance import Balance
 from specdec.offload.disk import DiskTier
 from specdec.offload.kv_memory import KVMemory
+from specdec.offload.pace import Pace
 from specdec.offload.split import Sizes
 from specdec.offload.tiered_store import TieredStore
 
@@ -155,6 +158,45 @@ def test_auto_keeps_near_what_fits():
     assert tiers == ["device", "disk"]
     out = engine.generate(PROMPTS[2], drafter="ngram", max_new_tokens=NEW)
     assert out.token_ids == plain.token_ids
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize("partials", ["auto", "device", "host"])
+def test_partials_on_the_host(partials, name):
+    """Attention over a host tier, fetched or computed where it lies: the same text."""
+    engine = engine_of(name)
+    want = engine.generate(PROMPTS, drafter="none", max_new_tokens=NEW)
+    memory = KVMemory("host", link=1e9, sizes=SMALL, partials=partials)
+    engine.target.kv_memory = memory
+    out = engine.generate(PROMPTS, drafter=hostile.Bushy, max_new_tokens=NEW)
+    assert outcome(out) == outcome(want)
+    assert (memory.pace.moved == 0) == (partials == "host")
+    with pytest.raises(InvalidArgument, match="partials='cloud' is unknown"):
+        KVMemory("host", partials="cloud")
+
+
+def test_the_faster_place_is_chosen():
+    """The link is measured first, then the CPU, for each number of queries; then the faster one."""
+    balance = Balance(pace := Pace(1e6))
+    assert not balance.on_host(4)
+    pace.after(1000, perf_counter())
+    assert balance.on_host(4) and pace.reached <= 1e6
+    balance.note(4, 10_000_000, 1.0)
+    assert balance.on_host(4) and balance.on_host(5)
+    balance.note(64, 1000, 1.0)
+    assert not balance.on_host(64) and balance.on_host(4)
+
+
+def test_indices_are_made_while_the_prompt_is_read(llama):
+    """The first draft finds summaries of what has moved, and fetches no keys for them."""
+    sizes = Sizes(window=32, block=16, room=1024, staging_bytes=1 << 12)
+    llama.target.kv_memory = KVMemory("disk", sizes=sizes)
+    options = {"drafter": "triforce-chunks", "budget": 24, "sink": 4, "recent": 4}
+    stream = llama.stream([1, 2, 3, 4, 5] * 20, max_new_tokens=8, **options)
+    next(stream)
+    cold = stream.model.store.levels[0]
+    indices = [x for (key, layer, row), x in cold.sidecars.items()]
+    assert len(indices) == 2 and all(x.pages == int(cold.length[0]) // 8 > 0 for x in indices)
 
 
 def test_what_does_not_fit_is_refused():

@@ -144,6 +144,8 @@ def generate(
         draft_layers=draft_layers,
         draft_weights=draft_weights,
     )
+    if not as_json and (gpu_memory or cpu_memory or kv_tier != "auto"):
+        _print_plan(engine, request, max_new_tokens)
     if saved_prompt is not None:
         settings["saved_prompt"] = saved_prompt
         if not saved_prompt.exists():
@@ -168,6 +170,17 @@ def generate(
         _print_summary(result, comparison)
     if comparison is not None and comparison.equal is False:
         raise typer.Exit(1)
+
+
+def _print_plan(engine: Engine, request: Any, new_tokens: int) -> None:
+    """Where the memory goes that was asked about, and what speed to expect."""
+    from specdec.cli.plan import lines
+    from specdec.offload.plan import plan_of
+    from specdec.prompt import parse_prompts
+
+    (ids,), _ = parse_prompts(request, engine.tokenizer, engine.target.vocab_size)
+    plan = plan_of(engine, len(ids) + new_tokens, 1)
+    console.err().print("\n".join(lines(plan)) + "\n", style="dim", markup=False)
 
 
 def _print_text(stream: Any) -> Generation:

@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from specdec.errors import InvalidArgument
+from specdec.offload.balance import Balance
 from specdec.offload.budget import Budget
 from specdec.offload.disk import DiskTier
 from specdec.offload.kv_shape import KVShape
 from specdec.offload.memory import free_bytes, free_disk, show_bytes
 from specdec.offload.pace import Pace
+from specdec.offload.rates import link_rate
 from specdec.offload.split import Sizes, Split, split
 from specdec.offload.tier import DeviceTier, HostTier, Tier
 from specdec.offload.tiered_level import TieredLevel
@@ -36,6 +38,8 @@ class KVMemory:
     folder: of the files of the disk tier. sizes: of what stays on the device.
     link: bytes per second, at most, by which remote layers are fetched; to try a slower link on a
         faster one. On a CPU it makes the host tier a remote one, too.
+    partials: where attention over the host tier is computed: "auto" (by measured rates), "device",
+        after fetching, or "host".
     """
 
     tier: str | Sequence[str] = "auto"
@@ -44,6 +48,7 @@ class KVMemory:
     folder: str | Path | None = None
     sizes: Sizes = field(default_factory=Sizes)
     link: float | None = None
+    partials: str = "auto"
 
     def __post_init__(self) -> None:
         known = (*TIERS, "auto") if isinstance(self.tier, str) else TIERS
@@ -55,6 +60,7 @@ class KVMemory:
         self.device = Budget("device", self.device_bytes)
         self.host = Budget("host", self.host_bytes)
         self.pace = Pace(self.link)
+        Balance(self.pace, self.partials)  # refuses an unknown place before any work
 
     def split(self, shape: KVShape, sequences: int, capacity: int, device: torch.device) -> Split:
         """Where the KV of so many sequences and tokens goes. Raises OutOfMemory."""
@@ -91,10 +97,12 @@ class KVMemory:
             store = KVStore(shape.layers, sequences, capacity)
             store.levels = [TieredLevel(sequences, capacity, [near] * shape.layers)]
             return store
+        if device.type == "cuda" and self.pace.reached is None and found.count("host"):
+            self.pace.moved, self.pace.seconds = 1 << 30, (1 << 30) / link_rate(device)
         disk = DiskTier(self.folder, self.pace)
         places: dict[str, Tier] = {
             "device": near,
-            "host": HostTier(self.host, self.pace, streams=self.link is not None),
+            "host": HostTier(self.host, self.pace, self.link is not None, self.partials),
             "disk": disk,
         }
         log.info(

@@ -16,6 +16,11 @@ class Pace:
         self.moved = 0
         self.seconds = 0.0
 
+    @property
+    def reached(self) -> float | None:
+        """Bytes per second so far, or None before the first transfer."""
+        return self.moved / self.seconds if self.seconds else None
+
     def after(self, nbytes: int, started: float) -> None:
         """Note a transfer that began at `perf_counter() == started`, and wait if it was fast."""
         if self.rate is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
@@ -12,10 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from specdec.errors import OutOfMemory, WeightsError
 from specdec.offload.known_models import KNOWN
 from specdec.offload.kv_shape import KVShape
-from specdec.offload.limits import WORK_BYTES
+from specdec.offload.limits import WORK_BYTES, weight_bytes
 from specdec.offload.memory import show_bytes
-from specdec.offload.rates import Rates
+from specdec.offload.rates import Rates, measure
 from specdec.offload.split import Sizes, Split, resident_bytes, split
+
+if TYPE_CHECKING:
+    from specdec.engine import Engine
 
 DRAFT_BUDGET = 4096  # tokens that a self-draft is taken to read
 LONGEST_DRAFT = 64
@@ -89,15 +92,15 @@ def make_plan(
     would do where nothing fits, WeightsError for a model whose configuration cannot be had."""
     config = config_of(model)
     shape, parameters = KVShape.of(config, dtype), count_parameters(config)
-    sizes = Sizes()
+    work = 0 if on_cpu else WORK_BYTES
     weights = parameters * dtype.itemsize
     kept = min(sequences * context * shape.token_bytes,
-               resident_bytes(shape, sequences, context, sizes))  # fmt: skip
-    room = device_memory - (0 if on_cpu else WORK_BYTES) - kept
+               resident_bytes(shape, sequences, context, Sizes()))  # fmt: skip
+    room = device_memory - work - kept
     if room <= 0:
         raise OutOfMemory(
             f"{show_bytes(device_memory)} of device memory leave no room for weights beside "
-            f"{show_bytes(kept)} of keys and values and {show_bytes(WORK_BYTES)} to work in"
+            f"{show_bytes(kept)} of keys and values and {show_bytes(work)} to work in"
         )
     near = min(weights, room)
     far = weights - near
@@ -108,28 +111,56 @@ def make_plan(
             f"either would do, or 4-bit weights of {show_bytes(parameters * _BITS_4)}"
         )
     kv = split(
-        shape, sequences, context, sizes,
-        device=device_memory - (0 if on_cpu else WORK_BYTES) - near,
+        shape, sequences, context, Sizes(), device=device_memory - work - near,
         host=0 if on_cpu else host_memory - far, disk=disk,
     )  # fmt: skip
-    cold = sequences * context * shape.layer_bytes
-    resident = (
-        sequences * context * shape.token_bytes - (kv.count("host") + kv.count("disk")) * cold
-    )
-    step = (
-        (near + resident) / rates.device
-        + (far + kv.count("host") * cold) / rates.link
-        + kv.count("disk") * cold / rates.disk
-    )
+    alternative = ""
+    if kv.tiers is not None or far:
+        whole = sequences * context * shape.token_bytes
+        alternative = _alternative(parameters, whole, device_memory, rates, sequences)
+    return timed(model, parameters, shape, context, sequences, (near, far), kv, rates, acceptance,
+                 alternative)  # fmt: skip
+
+
+def plan_of(engine: Engine, context: int, sequences: int, acceptance: float = 0.9) -> Plan:
+    """The plan of a loaded engine for so long a text, at rates that are measured here."""
+    target, memory = engine.target, engine.target.kv_memory
+    assert memory is not None
+    shape = target.kv_shape
+    near = weight_bytes(target, target.device)
+    far = 0
+    if target.device.type != "cpu":
+        far = weight_bytes(target, torch.device("cpu"))
+    kv = memory.split(shape, sequences, context, target.device)
+    rates = measure(memory.folder, target.device)
+    parameters = count_parameters(engine.model.config)
+    return timed(engine.name, parameters, shape, context, sequences, (near, far), kv, rates,
+                 acceptance)  # fmt: skip
+
+
+def timed(
+    model: str,
+    parameters: int,
+    shape: KVShape,
+    context: int,
+    sequences: int,
+    weights: tuple[int, int],
+    kv: Split,
+    rates: Rates,
+    acceptance: float,
+    alternative: str = "",
+) -> Plan:
+    """The plan with its times, from bytes on the device and elsewhere: `weights` and `kv`."""
+    near, far = weights
+    layer = sequences * context * shape.layer_bytes
+    host, disk = kv.count("host") * layer, kv.count("disk") * layer
+    resident = sequences * context * shape.token_bytes - host - disk
+    step = (near + resident) / rates.device + (far + host) / rates.link + disk / rates.disk
     budget = min(context, DRAFT_BUDGET) * sequences * shape.token_bytes
     draft = (near + budget) / rates.device + far / rates.link
     length, expected = best_draft(step, draft, acceptance)
-    return Plan(
-        model, parameters, context, sequences, shape.token_bytes, near, far, kv, rates,
-        step, step, draft, acceptance, length, expected,
-        _alternative(parameters, sequences * context * shape.token_bytes, device_memory, rates,
-                     sequences, kv, far),
-    )  # fmt: skip
+    return Plan(model, parameters, context, sequences, shape.token_bytes, near, far, kv, rates,
+                step, step, draft, acceptance, length, expected, alternative)  # fmt: skip
 
 
 def best_draft(step: float, draft: float, acceptance: float) -> tuple[int, float]:
@@ -172,12 +203,8 @@ def count_parameters(config: Any) -> int:
     return sum(parameter.numel() for parameter in {id(p): p for p in model.parameters()}.values())
 
 
-def _alternative(
-    parameters: int, kv: int, memory: int, rates: Rates, sequences: int, found: Split, far: int
-) -> str:
+def _alternative(parameters: int, kv: int, memory: int, rates: Rates, sequences: int) -> str:
     """The honest word: whether smaller weights and KV would need no offloading at all."""
-    if found.tiers is None and not far:
-        return ""
     small = parameters * _BITS_4
     for kept, what in ((kv, "16-bit KV"), (kv / 2, "8-bit KV (another text)")):
         total = small + kept

@@ -1,10 +1,12 @@
-"""Stream: attention over remote keys and values, fetched chunk by chunk, one ahead."""
+"""Stream: attention over remote keys and values: fetched one chunk ahead, or read by the CPU."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
+from time import perf_counter
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.kernels.merge import merge
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.offload.staging import Slot
+from specdec.offload.tier import HostTier
 from specdec.offload.tiered_level import TieredLevel
 
 
@@ -26,6 +29,7 @@ class Chunk(NamedTuple):
     end: int
 
 
+Partial = tuple[Tensor, Tensor]  # o, lse
 Fetched = tuple[Chunk, Slot, "Future[tuple[Tensor, Tensor]]"]
 
 
@@ -49,6 +53,7 @@ class Stream:
             (k, v) for k, v in zip(cold.k, cold.v, strict=True) if k is not None and v is not None
         ]
         self.free: deque[Slot] = deque(cold.staging.free_slots(device, made))
+        self.hosted: bool | None = None
         self.planned: deque[Chunk] = deque()
         self.ahead: deque[Fetched] = deque()
 
@@ -60,11 +65,50 @@ class Stream:
         known: Stream = pass_.plans["stream"]
         return known
 
-    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor] | None:
-        """The partial (o, lse) over the cold keys of the call's layer; None if there are none."""
+    def begin(self, call: AttentionCall) -> Callable[[], Partial | None]:
+        """Begin with the cold keys of the call's layer; what comes back waits for the partial.
+
+        It is None where there are no keys. A partial that is computed on the host goes on in a
+        thread of its own meanwhile.
+        """
         self.cold.windows[call.layer] = call.window
+        if self._on_host(call.layer):
+            return self.cold.worker.submit(self._beside, call).result
+        return partial(self._attend, call)
+
+    def _on_host(self, layer: int) -> bool:
+        """Whether the layer's keys are read where they lie, the same for all layers of a pass."""
+        tier = self.cold.homes[layer]
+        if not isinstance(tier, HostTier):
+            return False
+        if self.hosted is None:
+            self.hosted = tier.balance.on_host(self.pass_.positions.numel())
+        return self.hosted
+
+    @torch.inference_mode()
+    def _beside(self, call: AttentionCall) -> Partial | None:
+        """The partial over keys in host memory, computed by the CPU, on the call's device."""
+        k, v = self.cold.k[call.layer], self.cold.v[call.layer]
+        tier = self.cold.homes[call.layer]
+        rows = self.pass_.store.row_maps[0][list(self.pass_.sequences)]
+        assert k is not None and v is not None and isinstance(tier, HostTier)
+        if not bool(self.cold.length[rows].any()):
+            return None
+        first = None if call.window is None else self.pass_.positions.cpu() - (call.window - 1)
+        started = perf_counter()
+        o, lse = prefix_attention(
+            call.q.cpu(), k, v, self.cold.length, rows, scale=call.scale, softcap=call.softcap,
+            first=first,
+        )  # fmt: skip
+        token = k[0, :, 0].nbytes + v[0, :, 0].nbytes
+        nbytes = token * sum(int(self.cold.length[row]) for row in self.members)
+        tier.balance.note(self.pass_.positions.numel(), nbytes, perf_counter() - started)
+        return o.to(call.q.device), lse.to(call.q.device)
+
+    def _attend(self, call: AttentionCall) -> Partial | None:
+        """The partial over chunks that are fetched to the device."""
         first = None if call.window is None else self.pass_.positions - (call.window - 1)
-        merged: tuple[Tensor, Tensor] | None = None
+        merged: Partial | None = None
         for chunk, k, v in self._chunks(call.layer):
             if merged is None:
                 merged = _nothing(call)
@@ -104,7 +148,8 @@ class Stream:
     def _plan(self, layer: int) -> list[Chunk]:
         """What of a layer has to be fetched, as far as its window is known."""
         k, v = self.cold.k[layer], self.cold.v[layer]
-        if k is None or v is None or not self.cold.is_remote(layer, self.device):
+        is_fetched = self.cold.is_remote(layer, self.device) and not self._on_host(layer)
+        if k is None or v is None or not is_fetched:
             return []
         window, lowest = self.cold.windows.get(layer), 0
         if window is not None:
@@ -137,7 +182,7 @@ class Stream:
             self.free.append(slot)
 
 
-def _nothing(call: AttentionCall) -> tuple[Tensor, Tensor]:
+def _nothing(call: AttentionCall) -> Partial:
     """A partial over no keys, to which others are merged in place."""
     batch, heads, nodes, _ = call.q.shape
     wide = torch.float64 if call.q.dtype == torch.float64 else torch.float32

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from specdec.offload.balance import Balance
 from specdec.offload.budget import Budget
 from specdec.offload.pace import Pace
 
@@ -54,13 +55,20 @@ class HostTier:
     """Host memory: pinned where the device is a GPU, and the device's own where that is the CPU.
 
     streams: fetch through staging buffers also where the CPU could read in place, as a GPU must;
-    with a pace it stands for a link of that rate.
+    with a pace it stands for a link of that rate. partials: see `Balance`.
     """
 
     name = "host"
 
-    def __init__(self, budget: Budget, pace: Pace | None = None, streams: bool = False) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        pace: Pace | None = None,
+        streams: bool = False,
+        partials: str = "auto",
+    ) -> None:
         self.budget, self.pace, self.streams = budget, pace or Pace(), streams
+        self.balance = Balance(self.pace, partials)
 
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return self.budget.empty(shape, like.dtype, torch.device("cpu"), pin=like.is_cuda)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -11,7 +11,7 @@ from specdec.offload.budget import Budget
 from specdec.offload.staging import Staging
 from specdec.offload.tier import DeviceTier, Tier
 from specdec.offload.tiered_level import TieredLevel
-from specdec.store import KVStore
+from specdec.store import KVStore, Level
 
 
 class TieredStore(KVStore):
@@ -25,7 +25,8 @@ class TieredStore(KVStore):
     After `fork` nothing moves any more: the level it adds holds new tokens only.
 
     room: tokens that may be staged or committed at a time; staging_bytes: of each of the buffers
-    through which remote keys and values come to the device.
+    through which remote keys and values come to the device. moved: told of each layer of a row
+    whose tokens have moved (`Wants.moved`).
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class TieredStore(KVStore):
     ) -> None:
         super().__init__(len(homes), sequences, capacity)
         self.window, self.block = window, block
+        self.moved: Sequence[Callable[[Level, int, int, torch.device], None]] = ()
         self._on_device = [DeviceTier(budget)] * len(homes)
         staging = Staging(budget, staging_bytes)
         self.levels = [
@@ -89,5 +91,9 @@ class TieredStore(KVStore):
                 target[row, :, start : start + count] = source[row, :, :count]
                 source[row, :, : held - count] = source[row, :, count:held].clone()
         cold.length[row] += count
+        for layer, keys in enumerate(hot.k):
+            for moved in self.moved:
+                if keys is not None:
+                    moved(cold, layer, row, keys.device)
         hot.crop(row, 0)  # what was kept beside the hot tokens speaks of others now
         hot.length[row] = held - count
