@@ -169,8 +169,8 @@ def shared_prefix(
 def level_reads(context: int, nodes: int) -> Reads:
     """One sequence that reads all of one level, and a binary tree of nodes behind it."""
     words = ancestor_words([_binary(nodes)], nodes).numpy().view(np.uint64)
-    table = np.array([[0, 0, 0, context, nodes, 0, 1]], np.int64)
-    return Reads(table, np.zeros(1, np.int64), words, np.zeros((0, 0), np.int64))
+    table = np.array([[0, 0, 0, context, nodes, 0, 1, 0]], np.int64)
+    return Reads(table, np.zeros(1, np.int64), words)
 
 
 def _binary(nodes: int) -> list[int]:

@@ -13,7 +13,6 @@ from specdec.kernels.choose_tokens import choose_tokens
 from specdec.kernels.chunk_scores import score_means, update_means
 from specdec.kernels.dispatch import Op
 from specdec.kernels.gather_attention import gather_attention
-from specdec.kernels.gather_pages import gather_pages
 from specdec.kernels.label_scores import score_labels, update_labels
 from specdec.kernels.level_attention import level_attention
 from specdec.kernels.members import members
@@ -23,6 +22,7 @@ from specdec.kernels.page_mass import page_mass
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.quantize_kv import QuantizedKV, quantize_kv
 from specdec.kernels.quantized_attention import quantized_attention
+from specdec.kernels.select_pages import select_pages
 from specdec.kernels.stage_kv import commit_path, stage_kv
 from specdec.kernels.topk_pages import topk_pages
 from specdec.kernels.tree_attention import tree_attention
@@ -173,8 +173,9 @@ def _level(x: Inputs, run: Run) -> Any:
     return run(level_attention)(q[:1], [(k, v)], level_reads(C - N, N), scale=0.125)
 
 
-def _gather_pages(x: Inputs, run: Run) -> Any:
-    return run(gather_pages)(x.normal(KV, C, D), x.ints([[0, 5]] * KV, torch.int64), PAGE)
+def _select(x: Inputs, run: Run) -> Any:
+    how = dict(votes="max", pool=3, per_page=2, all_heads=False, count=9, first=1, last=1)
+    return run(select_pages)(x.normal(KV, 6, 60), **how)[:, 2:]  # forced: any order
 
 
 CASES: dict[str, dict[str, Case]] = {
@@ -187,6 +188,9 @@ CASES: dict[str, dict[str, Case]] = {
         "members": _members, "warp_scores, choose_tokens": _sampling, "verify_trees": _verifying,
     },
     "numba": {
-        "level_attention": _level, "gather_pages": _gather_pages, "stage_kv, commit_path": _staging,
+        "level_attention": _level, "prefix_attention": _prefix, "tree_attention": _tree,
+        "gather_attention": _gather, "merge": _merge, "page_bounds, chunk_scores": _pages,
+        "label_scores": _labels, "page_mass": _mass, "select_pages": _select,
+        "stage_kv, commit_path": _staging,
     },
 }  # fmt: skip

@@ -1,14 +1,11 @@
-"""gather_pages: the chosen pages of a level's row, side by side."""
+"""gather_pages: the chosen pages of a level's row, side by side; a copy that PyTorch does well."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from specdec.kernels.dispatch import dispatched
 
-
-@dispatched
 def gather_pages(x: Tensor, pages: Tensor, page_size: int) -> Tensor:
     """Tokens of `pages[Hkv, n]` (int64) out of `x[Hkv, capacity, D]`: `[Hkv, n * page_size, D]`.
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from specdec.bench import kernel_checks, kernel_profile
 from specdec.cli.app import app
-from specdec.kernels.gather_pages import gather_pages
+from specdec.kernels.page_mass import page_mass
 
 pytest.importorskip("numba", reason="numba is not installed")
 SMALL = ["--device", "cpu", "--shapes", "smollm2-135m", "--contexts", "64,130", "--nodes", "1,5"]
@@ -50,14 +50,12 @@ def test_what_is_printed():
 
 
 def test_a_wrong_kernel_is_found(monkeypatch):
-    plain = gather_pages.plain
-    monkeypatch.setitem(
-        gather_pages.__dict__, "numba", lambda x, pages, size: plain(x, pages, size) + 1e-3
-    )
+    right = page_mass.numba
+    monkeypatch.setitem(page_mass.__dict__, "numba", lambda *a, **how: right(*a, **how) + 1e-3)
     rows = {row["op"]: row for row in kernel_checks.check("numba", "cpu", torch.float32)}
-    assert not rows["gather_pages"]["ok"] and rows["level_attention"]["ok"]
+    assert not rows["page_mass"]["ok"] and rows["level_attention"]["ok"]
     done = run(*SMALL, "--repeats", "1")
-    assert done.exit_code == 1 and "WRONG  gather_pages" in done.stdout
+    assert done.exit_code == 1 and "WRONG  page_mass" in done.stdout
 
 
 def row(name, context, nodes, share=0.9, ms=1.0, shape="llama-3.1-8b"):

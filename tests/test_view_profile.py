@@ -134,7 +134,7 @@ def engine():
 def run(engine, monkeypatch, tmp_path):
     from specdec.cli import console
 
-    monkeypatch.setattr(console, "load_engine", lambda *arguments: engine)
+    monkeypatch.setattr(console, "load_engine", lambda *arguments, **memory: engine)
     (tmp_path / "text").write_text("No more, no less. " * 9)
 
     def invoke(*arguments):
