@@ -189,8 +189,7 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "numba": {
         "level_attention": _level, "prefix_attention": _prefix, "tree_attention": _tree,
-        "gather_attention": _gather, "merge": _merge, "page_bounds, chunk_scores": _pages,
-        "label_scores": _labels, "page_mass": _mass, "select_pages": _select,
-        "stage_kv, commit_path": _staging,
+        "gather_attention": _gather, "merge": _merge, "page_mass": _mass,
+        "select_pages": _select, "stage_kv, commit_path": _staging,
     },
 }  # fmt: skip
