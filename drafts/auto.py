@@ -27,8 +27,9 @@ MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller as
 GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
 # In the order in which they are asked. Those that need nothing but the target are left alone until
 # they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
-# and one with a format of its own where what it ships fits the target.
-CANDIDATES = ("ngram", "model", "longspec", "triforce-chunks")
+# and one with a format of its own where what it ships fits the target. "longspec" can stand here
+# once its kernels are compiled before its first draft is timed.
+CANDIDATES = ("ngram", "model", "triforce-chunks")
 _misfits: WeakKeyDictionary[Target, set[str]] = WeakKeyDictionary()  # what ships for others only
 
 

@@ -32,7 +32,7 @@ def test_a_document(tmp_path):
     document = json.loads(file.read_text())
     assert document == json.loads(done.stdout)
     assert document["dtype"] == "float32" and document["copy_gb_s"] > 0
-    assert all(row["ok"] for row in document["checks"]) and len(document["checks"]) == 3
+    assert all(row["ok"] for row in document["checks"]) and len(document["checks"]) == 8
     cells = {(row["context"], row["nodes"], row["name"]) for row in document["timings"]}
     names = {name for _, _, name in cells}
     assert len(cells) == 2 * 2 * 3 and {"level_attention (numba)"} < names
