@@ -52,7 +52,6 @@ def profile_offload(
     tokens = tokens[:context]
     before = engine.target.kv_memory
     cells: list[dict[str, Any]] = []
-    started = perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         saved = engine.save_prompt(tokens, Path(folder) / "prompt")
         settings: list[tuple[str, float | None]] = [("device", None), *((tier, r) for r in rates)]
@@ -69,7 +68,6 @@ def profile_offload(
         "weights": str(engine.packing),
         "context": context,
         "new_tokens": new_tokens,
-        "seconds": perf_counter() - started,
         "cells": cells,
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from weakref import WeakKeyDictionary
 
 from specdec.acceptance import Trust
 from specdec.cached_model import CachedModel
@@ -30,7 +29,6 @@ GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a dra
 # and one with a format of its own where what it ships fits the target. "longspec" can stand here
 # once its kernels are compiled before its first draft is timed.
 CANDIDATES = ("ngram", "model", "triforce-chunks")
-_misfits: WeakKeyDictionary[Target, set[str]] = WeakKeyDictionary()  # what ships for others only
 
 
 @dataclass
@@ -182,8 +180,7 @@ def _candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
     bounded = replace(options, num_draft_tokens=options.num_draft_tokens or MAX_DEPTH)
     for name in CANDIDATES:
         entry = DRAFTERS[name]
-        is_useless = entry.needs_model and options.draft_model is None
-        if is_useless or name in _misfits.get(target, ()):
+        if entry.needs_model and options.draft_model is None:
             continue
         mine = free if name == "ngram" else bounded
         if entry.own_format:
@@ -194,7 +191,5 @@ def _candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
             if not entry.own_format and not isinstance(error, UnsupportedModel):
                 raise
             log.debug("auto does without %s: %s", name, error)
-            if entry.own_format:
-                _misfits.setdefault(target, set()).add(name)
             continue
         yield Part(drafter, traits_of(drafter), entry.needs_model)

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 if TYPE_CHECKING:
     from specdec.forward_pass import ForwardPass
@@ -34,9 +35,7 @@ def ticket_of(pass_: ForwardPass) -> Tensor:
     return torch.tensor(number)
 
 
-@torch.library.custom_op(
-    "specdec::attend", mutates_args=(), schema=_SCHEMA, tags=(torch.Tag.cudagraph_unsafe,)
-)
+@custom_op("specdec::attend", mutates_args=(), schema=_SCHEMA, tags=(torch.Tag.cudagraph_unsafe,))
 def attend(
     q: Tensor,
     k: Tensor,

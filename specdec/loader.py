@@ -82,11 +82,16 @@ def load(
     story = ", weights as stored" if stored else ""
     options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
     spread: dict[str, Any] = {}
+    processes = ranks.world_size() if tensor_parallel else 1
+    if device_map is not None and (device != "auto" or processes > 1):
+        other = f"{processes} processes" if processes > 1 else f"device={str(device)!r}"
+        raise InvalidArgument(
+            f"device_map and {other} both say where the weights go: give one of them"
+        )
     if device_map is not None:
         spread = {"device_map": device_map, "max_memory": max_memory and dict(max_memory),
                   "offload_folder": offload_folder and str(offload_folder)}  # fmt: skip
         stored = {}  # accelerate moves the model's own weights
-    processes = ranks.world_size() if tensor_parallel else 1
     if processes > 1:
         spread = _split(where, place, processes, options)
         stored = {}

@@ -8,6 +8,7 @@ import models
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.library import opcheck
 
 from specdec import Engine, attention_op
 from specdec.errors import SpecdecError
@@ -82,7 +83,7 @@ def test_the_operator_is_well_formed():
     pass_ = ForwardPass(target.new_store(1, 8), FullView(), [0], torch.arange(3)[None])
     q, k, v = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
     for sinks, *numbers in ((None, 0.3, None, None), (torch.randn(4), 0.3, 0.5, 2)):
-        torch.library.opcheck(attention_op.attend, (q, k, v, sinks, pass_.ticket, 0, *numbers))
+        opcheck(attention_op.attend, (q, k, v, sinks, pass_.ticket, 0, *numbers))
     assert torch.Tag.cudagraph_unsafe in torch.ops.specdec.attend.default.tags
 
 

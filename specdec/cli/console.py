@@ -68,17 +68,18 @@ def memory(
     device_map: str | None,
 ) -> dict[str, Any]:
     """The options of memory as `Engine.from_pretrained` takes them."""
-    import torch
+    limits: dict[int | str, str] = {}
+    if gpu_memory is not None:
+        import torch
 
-    gpus = range(torch.cuda.device_count())
-    if gpu_memory is not None and not gpus:
         from specdec.errors import InvalidArgument
 
-        raise InvalidArgument(
-            f"--gpu-memory {gpu_memory}: PyTorch sees no GPU here; leave it out, or ask "
-            "`specdec plan` what would happen on a machine that has one"
-        )
-    limits: dict[int | str, str] = {} if gpu_memory is None else dict.fromkeys(gpus, gpu_memory)
+        limits.update(dict.fromkeys(range(torch.cuda.device_count()), gpu_memory))
+        if not limits:
+            raise InvalidArgument(
+                f"--gpu-memory {gpu_memory}: PyTorch sees no GPU here; leave it out, or ask "
+                "`specdec plan` what would happen on a machine that has one"
+            )
     if cpu_memory is not None:
         limits["cpu"] = cpu_memory
     return {

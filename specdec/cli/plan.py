@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from specdec.offload.plan import Plan
     from specdec.offload.rates import Rates
 
-_DTYPES = {"bfloat16": "bfloat16", "float16": "float16", "float32": "float32"}
-
 
 def plan(
     model: arguments.Model = "demo",
@@ -57,9 +55,10 @@ def plan(
     from specdec.errors import InvalidArgument
     from specdec.offload.memory import free_bytes, free_disk, parse_bytes
     from specdec.offload.plan import make_plan
+    from specdec.placement import DTYPES
 
-    if dtype not in _DTYPES:
-        raise InvalidArgument(f"--dtype {dtype!r}: give {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise InvalidArgument(f"--dtype {dtype!r}: give {', '.join(DTYPES)}")
     host = (
         free_bytes(torch.device("cpu"))
         if cpu_memory is None
@@ -74,7 +73,7 @@ def plan(
         host_memory=host,
         disk=free_disk(offload_folder) if disk is None else parse_bytes(disk, "--disk"),
         rates=_rates(offload_folder, gpu_memory is None, gpu_rate, link_rate, disk_rate),
-        dtype=getattr(torch, _DTYPES[dtype]),
+        dtype=DTYPES[dtype],
         acceptance=acceptance,
         on_cpu=gpu_memory is None,
     )

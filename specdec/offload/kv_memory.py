@@ -60,7 +60,7 @@ class KVMemory:
         self.device = Budget("device", self.device_bytes)
         self.host = Budget("host", self.host_bytes)
         self.pace = Pace(self.link)
-        Balance(self.pace, self.partials)  # refuses an unknown place before any work
+        self.balance = Balance(self.pace, self.partials)  # what it learns serves all stores
 
     def split(self, shape: KVShape, sequences: int, capacity: int, device: torch.device) -> Split:
         """Where the KV of so many sequences and tokens goes. Raises OutOfMemory."""
@@ -102,7 +102,7 @@ class KVMemory:
         disk = DiskTier(self.folder, self.pace)
         places: dict[str, Tier] = {
             "device": near,
-            "host": HostTier(self.host, self.pace, self.link is not None, self.partials),
+            "host": HostTier(self.host, self.balance, streams=self.link is not None),
             "disk": disk,
         }
         log.info(

@@ -29,8 +29,8 @@ _BITS_4 = 4.5 / 8  # bytes of a weight in 4 bits, scales included
 class Plan:
     """Bytes and seconds of one configuration; times are the least that bandwidth allows.
 
-    weights: bytes on the device and in host memory. plain_s: of a plain step; verify_s: of a pass
-    over a draft, which reads the same; draft_s: of a draft token from the model itself on
+    weights: bytes on the device and in host memory. plain_s: of a plain step, and of a pass over a
+    draft, which reads the same; draft_s: of a draft token from the model itself on
     DRAFT_BUDGET tokens. draft_tokens: length of the draft that is best at `acceptance`, the assumed
     chance of each of its tokens. alternative: what would fit the device instead, or "".
     """
@@ -45,7 +45,6 @@ class Plan:
     kv: Split
     rates: Rates
     plain_s: float
-    verify_s: float
     draft_s: float
     acceptance: float
     draft_tokens: int
@@ -63,7 +62,7 @@ class Plan:
     @property
     def tokens_per_s(self) -> float:
         """With the best draft length, or plainly if no draft pays."""
-        return self.sequences * self.expected / (self.draft_tokens * self.draft_s + self.verify_s)
+        return self.sequences * self.expected / (self.draft_tokens * self.draft_s + self.plain_s)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -160,7 +159,7 @@ def timed(
     draft = (near + budget) / rates.device + far / rates.link
     length, expected = best_draft(step, draft, acceptance)
     return Plan(model, parameters, context, sequences, shape.token_bytes, near, far, kv, rates,
-                step, step, draft, acceptance, length, expected, alternative)  # fmt: skip
+                step, draft, acceptance, length, expected, alternative)  # fmt: skip
 
 
 def best_draft(step: float, draft: float, acceptance: float) -> tuple[int, float]:

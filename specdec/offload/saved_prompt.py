@@ -56,6 +56,7 @@ class SavedPrompt:
 
     def check(self, target: Target) -> None:
         """Raise InvalidArgument, with the difference, unless this is the model that read it."""
+        _check_whole(target)
         mine = describe(target)
         for name in ("architecture", "layers", "kv_heads", "head_dim", "vocab_size", "dtype"):
             if mine[name] != self.about.get(name):
@@ -117,6 +118,7 @@ def save(target: Target, tokens: Sequence[int], folder: str | Path) -> SavedProm
 
     Raises InvalidArgument for a folder that holds something else, which is left as it is.
     """
+    _check_whole(target)
     folder = Path(folder)
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not is_free and not (folder / "prompt.json").is_file():
@@ -143,6 +145,15 @@ def save(target: Target, tokens: Sequence[int], folder: str | Path) -> SavedProm
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return SavedPrompt(folder)
+
+
+def _check_whole(target: Target) -> None:
+    """Raise InvalidArgument where this process has only some of the model's heads."""
+    if target.is_parallel:
+        raise InvalidArgument(
+            "saved prompts hold all heads, and each of several processes has some of them: start "
+            "one process, or leave the saved prompt out"
+        )
 
 
 def describe(target: Target) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain, islice
 from time import perf_counter
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ class Stream:
             (k, v) for k, v in zip(cold.k, cold.v, strict=True) if k is not None and v is not None
         ]
         self.free: deque[Slot] = deque(cold.staging.free_slots(device, made))
+        self.ends = {row: int(cold.length[row]) for row in self.members}
         self.hosted: bool | None = None
         self.planned: deque[Chunk] = deque()
         self.ahead: deque[Fetched] = deque()
@@ -92,7 +94,7 @@ class Stream:
         tier = self.cold.homes[call.layer]
         rows = self.pass_.store.row_maps[0][list(self.pass_.sequences)]
         assert k is not None and v is not None and isinstance(tier, HostTier)
-        if not bool(self.cold.length[rows].any()):
+        if not any(self.ends.values()):
             return None
         first = None if call.window is None else self.pass_.positions.cpu() - (call.window - 1)
         started = perf_counter()
@@ -101,7 +103,7 @@ class Stream:
             first=first,
         )  # fmt: skip
         token = k[0, :, 0].nbytes + v[0, :, 0].nbytes
-        nbytes = token * sum(int(self.cold.length[row]) for row in self.members)
+        nbytes = token * sum(self.ends.values())
         tier.balance.note(self.pass_.positions.numel(), nbytes, perf_counter() - started)
         return o.to(call.q.device), lse.to(call.q.device)
 
@@ -128,8 +130,8 @@ class Stream:
     def _chunks(self, layer: int) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
         """The layer's chunks, each valid until the next is asked for."""
         wanted = self._plan(layer)
-        following = [*(entry[0] for entry in self.ahead), *self.planned]
-        if following[: len(wanted)] != wanted:
+        following = chain((entry[0] for entry in self.ahead), self.planned)
+        if list(islice(following, len(wanted))) != wanted:
             self._drop()
             self.planned.extend(wanted)
             if self.pass_.view.lossless:
@@ -153,14 +155,18 @@ class Stream:
             return []
         window, lowest = self.cold.windows.get(layer), 0
         if window is not None:
-            lowest = max(0, int(self.pass_.positions.min()) - (window - 1))
+            lowest = max(0, self.first_position - (window - 1))
         size = self.staging.tokens(k, v)
         return [
             Chunk(layer, row, start, min(start + size, end))
-            for row in self.members
-            for end in (int(self.cold.length[row]),)
+            for row, end in self.ends.items()
             for start in range(lowest, end, size)
         ]
+
+    @cached_property
+    def first_position(self) -> int:
+        """The lowest position of the pass, for windows."""
+        return int(self.pass_.positions.min())
 
     def _fetch_ahead(self) -> None:
         while self.free and self.planned:

@@ -55,20 +55,17 @@ class HostTier:
     """Host memory: pinned where the device is a GPU, and the device's own where that is the CPU.
 
     streams: fetch through staging buffers also where the CPU could read in place, as a GPU must;
-    with a pace it stands for a link of that rate. partials: see `Balance`.
+    with a pace it stands for a link of that rate. balance: decides between the two, and keeps that
+    pace.
     """
 
     name = "host"
 
     def __init__(
-        self,
-        budget: Budget,
-        pace: Pace | None = None,
-        streams: bool = False,
-        partials: str = "auto",
+        self, budget: Budget, balance: Balance | None = None, streams: bool = False
     ) -> None:
-        self.budget, self.pace, self.streams = budget, pace or Pace(), streams
-        self.balance = Balance(self.pace, partials)
+        self.budget, self.streams = budget, streams
+        self.balance = Balance(Pace()) if balance is None else balance
 
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return self.budget.empty(shape, like.dtype, torch.device("cpu"), pin=like.is_cuda)
@@ -80,4 +77,4 @@ class HostTier:
         started = perf_counter()
         out.copy_(buffer[row, :, start:end], non_blocking=True)
         if not out.is_cuda:
-            self.pace.after(out.nbytes, started)
+            self.balance.pace.after(out.nbytes, started)
