@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specdec.drafts.training.corpus import Corpus
-from specdec.drafts.training.questions import question
+from specdec.drafts.training.questions import follow_up, question
 from specdec.drafts.training.teacher import Lesson, Teacher
 
 LONG_EVERY = 6  # one lesson of so many is a few long texts that the target only reads
-_CHAT, _CODE = 0.45, 0.75  # up to here a text is a chat, a source file; the rest is prose
+_CHAT, _CODE = 0.5, 0.75  # up to here a text is a chat, a source file; the rest is prose
+_GOES_ON = 0.3  # share of later turns that ask about the answer before
 _TEMPERATURES = (0.0, 0.0, 0.6, 1.0)
 
 
@@ -99,7 +100,9 @@ class Lessons:
         """The start of a chat, or the user's next turn, up to where the model answers."""
         prose = self.corpus.passage(rng, "prose", rng.randrange(200, 600)).strip()
         code = self.corpus.passage(rng, "code", rng.randrange(150, 500)).strip()
-        user = {"role": "user", "content": question(rng, prose, code)}
+        goes_on = not is_first and rng.random() < _GOES_ON
+        asked = follow_up(rng) if goes_on else question(rng, prose, code)
+        user = {"role": "user", "content": asked}
         text = self.tokenizer.apply_chat_template(
             [user], add_generation_prompt=True, tokenize=False
         )
