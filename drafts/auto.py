@@ -24,6 +24,7 @@ log = logging.getLogger("specdec")
 
 MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller asks for less
 GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
+REHEARSED, KNOWN = 2, 2  # draft tokens of a rehearsal; drafts that tell the cost: one may be cold
 # In the order in which they are asked. Those that need nothing but the target are left alone until
 # they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
 # and one with a format of its own where what it ships fits the target. "longspec" can stand here
@@ -70,12 +71,14 @@ class AutoDrafter:
         )
         self._make_controller = controller
         self._clock = target.clock
+        self._boundary = target.rope_boundary
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         self.controller = self._make_controller(verifier.costs)
         for part in self.parts:
             part.drafter.begin(rows, verifier)
             part.read = {row.index: len(row.tokens) for row in rows}
+        self._rehearse(rows)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         self.started = self._clock()
@@ -135,6 +138,26 @@ class AutoDrafter:
             if hasattr(part.drafter, "reads"):
                 found |= part.drafter.reads(row)
         return found
+
+    def _rehearse(self, rows: Sequence[Row]) -> None:
+        """Time drafts of those that are new to this machine and length of text, as passes are.
+
+        A guess would be far off where a draft reads what is near and a pass what is behind a link,
+        and the first draft may compile kernels, which no round should pay for. The draft tokens
+        are thrown away.
+        """
+        room = min(row.max_tokens - len(row.tokens) - 1 for row in rows)
+        if room < REHEARSED or self._boundary is not None:  # longrope: rows may not draft together
+            return
+        self.keys = sum(len(row.tokens) for row in rows)
+        for part in self.parts:
+            offers = [] if part.traits.instant else list(self._offers(part, rows, REHEARSED))
+            for offer in offers[:1]:  # more nodes a level are seldom tried
+                cost = self.controller.costs.draft_cost(offer.key, self.keys, offer.guess)
+                while cost.count < KNOWN:
+                    started = self._clock()
+                    part.drafter.propose(rows, [REHEARSED] * len(rows))
+                    cost.note(REHEARSED, 0, self._clock() - started)
 
     def _offers(self, part: Part, rows: Sequence[Row], limit: int) -> Iterator[Offer]:
         """What a candidate can do in this round."""

@@ -14,6 +14,7 @@ import torch
 from specdec import Engine, ranks
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.split import Sizes
+from specdec.view import FullView
 
 PROMPTS = [[1, 2, 3, 4, 5] * 6, [7, 8, 9]]
 RUNS = [
@@ -36,7 +37,7 @@ def main() -> None:
             found = engine.generate(PROMPTS, max_new_tokens=16, **run)
             texts.append([[g.token_ids for g in found], found[0].seed])
     heads = engine.target.new_store(1, 4096)
-    engine.target.prefill(heads, engine_view(), 0, [1, 2, 3])
+    engine.target.prefill(heads, FullView(), 0, [1, 2, 3])
     document = {
         "texts": texts,
         "kv_heads": heads.levels[0 if tier == "device" else 1].k[0].shape[1],
@@ -44,12 +45,6 @@ def main() -> None:
     rank = torch.distributed.get_rank()
     Path(f"{out}.{rank}").write_text(json.dumps(document))
     ranks.leave()
-
-
-def engine_view():
-    from specdec.view import FullView
-
-    return FullView()
 
 
 if __name__ == "__main__":
