@@ -171,10 +171,11 @@ def _proven(
 
 
 def _can_pack(module: nn.Linear) -> bool:
-    """Not what accelerate moves about, which has a forward of its own, nor what ranks share."""
+    """Plain matrices only: not what accelerate moves about, which has a forward of its own, what
+    ranks share, or what a library has quantised behind a tensor of its own."""
     weight = module.weight
     is_ours = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.dim() == 2
-    return is_ours and not hasattr(module, "_hf_hook") and not hasattr(weight, "placements")
+    return is_ours and type(weight.data) is torch.Tensor and not hasattr(module, "_hf_hook")
 
 
 def _is_released(module: nn.Module) -> bool:

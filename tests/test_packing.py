@@ -90,3 +90,26 @@ def test_weights_as_stored_are_saved_dequantised():
     weight = quantise(model.get_submodule(name).weight, 8)
     engine = Engine(model, stored={name: weight})
     assert torch.equal(engine.model.state_dict()[name + ".weight"], weight.dense())
+
+
+class Coded(torch.Tensor):
+    """A weight behind a tensor of its own, as quantising libraries have it: NumPy cannot see it."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.numpy:
+            raise RuntimeError("no plain tensor")
+        if func is torch.nn.functional.linear:
+            x, weight, *rest = args
+            return func(x, weight.as_subclass(torch.Tensor), *rest)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_weights_of_another_library_are_left_to_it():
+    model = models.build("llama", dtype=torch.float32).eval()
+    want = Engine(copy.deepcopy(model)).generate([3, 1, 4, 1, 5], max_new_tokens=16)
+    ours = model.model.layers[0].mlp.up_proj
+    ours.weight = torch.nn.Parameter(ours.weight.data.as_subclass(Coded), requires_grad=False)
+    engine = Engine(model)
+    assert ours not in engine.packing.weights and len(engine.packing.weights) > 1
+    assert engine.generate([3, 1, 4, 1, 5], max_new_tokens=16).token_ids == want.token_ids
