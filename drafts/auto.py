@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 
-from specdec.acceptance import Trust
 from specdec.cached_model import CachedModel
 from specdec.controller import Controller, Offer, Plan
 from specdec.costs import PassCosts
-from specdec.drafter import Drafter, Traits, Wants, traits_of, wants_of
-from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
+from specdec.drafter import Wants, wants_of
+from specdec.drafts.candidates import Part, begins, candidates
 from specdec.options import DraftOptions
-from specdec.registry import DRAFTERS
 from specdec.row import Row
 from specdec.stats import Reads, Stats
 from specdec.target import Target
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
 
-log = logging.getLogger("specdec")
-
-MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller asks for less
 GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
 REHEARSED, KNOWN = 2, 2  # draft tokens of a rehearsal; drafts that tell the cost: one may be cold
-# In the order in which they are asked. Those that need nothing but the target are left alone until
-# they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
-# and one with a format of its own where what it ships fits the target. "longspec" can stand here
-# once its kernels are compiled before its first draft is timed.
-CANDIDATES = ("ngram", "model", "triforce-chunks")
-
-
-@dataclass
-class Part:
-    """One candidate, whether the user brought it, how it does, and how far it read each row."""
-
-    drafter: Drafter
-    traits: Traits
-    given: bool = False
-    trust: Trust = field(default_factory=Trust)
-    read: dict[int, int] = field(default_factory=dict)
-    trees: list[TokenTree] = field(default_factory=list)  # this round's
 
 
 class AutoDrafter:
@@ -64,7 +40,7 @@ class AutoDrafter:
         options: DraftOptions,
         controller: Callable[[PassCosts], Controller] = Controller,
     ) -> None:
-        self.parts = list(_candidates(target, options))
+        self.parts = list(candidates(target, options))
         self.limit = options.num_draft_tokens or 255
         self.wants = Wants.all_of(
             [Wants(costs=True), *(wants_of(part.drafter) for part in self.parts)]
@@ -75,8 +51,8 @@ class AutoDrafter:
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         self.controller = self._make_controller(verifier.costs)
+        self.parts = [part for part in self.parts if begins(part, rows, verifier)]
         for part in self.parts:
-            part.drafter.begin(rows, verifier)
             part.read = {row.index: len(row.tokens) for row in rows}
         self._rehearse(rows)
 
@@ -195,24 +171,3 @@ class AutoDrafter:
         trees = part.drafter.propose(rows, [min(limit, plan.depth) for limit in limits])
         part.read.update({row.index: len(row.tokens) for row in rows})
         return trees
-
-
-def _candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
-    """The drafters that this call has something for."""
-    free = replace(options, num_draft_tokens=None)
-    bounded = replace(options, num_draft_tokens=options.num_draft_tokens or MAX_DEPTH)
-    for name in CANDIDATES:
-        entry = DRAFTERS[name]
-        if entry.needs_model and options.draft_model is None:
-            continue
-        mine = free if name == "ngram" else bounded
-        if entry.own_format:
-            mine = replace(mine, draft_model=None)
-        try:
-            drafter = entry.load()(target, mine)
-        except (InvalidArgument, WeightsError, UnsupportedModel) as error:
-            if not entry.own_format and not isinstance(error, UnsupportedModel):
-                raise
-            log.debug("auto does without %s: %s", name, error)
-            continue
-        yield Part(drafter, traits_of(drafter), entry.needs_model)

@@ -9,11 +9,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specdec.cached_model import CachedModel
 from specdec.drafts.head_rows import head_rows
-from specdec.drafts.longspec_block import LongSpecBlock
+from specdec.drafts.longspec_block import LongSpecBlock, pack_linear
 from specdec.drafts.longspec_checkpoint import Checkpoint
 from specdec.drafts.longspec_model import LongSpecModel
 from specdec.drafts.model import ModelDrafter
@@ -29,11 +29,14 @@ SHIPPED = Path(__file__).parent / "weights" / "longspec-demo"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checkpoint made ready for one target: the block, and its rows of the target's LM head."""
+    """A checkpoint made ready for one target: the block, and its rows of the target's LM head.
+
+    ids: the token of each row, or None for all of them.
+    """
 
     block: LongSpecBlock
     rotary: Rotary
-    head: Tensor
+    head: nn.Linear
     ids: Tensor | None
 
 
@@ -76,8 +79,11 @@ def fitted(target: Target, block: LongSpecBlock, ids: Tensor | None) -> Prepared
     block = block.to(target.device, target.dtype)
     ids = None if ids is None else ids.to(target.device)
     every = torch.arange(target.vocab_size, device=target.device) if ids is None else ids
-    head = head_rows(target, every)
+    rows = head_rows(target, every)
+    head = nn.Linear(rows.shape[1], len(rows), bias=False, device="meta")
+    head.weight = nn.Parameter(rows, requires_grad=False)
     block.pack()
+    pack_linear(head)
     return Prepared(block, Rotary(target, block.sizes.kv_layer), head, ids)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from specdec.drafts.rotary import Rotary
 from specdec.kernels.dispatch import kind_for
-from specdec.kernels.panel_weight import pack
+from specdec.kernels.panel_weight import quantise
 from specdec.kernels.skinny_linear import skinny_linear
 
 
@@ -179,16 +179,24 @@ class LongSpecBlock(nn.Module):
         return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
     def pack(self) -> None:
-        """Lay out the matrices for few-row passes on a CPU, in place; see `skinny_linear`."""
+        """Lay out the matrices for few-row passes on a CPU, in place, in 8 bits."""
         for module in self.modules():
-            if type(module) is nn.Linear and kind_for(module.weight) == "numba":
-                module.forward = partial(  # type: ignore[method-assign]
-                    skinny_linear, weight=pack(module.weight), bias=module.bias
-                )
+            pack_linear(module)
 
     @staticmethod
     def _joined(x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)
+
+
+def pack_linear(module: nn.Module) -> None:
+    """Have a linear layer multiply with a copy in 8 bits where the CPU's kernels can, in place.
+
+    A draft reads its weights once a token and a rounding error costs acceptance only.
+    """
+    if type(module) is nn.Linear and kind_for(module.weight) == "numba":
+        module.forward = partial(  # type: ignore[method-assign]
+            skinny_linear, weight=quantise(module.weight, 8), bias=module.bias
+        )
 
 
 def behind(x: Tensor, lag: int) -> Tensor:

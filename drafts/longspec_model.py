@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specdec.cached_model import CachedModel
 from specdec.drafts.longspec_block import LongSpecBlock
@@ -48,7 +48,7 @@ class _Nodes:
 class LongSpecModel:
     """A block that reads the KV of `verifier`'s target; it stands where a CachedModel would.
 
-    head: rows of the LM head `[V', hidden]`; ids: the token of each, or None for all of them.
+    head: V' rows of the LM head; ids: the token of each, or None for all of them.
     Its own memory is a window of keys and values per row, and the nodes of the tree in hand.
     """
 
@@ -57,7 +57,7 @@ class LongSpecModel:
         target: Target,
         block: LongSpecBlock,
         rotary: Rotary,
-        head: Tensor,
+        head: nn.Linear,
         ids: Tensor | None,
         rows: Sequence[Row],
         verifier: CachedModel,
@@ -150,7 +150,7 @@ class LongSpecModel:
                 return self.block.state(k, v, self.rotary, position), committed
         sizes = self.block.sizes
         width = sizes.num_kv_heads * (sizes.head_dim + sizes.value_dim)
-        return self.head.new_zeros(1, 1, width), 0
+        return self.head.weight.new_zeros(1, 1, width), 0
 
     def _near(
         self, x: Tensor, positions: Tensor, places: Tensor, k: Tensor, v: Tensor, anc: Tensor,
@@ -217,7 +217,7 @@ class LongSpecModel:
 
     def _embed(self, tokens: list[list[int]]) -> Tensor:
         x: Tensor = self.embedding(torch.tensor(tokens, device=self.target.device))
-        return x.to(self.head.dtype)
+        return x.to(self.head.weight.dtype)
 
     def _embed_some(self, tokens: list[list[list[int]]]) -> Tensor:
         """Embeddings of one token or none (then zeros) for each place."""
@@ -227,7 +227,7 @@ class LongSpecModel:
         return x * there.to(x)[..., None]
 
     def _logits(self, h: Tensor) -> Tensor:
-        scores = torch.nn.functional.linear(h, self.head)
+        scores: Tensor = self.head(h)
         if self.ids is None:
             return scores
         full = scores.new_full((*scores.shape[:2], self.target.vocab_size), -torch.inf)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 
 import hostile
+import longspec_models
 import models
 import pytest
 
+from specdec.drafts import longspec, longspec_model
 from specdec.drafts.auto import AutoDrafter
 from specdec.engine import Engine
+from specdec.errors import InvalidArgument
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.split import Sizes
 
@@ -44,7 +47,7 @@ def engine():
 
 
 def generate(engine, drafter, new=24):
-    options = {} if drafter == "none" else {"budget": 12, "sink": 2, "recent": 2}
+    options = {} if isinstance(drafter, str) else {"budget": 12, "sink": 2, "recent": 2}
     return engine.generate(PROMPT, drafter=drafter, max_new_tokens=new, eos_token_id=[], **options)
 
 
@@ -70,3 +73,31 @@ def test_no_rehearsal_where_a_draft_has_no_room(engine):
     engine.target.kv_memory = KVMemory("disk", link=3 * SLOW, sizes=SMALL)
     assert generate(engine, Watched, new=2).token_ids == generate(engine, "none", 2).token_ids
     assert Watched.rehearsed == [0]
+
+
+class WithBlock(AutoDrafter):
+    """Lets only its LongSpec block draft, if that takes part."""
+
+    takes_part: list[bool] = []
+
+    def begin(self, rows, verifier):
+        super().begin(rows, verifier)
+        self.parts = [part for part in self.parts if part.drafter.name == "longspec"]
+        self.takes_part.append(bool(self.parts))
+
+
+def test_a_checkpoint_that_ships_takes_part_where_its_kv_is_near(engine, tmp_path, monkeypatch):
+    longspec_models.checkpoint(engine.target).save(tmp_path)
+    monkeypatch.setattr(longspec, "SHIPPED", tmp_path)
+    WithBlock.takes_part = []
+    want = generate(engine, "none")
+    assert generate(engine, WithBlock).token_ids == want.token_ids
+
+    def refuse(store, layer, device):
+        raise InvalidArgument("it is in another memory")
+
+    monkeypatch.setattr(longspec_model, "_check_near", refuse)
+    assert generate(engine, WithBlock).token_ids == want.token_ids
+    assert WithBlock.takes_part == [True, False]
+    with pytest.raises(InvalidArgument, match="another memory"):
+        generate(engine, "longspec")

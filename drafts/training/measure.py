@@ -81,8 +81,8 @@ def _agreements(prepared: Prepared, written: Written, start: int) -> int:
     tokens = torch.tensor([written.text], device=target.device)
     positions = torch.arange(end, device=target.device)[None]
     kv = keys[:, :, :end], values[:, :, :end]
-    h = block(embedding(tokens).to(prepared.head.dtype), positions, *kv, prepared.rotary, 1)
-    best = torch.nn.functional.linear(h[0, start - 1 : -1], prepared.head).argmax(-1)
+    h = block(embedding(tokens).to(prepared.head.weight.dtype), positions, *kv, prepared.rotary, 1)
+    best = prepared.head(h[0, start - 1 : -1]).argmax(-1)
     if prepared.ids is not None:
         best = prepared.ids[best]
     return int((best == tokens[0, start:]).sum())
