@@ -233,11 +233,19 @@ def test_a_tier_for_each_layer(llama):
 
 def test_a_folder_that_cannot_be_written(tmp_path, llama):
     (tmp_path / "file").write_text("mine")
-    for folder in (tmp_path / "missing", tmp_path / "file"):
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         llama.target.kv_memory = KVMemory("disk", folder=folder, sizes=SMALL)
         with pytest.raises(InvalidArgument, match="offload_folder='.*' cannot be written"):
             llama.generate(PROMPTS[0], max_new_tokens=4)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_is_missing_is_made(tmp_path, llama):
+    want = llama.generate(PROMPTS[0], max_new_tokens=4).token_ids
+    folder = tmp_path / "a" / "b"
+    llama.target.kv_memory = KVMemory("disk", folder=folder, sizes=SMALL)
+    assert llama.generate(PROMPTS[0], max_new_tokens=4).token_ids == want
+    assert folder.is_dir() and not list(folder.iterdir())
 
 
 def test_the_file_has_no_name(tmp_path):

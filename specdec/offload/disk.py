@@ -88,11 +88,13 @@ class DiskTier:
     def _file(self) -> int:
         if self._fd is None:
             try:
+                if self.folder is not None:
+                    Path(self.folder).mkdir(parents=True, exist_ok=True)
                 fd, path = tempfile.mkstemp(prefix="specdec-kv-", dir=self.folder)
             except OSError as error:
                 raise InvalidArgument(
-                    f"offload_folder={self.place!r} cannot be written ({error.strerror}): give a "
-                    "folder that exists and can"
+                    f"offload_folder={self.place!r} cannot be written ({error.strerror}): give "
+                    "another folder"
                 ) from error
             named = True
             with contextlib.suppress(OSError):  # an open file cannot be removed on Windows

@@ -48,14 +48,14 @@ def free_bytes(device: torch.device) -> int:
 
 
 def free_disk(folder: str | Path | None) -> int:
-    """Bytes that can be had in a folder, by default that for temporary files."""
-    place = Path(folder or tempfile.gettempdir())
+    """Bytes that can be had in a folder, there or still to be made; by default that for temporary
+    files."""
+    place = Path(folder or tempfile.gettempdir()).absolute()
     try:
-        return shutil.disk_usage(place).free
+        return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
     except OSError as error:
         raise InvalidArgument(
-            f"offload_folder={str(place)!r} cannot be used ({error.strerror}): give a folder that "
-            "exists"
+            f"offload_folder={str(place)!r} cannot be used ({error.strerror}): give another"
         ) from error
 
 
