@@ -241,6 +241,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, llama):
 
 
 def test_a_folder_that_is_missing_is_made(tmp_path, llama):
+    llama.target.kv_memory = None
     want = llama.generate(PROMPTS[0], max_new_tokens=4).token_ids
     folder = tmp_path / "a" / "b"
     llama.target.kv_memory = KVMemory("disk", folder=folder, sizes=SMALL)
