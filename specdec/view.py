@@ -55,12 +55,13 @@ class FullView:
         partials = []
         offset = torch.zeros(len(sequences), dtype=torch.int64)
         for level, rows in zip(store.levels, store.row_maps, strict=True):
-            row_map, length = rows[sequences], level.length
+            row_map, length = rows[sequences], level.lengths_on(call.q.device)
             is_last = level is store.levels[-1]
             if is_last and include_staged:
                 length = length + 1
             keys, values = level.k[call.layer], level.v[call.layer]
-            is_read = bool(length[row_map].any()) and not level.is_remote(call.layer, call.q.device)
+            is_read = is_last and include_staged or bool(level.length[row_map].any())
+            is_read = is_read and not level.is_remote(call.layer, call.q.device)
             if keys is not None and values is not None and is_read:
                 first = None
                 if call.window is not None:
