@@ -88,6 +88,11 @@ class Level:
         """Whether attention on `device` must have this layer's keys and values fetched."""
         return False
 
+    def addresses(self, device: torch.device) -> tuple[int, ...]:
+        """Sizes and addresses of all that a pass on `device` reads and writes here."""
+        buffers = [0 if x is None else x.data_ptr() for x in (*self.k, *self.v)]
+        return self.rows, self.capacity, self.lengths_on(device).data_ptr(), *buffers
+
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers made so far."""
@@ -135,13 +140,22 @@ class KVStore:
         level = self.levels[-1]
         keys, values = level.buffers(layer, k, v)
         rows = torch.tensor(sequences, dtype=torch.int32)
-        lengths = level.length.tolist()
-        end = max(lengths[sequence] for sequence in sequences) + at + k.shape[2]
-        if end > level.capacity:
-            raise SpecdecError(f"KV store of {level.capacity} slots cannot stage slot {end}")
+        self.check_room(sequences, at + k.shape[2])
         # On a GPU the plain version writes to slices that the host knows: no launch of ours for it.
         write = stage_kv.plain if keys.is_cuda else stage_kv
         write(keys, values, k, v, level.length, rows, at=at)
+
+    def check_room(self, sequences: Sequence[int], count: int) -> None:
+        """Raise SpecdecError unless `count` slots can be staged for each of `sequences`."""
+        level = self.levels[-1]
+        lengths = level.length.tolist()
+        end = max(lengths[sequence] for sequence in sequences) + count
+        if end > level.capacity:
+            raise SpecdecError(f"KV store of {level.capacity} slots cannot stage slot {end}")
+
+    def addresses(self, device: torch.device) -> tuple[tuple[int, ...], ...]:
+        """Sizes and addresses of all that a pass on `device` reads and writes in the store."""
+        return tuple(level.addresses(device) for level in self.levels)
 
     def staged(self, layer: int, sequences: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
         """The first `count` staged slots of one layer: k, v `[B, Hkv, count, D]`.

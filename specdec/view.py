@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specdec.device_reads import DeviceReads
 from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.kernels.level_attention import level_attention
 from specdec.kernels.merge import merge
@@ -20,9 +21,12 @@ class FullView:
 
     name = "full"
     lossless = True
+    placeable = True
 
     def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
+        if pass_.inputs is not None:
+            return self._placed(pass_, call)
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
         if pass_.recorder is not None:
             _record(pass_, call)
@@ -44,6 +48,33 @@ class FullView:
         if not is_plain:
             partials.append(self.staged(pass_, call))
         partials += [found for each in late if (found := each()) is not None]
+        if call.sinks is not None:
+            partials.append(sink_partial(call))
+        return merge(partials)[0].to(call.q.dtype)
+
+    def _placed(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+        """The same for a placed pass. An empty level is read, too: it gives lse = -inf."""
+        reads = DeviceReads.of(pass_, call.q.device)
+        reads.stage(call)
+        if pass_.recorder is not None:
+            _record(pass_, call)
+        partials = [
+            prefix_attention(
+                call.q,
+                keys,
+                values,
+                reads.read(place),
+                reads.row_maps[place],
+                scale=call.scale,
+                softcap=call.softcap,
+                first=reads.first(call.window, place),
+            )
+            for place, level in enumerate(reads.levels)
+            if (keys := level.k[call.layer]) is not None
+            and (values := level.v[call.layer]) is not None
+        ]
+        if not reads.is_plain:
+            partials.append(placed_tree(pass_, call, reads))
         if call.sinks is not None:
             partials.append(sink_partial(call))
         return merge(partials)[0].to(call.q.dtype)
@@ -107,6 +138,25 @@ class FullView:
             q_positions=pass_.positions,
             k_positions=pass_.staged_positions,
         )
+
+
+def placed_tree(
+    pass_: ForwardPass, call: AttentionCall, reads: DeviceReads
+) -> tuple[Tensor, Tensor]:
+    """The partial (o, lse) of a placed pass over what is staged, this call's own included."""
+    assert pass_.anc is not None
+    k, v = reads.staged(call)
+    return tree_attention(
+        call.q,
+        k,
+        v,
+        pass_.anc,
+        scale=call.scale,
+        softcap=call.softcap,
+        window=call.window,
+        q_positions=pass_.positions,
+        k_positions=pass_.staged_positions,
+    )
 
 
 def levels_of(pass_: ForwardPass, layer: int) -> list[tuple[Tensor, Tensor]]:

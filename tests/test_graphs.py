@@ -1,0 +1,246 @@
+"""Passes that ask the host for nothing, and their graphs: the same bits as without them.
+
+On a CPU `tape.Tape` stands for CUDA's capture. The same on a GPU is in `test_cuda_graphs.py`.
+"""
+
+from __future__ import annotations
+
+import random
+
+import hostile
+import models
+import pytest
+import tape
+import torch
+from test_target import Oracle, make_row, random_tree, take_up
+
+from specdec import Engine
+from specdec.cached_model import CachedModel
+from specdec.graphs import Graphs
+from specdec.pass_inputs import PassShape, padded
+from specdec.recorder import QueryRecorder
+from specdec.store import Level
+from specdec.target import Target
+from specdec.view import FullView
+
+NEVER = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def _lengths_apart(monkeypatch):
+    """The device's lengths are other memory than the host's, as on a GPU."""
+    known = Level.lengths_on
+    elsewhere = torch.device("cpu", 0)
+    monkeypatch.setattr(Level, "lengths_on", lambda level, device: known(level, elsewhere))
+
+
+def graphed(model, after=0, bound=48):
+    target = Target(model)
+    target.graphs = Graphs(tape.Tape(model), bound, after)
+    return target
+
+
+def poison(cached, rows):
+    """What lies behind what is committed and staged may be anything."""
+    staged = {row.index: len(cached.held[row.index].slots) for row in rows}
+    for level in cached.store.levels[cached.store.num_shared :]:
+        for buffer in (*level.k, *level.v):
+            if buffer is not None:
+                for row, length in enumerate(level.length.tolist()):
+                    buffer[row, :, length + staged.get(row, 0) :] = torch.nan
+
+
+def same_passes(models_, rounds=4):
+    """Trees, growth and rows that drop out, the same for several models; logits are compared."""
+    rng = random.Random(3)
+    prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [7, 8]]
+    everyone = [[make_row(i, p) for i, p in enumerate(prompts)] for _ in models_]
+    cached = [
+        CachedModel(t, FullView(), rows, recorder=QueryRecorder(verified=True))
+        for t, rows in zip(models_, everyone)
+    ]
+    for turn in range(rounds * 2):
+        active = [rows if turn % 4 < 3 else rows[1:] for rows in everyone]
+        trees = [random_tree(rng, row.tokens[-1], 1 + turn % 3 + row.index) for row in active[0]]
+        for model, rows in zip(cached, everyone):
+            poison(model, rows)
+        first = [model.forward(rows, trees) for model, rows in zip(cached, active)]
+        grown = [[rng.randrange(len(tree))] for tree in trees]
+        tokens = [[rng.randrange(models.VOCAB)] for _ in trees]
+        noted = [{k: q.clone() for k, q in x.recorder.passes.items()} for x in cached]
+        assert noted[0].keys() == noted[1].keys()
+        assert all(torch.equal(q, noted[1][k]) for k, q in noted[0].items()), "queries kept"
+        second = []
+        for model, rows in zip(cached, active):
+            parents = [
+                [model.root_slot(row) + node for node in nodes] for row, nodes in zip(rows, grown)
+            ]
+            second.append(model.grow(rows, tokens, parents)[1])
+        yield active[0], trees, first, grown, tokens, second
+        nodes = [rng.randrange(len(tree)) for tree in trees]
+        bonus = [rng.randrange(models.VOCAB) for _ in trees]
+        for rows in active:
+            for row, tree, node, token in zip(rows, trees, nodes, bonus):
+                take_up(row, tree, node, token)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "qwen2", "phi3"])
+@torch.inference_mode()
+def test_a_graph_gives_the_same_bits(name, dtype):
+    """As the same pass without a graph, and the law of transformers' own forward."""
+    model = models.build(name, dtype=dtype)
+    oracle = Oracle(model)
+    plain, replayed = graphed(model, after=NEVER), graphed(model)
+    for rows, trees, (a, b), grown, tokens, (c, d) in same_passes([plain, replayed]):
+        for row, tree, without, with_ in zip(rows, trees, a, b):
+            oracle.check(row, tree, without)
+            assert torch.equal(without, with_)
+        for row, tree, (node,), (token,), want in zip(rows, trees, grown, tokens, c):
+            text = row.tokens + tree.path_tokens(node) + [token]
+            torch.testing.assert_close(want[0], oracle.after(text), rtol=2e-4, atol=2e-4)
+        assert torch.equal(c, d)
+    graphs = replayed.graphs
+    assert not graphs.refused and graphs.replays == 16
+    assert graphs.capture.made == len(graphs) < 12, "shapes that come again have a graph"
+    assert not plain.graphs.replays and not plain.graphs.capture.made
+
+
+class AsksLength(FullView):
+    def attend(self, pass_, call):
+        if pass_.inputs is not None:
+            pass_.store.levels[-1].lengths_on(call.q.device).max().item()
+        return super().attend(pass_, call)
+
+
+class LooksAtHostLengths(FullView):
+    def attend(self, pass_, call):
+        if pass_.inputs is not None:
+            return super().attend(pass_, call) + 0 * pass_.store.levels[-1].length.sum()
+        return super().attend(pass_, call)
+
+
+class MakesInput(FullView):
+    def attend(self, pass_, call):
+        out = super().attend(pass_, call)
+        return out * torch.tensor(1.0) if pass_.inputs is not None else out
+
+
+class ListsRows(FullView):
+    def attend(self, pass_, call):
+        if pass_.inputs is not None:
+            assert pass_.inputs.row_maps.tolist()
+        return super().attend(pass_, call)
+
+
+class SkipsEmpty(FullView):
+    def attend(self, pass_, call):
+        if pass_.inputs is not None and bool(pass_.inputs.positions.any()):
+            return super().attend(pass_, call)
+        return FullView.attend(self, pass_, call)
+
+
+class SelectsByMask(FullView):
+    def attend(self, pass_, call):
+        if pass_.inputs is not None:
+            pass_.inputs.positions[pass_.inputs.positions >= 0]
+        return super().attend(pass_, call)
+
+
+@pytest.mark.parametrize(
+    "mutant", [AsksLength, LooksAtHostLengths, MakesInput, ListsRows, SkipsEmpty, SelectsByMask]
+)
+@torch.inference_mode()
+def test_a_pass_that_asks_the_host_is_not_captured(mutant):
+    """It runs as it is, and the reason is kept."""
+    model = models.build("llama")
+    oracle, target = Oracle(model), graphed(model)
+    row = make_row(0, [1, 2, 3, 4])
+    cached = CachedModel(target, mutant(), [row])
+    tree = random_tree(random.Random(0), 4, 3)
+    for _ in range(3):
+        oracle.check(row, tree, cached.forward([row], [tree])[0])
+    assert list(target.graphs.refused) == ["full"] and not len(target.graphs)
+
+
+class BakesNumber(FullView):
+    """Takes for a constant what changes from pass to pass: nothing that capturing could see."""
+
+    turn = 0
+
+    def attend(self, pass_, call):
+        return super().attend(pass_, call) * (1 + self.turn)
+
+
+@torch.inference_mode()
+def test_a_number_baked_in_shows_in_the_bits():
+    """What no capture can see, comparing replays with passes does: it is not blind to changes."""
+    model, logits = models.build("llama"), []
+    for after in (NEVER, 0):
+        target, row, view = graphed(model, after), make_row(0, [1, 2, 3, 4]), BakesNumber()
+        cached = CachedModel(target, view, [row])
+        for view.turn in range(3):
+            tree = random_tree(random.Random(0), row.tokens[-1], 2)
+            logits.append(cached.forward([row], [tree])[0])
+            take_up(row, tree, 0, 7)
+        assert not target.graphs.refused
+    assert torch.equal(logits[0], logits[3]) and not torch.equal(logits[2], logits[5])
+
+
+DRAFTERS = {
+    "none": {"drafter": "none"},
+    "ngram": {"drafter": "ngram", "min_ngram": 1, "num_draft_tokens": 5, "draft_width": 3},
+    "model-tree": {"drafter": "model", "draft_width": 3},
+    "cascade": {"drafter": "cascade"},
+    "verified": {"drafter": "verified", "budget": 20, "sink": 2, "recent": 2},
+}
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt-oss"])
+def test_the_same_text(name, drafter):
+    """Prompts and samples in one batch, greedy and with a seed, rows that end early."""
+    model = models.build(name)
+    engine = Engine(model, hostile.tokenizer(models.VOCAB))
+    options = dict(DRAFTERS[drafter])
+    if drafter in ("model-tree", "cascade"):
+        options["draft_model"] = models.disturbed(model, 0.03)
+    prompts = [[1, 2, 3, 4, 5], [7], [3, 4] * 6]
+    calls = [{}, {"temperature": 0.9, "seed": 3, "num_return_sequences": 2, "eos_token_id": [2, 9]}]
+    want = [engine.generate(prompts, max_new_tokens=16, drafter="none", **x) for x in calls]
+    engine.target.graphs = Graphs(tape.Tape(model), after=1)
+    got = [engine.generate(prompts, max_new_tokens=16, **options, **x) for x in calls]
+    for ours, plain in zip(got, want):
+        assert [g.token_ids for g in _flat(ours)] == [g.token_ids for g in _flat(plain)]
+    graphs = engine.target.graphs
+    if name == "gpt-oss":  # its experts ask the host who has tokens
+        assert graphs.refused and not graphs.replays
+    else:
+        assert not graphs.refused and graphs.replays > 1
+
+
+def _flat(found):
+    return [x for part in found for x in (part if isinstance(part, list) else [part])]
+
+
+@torch.inference_mode()
+def test_a_store_elsewhere_has_graphs_of_its_own_and_the_oldest_make_way():
+    model = models.build("llama")
+    target = graphed(model, bound=2)
+    tree = random_tree(random.Random(0), 4, 3)
+    for expected in (1, 2, 2):
+        row = make_row(0, [1, 2, 3, 4])
+        cached = CachedModel(target, FullView(), [row])
+        before = target.graphs.capture.made
+        for _ in range(3):
+            cached.forward([row], [tree])
+        # the first pass of a store makes no buffers: reading the prompt did
+        assert target.graphs.capture.made == before + 1 and len(target.graphs) == expected
+    assert target.graphs.nbytes > 0
+
+
+def test_widths_and_shapes():
+    assert [padded(n) for n in (1, 2, 3, 5, 33, 64, 65)] == [1, 2, 4, 8, 64, 64, 65]
+    assert PassShape.of(2, 8, 0, 1) == PassShape(2, 8, 8, 1)
+    assert PassShape.of(2, 8, 3, 1).slots == PassShape.of(2, 8, 56, 1).slots == 64
+    assert PassShape.of(2, 8, 57, 1).words == 2
