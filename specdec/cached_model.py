@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -191,7 +191,8 @@ class CachedModel:
         """One pass over new slots of every row, padded to the widest."""
         helds = [self.held[row.index] for row in rows]
         first, width = len(helds[0].slots), max(map(len, tokens))
-        placed = self._places_passes
+        ready = self._ready(rows)
+        placed = ready is not None
         if placed:
             width = padded(width)
         for held, new, above in zip(helds, tokens, parents, strict=True):
@@ -207,7 +208,7 @@ class CachedModel:
         anc = ancestor_words([held.parents for held in helds], slots)[:, first : first + width]
         ids = [[max(token, 0) for token in held.slots[first:]] for held in helds]
         if placed:
-            return self._run_placed(rows, shape, first, torch.tensor(ids), places, anc)
+            return self._run_placed(rows, ready, shape, first, torch.tensor(ids), places, anc)
         places = places.to(self.target.device)
         pass_ = ForwardPass(
             self.store,
@@ -224,15 +225,22 @@ class CachedModel:
         )
         return self.target.forward(ids, pass_)
 
-    @property
-    def _places_passes(self) -> bool:
-        """Whether passes over nodes run without a question to the host."""
-        is_near = not self.store.places  # what lies in other memory is fetched as the host says
-        return is_near and self.target.places_passes and getattr(self.view, "placeable", False)
+    def _ready(self, rows: Sequence[Row]) -> Hashable | None:
+        """All that a placed pass works on, its inputs apart; None where passes cannot be placed.
+
+        Then the host says pass by pass what is read: of text that lies in other memory, by a view
+        that chooses there, or because it is a CPU, whose kernels are told so.
+        """
+        ready = getattr(self.view, "ready", None)
+        if ready is None or self.store.places or not self.target.places_passes:
+            return None
+        device, sequences = self.target.device, [row.index for row in rows]
+        besides = ready(self.store, sequences, self.state, self.target.num_layers, device)
+        return None if besides is None else (besides, self.store.addresses(device))
 
     def _run_placed(
-        self, rows: Sequence[Row], shape: PassShape, first: int, ids: Tensor, places: Tensor,
-        anc: Tensor,
+        self, rows: Sequence[Row], ready: Hashable, shape: PassShape, first: int, ids: Tensor,
+        places: Tensor, anc: Tensor,
     ) -> Tensor:  # fmt: skip
         """The same pass with its inputs on the device, as a graph where there are graphs."""
         device, sequences = self.target.device, [row.index for row in rows]
@@ -268,9 +276,7 @@ class CachedModel:
             fill(inputs)
             logits, noted = run(inputs)
         else:
-            logits, noted = self.target.graphs.run(
-                self.view.name, self.store.addresses(device), shape, device, fill, run
-            )
+            logits, noted = self.target.graphs.run(self.view.name, ready, shape, device, fill, run)
         if self.recorder is not None and noted is not None:
             for (layer, place), q in noted.passes.items():
                 self.recorder.note_pass(layer, sequences[place], q)

@@ -24,6 +24,7 @@ class DeviceReads:
         self.lengths = [level.lengths_on(device) for level in self.levels]
         self.start = self.lengths[-1] + self.inputs.staged.to(torch.int32)  # where this pass writes
         self.is_plain = self.inputs.shape.nodes == self.inputs.shape.slots == 1
+        self.is_later = self.inputs.shape.slots > self.inputs.shape.nodes  # not a round's first
         self._plain = self.start + 1
         self._firsts: dict[int, list[Tensor]] = {}
         self._slots: tuple[Tensor, Tensor] | None = None

@@ -60,7 +60,7 @@ class ForwardPass:
     plans: what a view works out once for all layers of this pass.
     inputs: of a *placed* pass, what tells it where it stands, on the device. `sequences` are then
         places in its batch, and neither they nor `staged` nor the store's lengths may be asked for:
-        the pass may be replayed for others (`graphs`). Views that say `placeable` know how.
+        the pass may be replayed for others (`graphs`). Views with a `ready` know how.
     ticket: names the pass in a compiled model, see `attention_op`.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,10 @@ class FullView:
 
     name = "full"
     lossless = True
-    placeable = True
+
+    def ready(self, *_: object) -> Hashable | None:
+        """Nothing to make ready for placed passes: they read the store's levels alone."""
+        return self.name
 
     def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""

@@ -8,9 +8,9 @@ that is only allocated is filled with NaN.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_flatten
 
 from specdec.kernels.dispatch import Op
 from specdec.pass_inputs import PassInputs
+from specdec.sparse.level_index import LevelIndex
+from specdec.sparse.placed import PlacedChoices
 from specdec.store import Level
 
 HOST_READS = {
@@ -30,6 +32,23 @@ SHAPED_BY_DATA = {
     "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2",
     "aten::unique_consecutive", "aten::bincount", "aten::equal", "aten::is_nonzero",
 }  # fmt: skip
+
+
+_homes: WeakSet[Any] = WeakSet()  # whatever keeps memory on the device
+
+
+def _noticed(kind: type) -> None:
+    made = kind.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        _homes.add(self)
+
+    kind.__init__ = init  # type: ignore[misc]
+
+
+for _kind in (Level, PassInputs, LevelIndex, PlacedChoices):
+    _noticed(_kind)
 
 
 class HostError(RuntimeError):
@@ -55,11 +74,15 @@ class Tape:
         kept = [*self.model.parameters(), *self.model.buffers()]
         for module in self.model.modules():
             kept += [x for x in vars(module).values() if isinstance(x, Tensor)]
-        for x in gc.get_objects():
-            if issubclass(type(x), Level):
+        for x in list(_homes):
+            if isinstance(x, Level):
                 kept += [t for t in (*x.k, *x.v, *x._near.values()) if t is not None]
-            elif issubclass(type(x), PassInputs):
+            elif isinstance(x, PassInputs):
                 kept.append(x.buffer)
+            elif isinstance(x, LevelIndex):
+                kept += [t for t in (x.covered_on, *x.summaries.values()) if t is not None]
+            elif isinstance(x, PlacedChoices):
+                kept += x.pages.values()
         return {_memory(x) for x in kept}
 
 

@@ -19,8 +19,14 @@ from specdec.cached_model import CachedModel
 from specdec.graphs import Graphs
 from specdec.pass_inputs import PassShape, padded
 from specdec.recorder import QueryRecorder
+from specdec.sparse.chunk_means import ChunkMeans
+from specdec.sparse.page_bounds import PageBounds
+from specdec.sparse.recency import Recency
+from specdec.sparse.sharing import Sharing
+from specdec.sparse.view import SparseView
 from specdec.store import Level
 from specdec.target import Target
+from specdec.tree import TokenTree
 from specdec.view import FullView
 
 NEVER = 1 << 30
@@ -193,6 +199,9 @@ DRAFTERS = {
     "model-tree": {"drafter": "model", "draft_width": 3},
     "cascade": {"drafter": "cascade"},
     "verified": {"drafter": "verified", "budget": 20, "sink": 2, "recent": 2},
+    "quest": {"drafter": "quest", "budget": 20, "sink": 2, "recent": 2},
+    "chunks": {"drafter": "triforce-chunks", "budget": 16, "draft_width": 2},
+    "streaming": {"drafter": "streaming", "budget": 8, "draft_layers": 1},
 }
 
 
@@ -217,6 +226,82 @@ def test_the_same_text(name, drafter):
         assert graphs.refused and not graphs.replays
     else:
         assert not graphs.refused and graphs.replays > 1
+
+
+@pytest.mark.parametrize("scorer", [PageBounds(4), ChunkMeans(4), Recency()], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("llama", torch.float64), ("llama", torch.float32), ("gemma3", torch.float64)],
+    ids=["llama", "llama-f32", "gemma3"],
+)
+@torch.inference_mode()
+def test_views_that_choose(name, scorer, dtype):
+    """Choices stay on the device: the same bits by graphs, and everything if that is the budget."""
+    model = models.build(name, dtype=dtype)
+    for budget, refresh in ((12, "pass"), (12, "round"), (1000, "pass")):
+        view = SparseView("view", scorer, Sharing(dense=(0,)), budget, 4, 4, refresh=refresh)
+        found = []
+        for after in (NEVER, 0):
+            target, rng = graphed(model, after), random.Random(1)
+            rows = [
+                make_row(i, [(7 * i + j * j) % 40 for j in range(n)]) for i, n in ((0, 41), (1, 6))
+            ]
+            base = CachedModel(target, FullView(), rows)
+            full = CachedModel(target, FullView(), rows, base=base)
+            draft = CachedModel(target, view, rows, base=base)
+            for _ in range(4):
+                trees = [random_tree(rng, row.tokens[-1], 2) for row in rows]
+                for cached in (draft, full):
+                    found += cached.forward(rows, trees)
+                    roots = [cached.root_slot(row) for row in rows]
+                    found += list(
+                        cached.grow(
+                            rows, [[3], [4, 5]], [[r] for r in roots[:1]] + [[roots[1]] * 2]
+                        )[1][:, :1]
+                    )
+                base.forward(rows, trees)
+                for row, tree in zip(rows, trees):
+                    take_up(row, tree, 1, rng.randrange(models.VOCAB))
+            assert not target.graphs.refused and target.graphs.replays == (0 if after else 20)
+            reads = draft.reads(0)["view"]
+            assert reads.passes == 8 and (max(reads.tokens) <= budget or budget == 1000)
+        half = len(found) // 2
+        assert all(torch.equal(a, b) for a, b in zip(found[:half], found[half:], strict=True))
+        for i in range(0, half, 8):
+            same = all(
+                torch.allclose(a, b, atol=1e-4)
+                for a, b in zip(found[i : i + 4], found[i + 4 : i + 8])
+            )
+            assert same == (budget == 1000)
+
+
+@torch.inference_mode()
+def test_the_best_pages_are_chosen_and_taken_back():
+    """The index follows the text, forwards and backwards; pages are those of the highest bound."""
+    target, scorer = graphed(models.build("llama")), PageBounds(4)
+    view = SparseView("view", scorer, Sharing(), 12, 4, 4, refresh="pass")
+    row = make_row(0, [(j * j) % 40 for j in range(42)])
+    base = CachedModel(target, FullView(), [row])
+    draft = CachedModel(target, view, [row], base=base)
+    for length in (42, 47, 33, 32, 33, 45):
+        row.tokens[:] = [(j * j) % 40 for j in range(length)]
+        row.stable = length
+        draft.held[0].base = -1
+        base.held[0].sure = 0
+        base.forward([row], [TokenTree.root(row.tokens[-1])])
+        draft.forward([row], [TokenTree.root(row.tokens[-1])])
+        level, choices = base.store.levels[0], draft.state["placed"]
+        full = (length - 1) // 4
+        assert int(level.length[0]) == length - 1
+        assert choices.index.covered.tolist() == choices.index.covered_on.tolist() == [4 * full]
+        for layer in (0, 1):
+            keys = level.k[layer][0, :, : 4 * full].unflatten(1, (full, 4))
+            bounds = choices.index.summaries[layer][0, :, :full]
+            assert torch.equal(bounds, torch.stack(keys.aminmax(dim=2), dim=2))
+            pages = choices.pages[layer][0]
+            tail = length - 1 - 4 * full
+            assert (pages >= 0).sum(-1).tolist() == [(12 - tail) // 4] * 2
+            assert (pages[:, 0] == 0).all() and (pages[:, 1] == full - 1).all()
 
 
 def _flat(found):
