@@ -65,7 +65,7 @@ class LevelIndex:
         size = self.scorer.page_size
         full = level.length // size * size
         if self.covered_on is None:
-            self.covered_on = self.covered.to(device, copy=True)
+            self.covered_on = self.covered.to(device, non_blocking=True, copy=True)
         elif self.is_stale:
             self.covered_on.copy_(self.covered, non_blocking=True)
         self.is_stale = False

@@ -55,7 +55,7 @@ class Graphs:
 
     def __init__(self, capture: Capture, bound: int = BOUND, after: int = AFTER) -> None:
         self.capture, self.bound, self.after = capture, bound, after
-        self.replays = 0
+        self.captures = self.replays = 0
         self.refused: dict[str, str] = {}  # view -> why its passes are not captured
         self._graphs: OrderedDict[Hashable, GraphedPass] = OrderedDict()
         self._seen: OrderedDict[Hashable, int] = OrderedDict()
@@ -96,6 +96,7 @@ class Graphs:
             except RuntimeError as error:
                 self._refuse(view, error)
                 return run(inputs)
+            self.captures += 1
             known = self._graphs[key] = GraphedPass(inputs, logits, left, replay)
             if len(self._graphs) > self.bound:
                 self._graphs.popitem(last=False)

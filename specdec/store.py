@@ -63,7 +63,7 @@ class Level:
             return self.length
         known = self._near.get(device)
         if known is None:
-            known = self._near[device] = self.length.to(device, copy=True)
+            known = self._near[device] = self.length.to(device, non_blocking=True, copy=True)
         elif device in self._moved:
             known.copy_(self.length, non_blocking=True)
         self._moved.discard(device)

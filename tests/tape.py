@@ -59,14 +59,13 @@ class Tape:
     """A capture (`specdec.graphs.Capture`) for passes of `model` on a CPU."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.model, self.nbytes, self.made = model, 0, 0
+        self.model, self.nbytes = model, 0
 
     def __call__(self, run: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
         run()
         recording = _Recording(self._at_home())
         with recording.watched():
             result = run()
-        self.made += 1
         return result, recording.replay
 
     def _at_home(self) -> set[int]:
