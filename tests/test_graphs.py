@@ -15,6 +15,7 @@ import torch
 from test_target import Oracle, make_row, random_tree, take_up
 
 from specdec import Engine
+from specdec.bench import step_profile
 from specdec.cached_model import CachedModel
 from specdec.generation import GenerationStream
 from specdec.graphs import CudaCapture, Graphs
@@ -355,28 +356,38 @@ def test_a_store_elsewhere_has_graphs_of_its_own_and_the_oldest_make_way(device)
     assert target.graphs.nbytes > 0
 
 
+class LetWait(CudaCapture):
+    """Making a graph waits; nothing else may."""
+
+    def __call__(self, run):
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return super().__call__(run)
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+
+
 @ON_GPU
-@pytest.mark.parametrize("drafter", ["none", "ngram"])
+@pytest.mark.parametrize("options", [{"drafter": "none"}, {"drafter": "ngram", "min_ngram": 1}])
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 1}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_round_waits_for_its_verdict_alone(monkeypatch, drafter, dtype):
-    """From the third round on, when graphs are made, PyTorch raises where anyone would wait."""
+def test_a_round_waits_for_its_verdict_alone(monkeypatch, options, sampling, dtype):
+    """PyTorch raises where anyone else would wait for the device."""
     engine = Engine(models.build("llama", dtype=dtype).to("cuda"), hostile.tokenizer(models.VOCAB))
-    engine.target.graphs = Graphs(CudaCapture(engine.device), after=1)
-    round_, counted = GenerationStream._round, []
+    engine.target.graphs = Graphs(LetWait(engine.device), after=1)
+    round_ = GenerationStream._round
 
     def watched(stream, rows):
-        before = engine.target.graphs.captures
-        settled = len(counted) > 40  # by then every width has come
-        torch.cuda.set_sync_debug_mode("error" if settled else "default")
+        torch.cuda.set_sync_debug_mode("error")
         try:
             return round_(stream, rows)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            counted.append((settled, engine.target.graphs.captures - before))
 
     monkeypatch.setattr(GenerationStream, "_round", watched)
-    engine.generate([3, 4] * 6, drafter=drafter, max_new_tokens=150, num_draft_tokens=3)
-    assert sum(settled for settled, _ in counted) > 3 and engine.target.graphs.replays > 20
+    engine.generate([3, 4] * 6, max_new_tokens=60, **options, **sampling)
+    assert engine.target.graphs.replays > 5 and not engine.target.graphs.refused
 
 
 @ON_GPU
@@ -386,6 +397,19 @@ def test_the_memory_of_graphs_is_counted():
     engine.generate([1, 2, 3], drafter="none", max_new_tokens=8)
     graphs = engine.target.graphs
     assert graphs.replays and 0 < graphs.nbytes < 1 << 30
+
+
+@pytest.mark.parametrize("device", on(("cpu",), ("cuda",)))
+def test_steps_are_timed_with_graphs_and_without(device, monkeypatch):
+    monkeypatch.setattr(step_profile, "STREAM_BYTES", 1 << 20)
+    dtype = torch.float64 if device == "cpu" else torch.float32  # not packed: see `Packing`
+    engine = Engine(models.build("llama", dtype=dtype).to(device))
+    engine.target.graphs = Graphs(capture_for(engine.model), after=1)
+    text = [n * n % models.VOCAB for n in range(60)]
+    document = step_profile.profile_steps(engine, text, [40], [1, 4], ["quest"], 100, repeats=5)
+    assert [x["ops"].keys() for x in document["passes"]] == [{"without_graphs"}] * 3
+    assert all(min(x["total"], x["ops"]["without_graphs"]) > 0 for x in document["passes"])
+    assert engine.target.graphs.replays > 15 and not engine.target.graphs.refused
 
 
 def test_widths_and_shapes():
