@@ -18,7 +18,6 @@ from triton_drawn import DEVICE
 from specdec import cached_model
 from specdec.cached_model import CachedModel
 from specdec.kernels import dispatch
-from specdec.sparse.chunk_means import ChunkMeans
 from specdec.sparse.page_bounds import PageBounds
 from specdec.sparse.recency import Recency
 from specdec.sparse.sharing import Sharing
@@ -60,7 +59,7 @@ def test_full_passes(name, launched):
     assert launched >= {"prefix_attention", "tree_attention", "merge", "stage_kv"}
 
 
-@pytest.mark.parametrize("scorer", [PageBounds(4), ChunkMeans(4), Recency()], ids=lambda x: x.name)
+@pytest.mark.parametrize("scorer", [PageBounds(4), Recency()], ids=lambda x: x.name)
 @torch.inference_mode()
 def test_passes_that_choose(scorer, launched, monkeypatch):
     """The same logits as by the plain kernels, and the same bits by replays."""
