@@ -1,4 +1,4 @@
-"""Where the milliseconds of a pass go on a CPU, against the memory bandwidth of the same moment."""
+"""Where the milliseconds of a pass go, against the memory bandwidth of the same moment."""
 
 from __future__ import annotations
 
@@ -43,17 +43,19 @@ def profile_steps(
     node is timed at `budget`. Returns a document with the machine, the bandwidth in GB/s and a
     list of passes: `total` is the median of the pass as it is (widths and views take turns), `ops`
     the medians with a clock around each op, `other` the rest of those (Python, transformers), and
-    `floor` what reading the weights and the keys once takes at that bandwidth.
+    `floor` what reading the weights and the keys once takes at that bandwidth. Where passes are
+    graphs, `ops` holds the same pass `without_graphs` instead, since launches take no time by
+    themselves.
     """
     if len(tokens) < max(contexts) + repeats + 1:
         raise InvalidArgument(f"contexts={list(contexts)}: the text has {len(tokens)} tokens")
     packing = engine.packing
     passes = []
-    before = stream_bandwidth()
+    before = stream_bandwidth(engine.device)
     for context in contexts:
         passes += _passes(engine, tokens, context, widths, views, budget, repeats)
-    bandwidth = statistics.mean([before, stream_bandwidth()])
-    weights = sum(weight.nbytes for weight in packing.weights.values())
+    bandwidth = statistics.mean([before, stream_bandwidth(engine.device)])
+    weights = sum(weight.nbytes for weight in packing.weights.values()) or _weight_bytes(engine)
     for entry in passes:
         entry["floor"] = (weights + entry.pop("kv_bytes")) / bandwidth / 1e6
     return {
@@ -65,9 +67,17 @@ def profile_steps(
     }
 
 
-def stream_bandwidth() -> float:
-    """GB/s at which all threads together read memory, by a sum over 512 MiB."""
-    x = torch.ones(STREAM_BYTES // 4)
+def _weight_bytes(engine: Engine) -> int:
+    """Bytes of the weights that every pass reads: all but those of the embedding."""
+    model = engine.model
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    skipped = set() if head is None else {id(embedding.weight)} - {id(head.weight)}
+    return sum(p.nbytes for p in model.parameters() if id(p) not in skipped)
+
+
+def stream_bandwidth(device: torch.device | str = "cpu") -> float:
+    """GB/s at which the device reads memory (a CPU with all threads), by a sum over 512 MiB."""
+    x = torch.ones(STREAM_BYTES // 4, device=device)
     times = [_seconds(x.sum) for _ in range(5)]
     return STREAM_BYTES / statistics.median(times) / 1e9
 
@@ -118,6 +128,12 @@ def _passes(
             run = partial(model.forward, [row], [TokenTree.chain(row.tokens[-1], tokens[1:n])])
             run()  # catches up with the text
             totals[name].append(_seconds(run))
+            graphs = engine.target.graphs
+            if graphs is not None:
+                engine.target.graphs = None
+                parts[name].append({"without_graphs": _seconds(run)})
+                engine.target.graphs = graphs
+                continue
             with clocked() as seconds:
                 whole = _seconds(run)
             parts[name].append({**seconds, "other": whole - sum(seconds.values())})
@@ -132,7 +148,7 @@ def _passes(
                 "nodes": n,
                 "view": name if name in views else "full",
                 "total": 1e3 * statistics.median(totals[name]),
-                "other": ops.pop("other"),
+                "other": ops.pop("other", 0.0),
                 "ops": ops,
                 "kv_bytes": keys if name not in views else keys * min(1.0, budget / context),
             }
@@ -141,6 +157,9 @@ def _passes(
 
 
 def _seconds(run: Callable[[], object]) -> float:
+    """How long it takes, its work on a GPU included."""
     start = time.perf_counter()
     run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start

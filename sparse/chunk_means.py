@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from specdec.kernels.chunk_scores import score_means, update_means
 from specdec.kernels.index_logits import index_logits
 from specdec.sparse.scorer import Memo
 
@@ -34,3 +35,15 @@ class ChunkMeans:
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         return index_logits(q, pages, scale=scale)
+
+    def room(self, k: Tensor, pages: int) -> Tensor:
+        return k.new_empty(*k.shape[:2], pages, k.shape[-1])
+
+    def take_up(
+        self, summary: Tensor, k: Tensor, since: Tensor, length: Tensor, pages: int
+    ) -> None:
+        update_means(summary, k, since, length, page_size=self.page_size, pages=pages)
+
+    def scores(self, q: Tensor, summary: Tensor, length: Tensor, row_map: Tensor) -> Tensor:
+        """The greatest score over the queries, not a softmax: the kernel's."""
+        return score_means(q, summary, length, row_map, page_size=self.page_size)

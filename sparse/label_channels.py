@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.errors import InvalidArgument
+from specdec.kernels import codes
 from specdec.kernels.index_logits import index_logits
 from specdec.sparse.channel_order import ChannelOrder
 from specdec.sparse.scorer import Memo
+
+BITS = (4, 16)
 
 
 @dataclass(frozen=True)
@@ -18,13 +22,19 @@ class LabelChannels:
 
     They are the first of `order`, which was calibrated on some text. Without one they are those of
     the text at hand with the largest mean |q| mean |k|: over the last queries of the prompt and the
-    keys as they are cached, after q/k norm and RoPE.
+    keys as they are cached, after q/k norm and RoPE. bits: 16 keeps labels as keys are, 4 keeps
+    codes with a step and a lowest value for each key, as the paper does.
     """
 
     channels: int = 16
     order: ChannelOrder | None = None
+    bits: int = 16
     page_size: int = 1
     name: str = "label-channels"
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise InvalidArgument(f"label_bits={self.bits!r}: give 4, or 16 for labels as keys are")
 
     @property
     def per_logit(self) -> int:
@@ -32,18 +42,30 @@ class LabelChannels:
 
     @property
     def key(self) -> str:
-        return f"{self.name}-{self.channels}" + ("" if self.order is None else "-calibrated")
+        calibrated = "" if self.order is None else "-calibrated"
+        return f"{self.name}-{self.channels}-{self.bits}{calibrated}"
 
     def summarize(self, k: Tensor, memo: Memo) -> Tensor:
-        """The labels, `[Hkv, P, channels]`."""
+        """The labels, `[Hkv, P, channels]`; in 4 bits as bytes, the key's step and least value
+        behind its codes."""
         if memo.channels is None:
             memo.channels = self._channels(k, memo)
-        return self._labels(k[:, :, 0], memo)
+        labels = self._labels(k[:, :, 0], memo)
+        if self.bits == 16:
+            return labels
+        coded, step, low = codes.encode(labels, self.bits, dim=-1)
+        scales = torch.cat([step, low], dim=-1).view(torch.uint8)
+        return torch.cat([codes.pack(coded, self.bits), scales], dim=-1)
 
-    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool]:
-        return self._labels(q, memo), False
+    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool] | None:
+        return (self._labels(q, memo), False) if self.bits == 16 else None
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
+        if self.bits != 16:
+            assert memo.channels is not None
+            coded, scales = pages.tensor_split((memo.channels.shape[1] // 2,), dim=-1)
+            step, low = scales.contiguous().view(q.dtype).split(1, dim=-1)
+            pages = codes.unpack(coded, self.bits).to(q.dtype) * step + low
         return index_logits(self._labels(q, memo), pages, scale=scale)
 
     def _channels(self, k: Tensor, memo: Memo) -> Tensor:
@@ -53,7 +75,10 @@ class LabelChannels:
             if memo.queries is not None:
                 weight = weight * memo.queries.to(k).abs().mean(dim=1)
             order = weight.argsort(dim=-1, descending=True)
-        return order[:, : self.channels].to(k.device)
+        kept = min(self.channels, order.shape[1])
+        if self.bits != 16:
+            kept -= kept % 2  # two codes share a byte
+        return order[:, :kept].to(k.device)
 
     def _labels(self, x: Tensor, memo: Memo) -> Tensor:
         assert memo.channels is not None

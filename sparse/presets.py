@@ -41,7 +41,8 @@ def double_sparsity(target: Target, options: DraftOptions) -> SparseView:
 
     `options.channels` says where the channels come from, by default from the prompt.
     """
-    scorer = LabelChannels(16, channel_order(target, None, options.channels))
+    bits = 16 if options.label_bits is None else options.label_bits
+    scorer = LabelChannels(16, channel_order(target, None, options.channels), bits)
     return _view("double-sparsity", scorer, target, options, dense=(0, 1), refresh="pass")
 
 

@@ -35,3 +35,16 @@ class Recency:
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         heads, count = pages.shape[:2]
         return torch.arange(count, device=q.device, dtype=torch.float32).expand(heads, 1, count)
+
+    def room(self, k: Tensor, pages: int) -> Tensor:
+        return k.new_empty(*k.shape[:2], pages, 0)
+
+    def take_up(
+        self, summary: Tensor, k: Tensor, since: Tensor, length: Tensor, pages: int
+    ) -> None:
+        """Nothing to keep."""
+
+    def scores(self, q: Tensor, summary: Tensor, length: Tensor, row_map: Tensor) -> Tensor:
+        heads, count = summary.shape[1:3]
+        later = torch.arange(count, device=q.device, dtype=torch.float32)
+        return later.expand(q.shape[0], heads, count).contiguous()

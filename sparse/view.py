@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,13 +12,14 @@ from torch import Tensor
 from specdec.drafter import Wants
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.sparse import placed
 from specdec.sparse.choosing import Choice, choose
 from specdec.sparse.layout import Layout, Place
 from specdec.sparse.page_index import PageIndex
 from specdec.sparse.reading import attend_choice, attend_spans, whole
 from specdec.sparse.scorer import Memo, Scorer
 from specdec.sparse.sharing import Sharing
-from specdec.store import Level
+from specdec.store import KVStore, Level
 from specdec.target import Target
 from specdec.view import FullView
 
@@ -95,11 +98,24 @@ class SparseView:
                 "sliding window already"
             )
 
+    def ready(
+        self,
+        store: KVStore,
+        sequences: Sequence[int],
+        state: dict[Any, Any],
+        layers: int,
+        device: torch.device,
+    ) -> Hashable | None:
+        """See `specdec.sparse.placed.ready`."""
+        return placed.ready(self, store, sequences, state, layers, device)
+
     def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
         dense = call.window is not None or self.sharing.anchor_of(call.layer) is None
         if pass_.anc is None or dense:
             return FullView().attend(pass_, call)
+        if pass_.inputs is not None:
+            return placed.attend(self, pass_, call)
         places = Layout.of(pass_).places
         if all(place.total <= self.budget for place in places):
             return FullView().attend(pass_, call)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
 
 from specdec.attention_op import attend
 from specdec.errors import SpecdecError
@@ -61,15 +60,14 @@ def required(specdec_pass: ForwardPass | None) -> ForwardPass:
     return specdec_pass
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Masks are ours: the prefix needs none, and the staged corner has the ancestor bitmask."""
-    return None
-
-
 def register() -> None:
-    """Put our function into transformers' tables under its name; doing so again changes nothing."""
+    """Put our function into transformers' table under its name; doing so again changes nothing.
+
+    Masks are ours: the prefix needs none, and the staged corner has the ancestor bitmask. A name
+    without an entry in the table of mask functions has transformers make none, and ask nothing
+    of the positions either, which on a GPU would wait for the device.
+    """
     AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, _no_mask)
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from specdec.calibration import costs_of
 from specdec.costs import PassCosts
@@ -15,6 +16,7 @@ from specdec.forward_pass import ForwardPass, View
 from specdec.held import Held
 from specdec.offload.saved_prompt import SavedPrompt
 from specdec.offload.tiered_store import TieredStore
+from specdec.pass_inputs import PassInputs, PassShape, padded
 from specdec.recorder import QueryRecorder
 from specdec.row import Row
 from specdec.stats import Reads
@@ -189,28 +191,93 @@ class CachedModel:
         """One pass over new slots of every row, padded to the widest."""
         helds = [self.held[row.index] for row in rows]
         first, width = len(helds[0].slots), max(map(len, tokens))
+        ready = self._ready(rows)
+        placed = ready is not None
+        if placed:
+            width = padded(width)
         for held, new, above in zip(helds, tokens, parents, strict=True):
             held.slots.extend(new)
             held.parents.extend(above)
             held.pad(first + width)
+        shape = PassShape.of(len(rows), width, first, len(self.store.levels))
+        slots = shape.slots if placed else first + width
         depths = [held.depths() for held in helds]
         places = torch.tensor(
-            [[len(h.tokens) + d for d in depth] for h, depth in zip(helds, depths, strict=True)],
-            device=self.target.device,
+            [[len(h.tokens) + d for d in depth] for h, depth in zip(helds, depths, strict=True)]
         )
-        anc = ancestor_words([held.parents for held in helds], first + width)
+        anc = ancestor_words([held.parents for held in helds], slots)[:, first : first + width]
+        ids = [[max(token, 0) for token in held.slots[first:]] for held in helds]
+        if placed:
+            return self._run_placed(rows, ready, shape, first, torch.tensor(ids), places, anc)
+        places = places.to(self.target.device)
         pass_ = ForwardPass(
             self.store,
             self.view,
             [row.index for row in rows],
             positions=places[:, first:],
             staged=first,
-            anc=anc[:, first:].to(self.target.device),
+            anc=anc.to(self.target.device),
             staged_positions=places,
             rounds=[self.rounds[row.index] for row in rows],
             state=self.state,
             recorder=self.recorder,
             records=self.base is None,
         )
-        ids = [[max(token, 0) for token in held.slots[first:]] for held in helds]
         return self.target.forward(ids, pass_)
+
+    def _ready(self, rows: Sequence[Row]) -> Hashable | None:
+        """All that a placed pass works on, its inputs apart; None where passes cannot be placed.
+
+        Then the host says pass by pass what is read: of text that lies in other memory, by a view
+        that chooses there, or because it is a CPU, whose kernels are told so.
+        """
+        ready = getattr(self.view, "ready", None)
+        if ready is None or self.store.places or not self.target.places_passes:
+            return None
+        device, sequences = self.target.device, [row.index for row in rows]
+        besides = ready(self.store, sequences, self.state, self.target.num_layers, device)
+        return None if besides is None else (besides, self.store.addresses(device))
+
+    def _run_placed(
+        self, rows: Sequence[Row], ready: Hashable, shape: PassShape, first: int, ids: Tensor,
+        places: Tensor, anc: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """The same pass with its inputs on the device, as a graph where there are graphs."""
+        device, sequences = self.target.device, [row.index for row in rows]
+        staged_positions = pad(places, (0, shape.slots - places.shape[1]))
+        self.store.check_room(sequences, first + shape.nodes)
+
+        def fill(inputs: PassInputs) -> None:
+            row_maps = [rows[sequences] for rows in self.store.row_maps]
+            inputs.fill(ids, places[:, first:], anc, staged_positions, row_maps, first)
+            for level in self.store.levels:
+                level.lengths_on(device)
+
+        def run(inputs: PassInputs) -> tuple[Tensor, QueryRecorder | None]:
+            noted = None
+            if self.recorder is not None and self.base is None:
+                noted = QueryRecorder(verified=self.recorder.verified)
+            pass_ = ForwardPass(
+                self.store,
+                self.view,
+                range(shape.rows),
+                inputs.positions,
+                anc=inputs.anc,
+                staged_positions=inputs.staged_positions,
+                state=self.state,
+                recorder=noted,
+                records=self.base is None,
+                inputs=inputs,
+            )
+            return self.target.forward(inputs.ids, pass_), noted
+
+        if self.target.graphs is None:
+            inputs = PassInputs(shape, device)
+            fill(inputs)
+            logits, noted = run(inputs)
+        else:
+            logits, noted = self.target.graphs.run(self.view.name, ready, shape, device, fill, run)
+        if self.recorder is not None and noted is not None:
+            for (layer, place), q in noted.passes.items():
+                self.recorder.note_pass(layer, sequences[place], q)
+        return logits

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from specdec.attention_op import ticket_of
+from specdec.pass_inputs import PassInputs
 from specdec.recorder import QueryRecorder
 from specdec.store import KVStore
 
@@ -57,6 +58,9 @@ class ForwardPass:
         from pass to pass, for as long as the store lives.
     recorder: keeps queries for others; `records` tells it a verification from a draft.
     plans: what a view works out once for all layers of this pass.
+    inputs: of a *placed* pass, what tells it where it stands, on the device. `sequences` are then
+        places in its batch, and neither they nor `staged` nor the store's lengths may be asked for:
+        the pass may be replayed for others (`graphs`). Views with a `ready` know how.
     ticket: names the pass in a compiled model, see `attention_op`.
     """
 
@@ -72,6 +76,7 @@ class ForwardPass:
     recorder: QueryRecorder | None = None
     records: bool = False
     plans: dict[Any, Any] = field(default_factory=dict)
+    inputs: PassInputs | None = None
     ticket: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

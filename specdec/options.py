@@ -38,6 +38,7 @@ class DraftOptions:
         at the first call and kept).
     kv_bits, kv_group: bits (4 or 8) of the keys and values that `kivi` reads, and how many tokens
         share the scale of a key's channel (32, 64 or 128).
+    label_bits: bits (16, or 4) of the label channels that `double-sparsity` keeps.
     anchors, dense: layers that choose for those above them, and layers that read everything.
     channels: where the label channels of `double-sparsity` come from: "prompt", "text" (measured
         once on a text that is always there, and kept in the cache folder), or a file that
@@ -60,6 +61,7 @@ class DraftOptions:
     draft_weights: str | None = None
     kv_bits: int | None = None
     kv_group: int | None = None
+    label_bits: int | None = None
     anchors: tuple[int, ...] | None = None
     dense: tuple[int, ...] | None = None
     channels: Any = None

@@ -68,7 +68,7 @@ VIEWS = {
     "double-sparsity": Entry(
         "specdec.sparse.presets:double_sparsity",
         "tokens by a few label channels (Double Sparsity)",
-        _VIEW | {"channels"},
+        _VIEW | {"channels", "label_bits"},
     ),
     "tidal": Entry(
         "specdec.sparse.presets:tidal",

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ParamSpec, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from specdec.errors import SpecdecError
-from specdec.kernels.dispatch import Op
 from specdec.kernels.stage_kv import commit_path, stage_kv
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Sidecar(Protocol):
@@ -27,21 +23,51 @@ class Level:
     """Contiguous `k, v: [rows, Hkv, capacity, D]` for every layer, and how much of each row counts.
 
     Buffers are made at the first write to a layer, from the shapes the model really produces.
+    `length: int32[rows]` is the host's, which decides by it; `resize` and `extend` change it, and
+    `lengths_on` gives a device its copy.
     """
 
     def __init__(self, num_layers: int, rows: int, capacity: int) -> None:
         self.rows, self.capacity = rows, capacity
         self.length = torch.zeros(rows, dtype=torch.int32)
+        self._near: dict[torch.device, Tensor] = {}
+        self._moved: set[torch.device] = set()  # whose copies speak of other lengths
         self.k: list[Tensor | None] = [None] * num_layers
         self.v: list[Tensor | None] = [None] * num_layers
         self.sidecars: dict[tuple[str, int, int], Sidecar] = {}  # (name, layer, row)
 
     def crop(self, row: int, length: int) -> None:
         """Forget committed tokens of `row` past `length`, in place."""
-        self.length[row] = length
+        self.resize(row, length)
         for (_, _, owner), sidecar in self.sidecars.items():
             if owner == row:
                 sidecar.crop(length)
+
+    def resize(self, row: int, length: int) -> None:
+        """Say that `row` has `length` committed tokens, in place."""
+        self.length[row] = length
+        self._moved.update(self._near)
+
+    def extend(self, row: int, count: int) -> None:
+        """Take up `count` more tokens of `row` as committed, in place."""
+        self.length[row] += count
+        self._moved.update(self._near)
+
+    def lengths_on(self, device: torch.device) -> Tensor:
+        """`length` on a device: the same tensor, at the same address, for as long as the level is.
+
+        A copy is brought up to date when it is asked for; no one waits for that. The host's memory
+        is pageable, so the driver has taken the numbers when the call returns.
+        """
+        if device == self.length.device:
+            return self.length
+        known = self._near.get(device)
+        if known is None:
+            known = self._near[device] = self.length.to(device, non_blocking=True, copy=True)
+        elif device in self._moved:
+            known.copy_(self.length, non_blocking=True)
+        self._moved.discard(device)
+        return known
 
     def buffers(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """This layer's (k, v), made after the shapes of `k, v: [B, Hkv, n, D]` if need be."""
@@ -61,6 +87,11 @@ class Level:
     def is_remote(self, layer: int, device: torch.device) -> bool:
         """Whether attention on `device` must have this layer's keys and values fetched."""
         return False
+
+    def addresses(self, device: torch.device) -> tuple[int, ...]:
+        """Sizes and addresses of all that a pass on `device` reads and writes here."""
+        buffers = [0 if x is None else x.data_ptr() for x in (*self.k, *self.v)]
+        return self.rows, self.capacity, self.lengths_on(device).data_ptr(), *buffers
 
     @property
     def nbytes(self) -> int:
@@ -109,12 +140,22 @@ class KVStore:
         level = self.levels[-1]
         keys, values = level.buffers(layer, k, v)
         rows = torch.tensor(sequences, dtype=torch.int32)
+        self.check_room(sequences, at + k.shape[2])
+        # On a GPU the plain version writes to slices that the host knows: no launch of ours for it.
+        write = stage_kv.plain if keys.is_cuda else stage_kv
+        write(keys, values, k, v, level.length, rows, at=at)
+
+    def check_room(self, sequences: Sequence[int], count: int) -> None:
+        """Raise SpecdecError unless `count` slots can be staged for each of `sequences`."""
+        level = self.levels[-1]
         lengths = level.length.tolist()
-        end = max(lengths[sequence] for sequence in sequences) + at + k.shape[2]
+        end = max(lengths[sequence] for sequence in sequences) + count
         if end > level.capacity:
             raise SpecdecError(f"KV store of {level.capacity} slots cannot stage slot {end}")
-        run = _on_host(stage_kv, keys)
-        run(keys, values, k, v, level.length, rows, at=at)
+
+    def addresses(self, device: torch.device) -> tuple[tuple[int, ...], ...]:
+        """Sizes and addresses of all that a pass on `device` reads and writes in the store."""
+        return tuple(level.addresses(device) for level in self.levels)
 
     def staged(self, layer: int, sequences: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
         """The first `count` staged slots of one layer: k, v `[B, Hkv, count, D]`.
@@ -139,13 +180,20 @@ class KVStore:
         """Keep the staged slots `path` (strictly increasing), in this order, behind the length."""
         level = self.levels[-1]
         if any(slot != i for i, slot in enumerate(path)):
-            slots = torch.tensor([list(path)], dtype=torch.int32)
-            rows = torch.tensor([sequence], dtype=torch.int32)
+            where: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
             for keys, values in zip(level.k, level.v, strict=True):
-                if keys is not None and values is not None:
-                    run = _on_host(commit_path, keys)
-                    run(keys, values, slots, level.length, rows)
-        level.length[sequence] += len(path)
+                if keys is None or values is None:
+                    continue
+                if keys.device not in where:
+                    slots = torch.tensor([list(path)], dtype=torch.int32)
+                    rows = torch.tensor([sequence], dtype=torch.int32)
+                    where[keys.device] = (
+                        slots.to(keys.device, non_blocking=True),
+                        level.lengths_on(keys.device),
+                        rows.to(keys.device, non_blocking=True),
+                    )
+                commit_path(keys, values, *where[keys.device])
+        level.extend(sequence, len(path))
 
     def crop(self, sequence: int, length: int) -> None:
         """Forget committed tokens of `sequence` past `length`; shared levels cannot be cropped."""
@@ -177,8 +225,3 @@ class KVStore:
         store.levels[:0], store.row_maps[:0] = self.levels, self.row_maps
         store.num_shared = len(self.levels)
         return store
-
-
-def _on_host(op: Op[P, R], keys: Tensor) -> Callable[P, R]:
-    """The version of an op that reads lengths on the host, where we keep them: not Triton's."""
-    return op.plain if keys.is_cuda else op

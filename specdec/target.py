@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from specdec import attention, ranks, support
 from specdec.errors import UnsupportedModel
 from specdec.forward_pass import ForwardPass, View
+from specdec.graphs import CudaCapture, Graphs
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.kv_shape import KVShape
@@ -45,6 +46,7 @@ class Target:
         self.packing: Packing | None = None
         self.kv_memory: KVMemory | None = None
         self.is_parallel = ranks.is_split(model)  # other processes hold the rest of it
+        self.graphs = self._graphs()
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
@@ -74,6 +76,19 @@ class Target:
         """Where tokens go in: of a model whose weights are spread, its main device."""
         placed = getattr(self.model, "hf_device_map", None)
         return self.model.device if placed is None else main_device(placed)
+
+    def _graphs(self) -> Graphs | None:
+        """Graphs of passes on one GPU; None turns them off, and can be set at any time."""
+        is_spread = self.is_parallel or getattr(self.model, "hf_device_map", None) is not None
+        if self.model.device.type != "cuda" or is_spread:
+            return None
+        return Graphs(CudaCapture(self.model.device))
+
+    @property
+    def places_passes(self) -> bool:
+        """Whether passes over nodes are told where they stand on the device: see `ForwardPass`."""
+        is_spread = getattr(self.model, "hf_device_map", None) is not None
+        return self.graphs is not None or (self.device.type == "cuda" and not is_spread)
 
     def clock(self) -> float:
         """Seconds, for decisions about speed: of one clock where ranks share the model."""
@@ -135,7 +150,7 @@ class Target:
                 progress(first + len(part), len(tokens))
 
     @torch.inference_mode()
-    def forward(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> Tensor:
+    def forward(self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass) -> Tensor:
         """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the store."""
         return self.model(**self._inputs(tokens, pass_)).logits
 
@@ -174,9 +189,13 @@ class Target:
         )
         return [token % self.vocab_size for token in range(nodes)], pass_
 
-    def _inputs(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> dict[str, object]:
+    def _inputs(
+        self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass
+    ) -> dict[str, object]:
+        if not isinstance(tokens, Tensor):
+            tokens = torch.tensor([list(row) for row in tokens], device=self.device)
         return {
-            "input_ids": torch.tensor([list(row) for row in tokens], device=self.device),
+            "input_ids": tokens,
             "position_ids": pass_.positions,
             "past_key_values": None,
             "use_cache": False,

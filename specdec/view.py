@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
+from specdec.device_reads import DeviceReads
 from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.kernels.level_attention import level_attention
 from specdec.kernels.merge import merge
@@ -21,8 +24,14 @@ class FullView:
     name = "full"
     lossless = True
 
+    def ready(self, *_: object) -> Hashable | None:
+        """Nothing to make ready for placed passes: they read the store's levels alone."""
+        return self.name
+
     def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
+        if pass_.inputs is not None:
+            return self._placed(pass_, call)
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
         if pass_.recorder is not None:
             _record(pass_, call)
@@ -48,6 +57,33 @@ class FullView:
             partials.append(sink_partial(call))
         return merge(partials)[0].to(call.q.dtype)
 
+    def _placed(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+        """The same for a placed pass. An empty level is read, too: it gives lse = -inf."""
+        reads = DeviceReads.of(pass_, call.q.device)
+        reads.stage(call)
+        if pass_.recorder is not None:
+            _record(pass_, call)
+        partials = [
+            prefix_attention(
+                call.q,
+                keys,
+                values,
+                reads.read(place),
+                reads.row_maps[place],
+                scale=call.scale,
+                softcap=call.softcap,
+                first=reads.first(call.window, place),
+            )
+            for place, level in enumerate(reads.levels)
+            if (keys := level.k[call.layer]) is not None
+            and (values := level.v[call.layer]) is not None
+        ]
+        if not reads.is_plain:
+            partials.append(placed_tree(pass_, call, reads))
+        if call.sinks is not None:
+            partials.append(sink_partial(call))
+        return merge(partials)[0].to(call.q.dtype)
+
     def _prefix(
         self, pass_: ForwardPass, call: AttentionCall, include_staged: bool
     ) -> list[tuple[Tensor, Tensor]]:
@@ -55,12 +91,13 @@ class FullView:
         partials = []
         offset = torch.zeros(len(sequences), dtype=torch.int64)
         for level, rows in zip(store.levels, store.row_maps, strict=True):
-            row_map, length = rows[sequences], level.length
+            row_map, length = rows[sequences], level.lengths_on(call.q.device)
             is_last = level is store.levels[-1]
             if is_last and include_staged:
                 length = length + 1
             keys, values = level.k[call.layer], level.v[call.layer]
-            is_read = bool(length[row_map].any()) and not level.is_remote(call.layer, call.q.device)
+            is_read = is_last and include_staged or bool(level.length[row_map].any())
+            is_read = is_read and not level.is_remote(call.layer, call.q.device)
             if keys is not None and values is not None and is_read:
                 first = None
                 if call.window is not None:
@@ -106,6 +143,25 @@ class FullView:
             q_positions=pass_.positions,
             k_positions=pass_.staged_positions,
         )
+
+
+def placed_tree(
+    pass_: ForwardPass, call: AttentionCall, reads: DeviceReads
+) -> tuple[Tensor, Tensor]:
+    """The partial (o, lse) of a placed pass over what is staged, this call's own included."""
+    assert pass_.anc is not None
+    k, v = reads.staged(call)
+    return tree_attention(
+        call.q,
+        k,
+        v,
+        pass_.anc,
+        scale=call.scale,
+        softcap=call.softcap,
+        window=call.window,
+        q_positions=pass_.positions,
+        k_positions=pass_.staged_positions,
+    )
 
 
 def levels_of(pass_: ForwardPass, layer: int) -> list[tuple[Tensor, Tensor]]:

@@ -17,6 +17,7 @@ from specdec import Engine
 from specdec.drafts.self_draft import SelfDraft
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.kernels.gather_pages import gather_pages
+from specdec.kernels.label_scores import score_labels, update_labels
 from specdec.kernels.select_pages import importance
 from specdec.options import DraftOptions
 from specdec.registry import SPARSE_VIEWS, VIEWS
@@ -114,6 +115,7 @@ SCORERS = {
     "bounds": PageBounds(4),
     "means": ChunkMeans(4),
     "labels": LabelChannels(3),
+    "labels-in-4-bits": LabelChannels(5, bits=4),
     "mass": ExactMass(1),
     "mass-pages": ExactMass(4),
     "recency": Recency(),
@@ -422,3 +424,43 @@ def test_gather_pages():
     got = gather_pages(x, torch.tensor([[0, 2], [1, 4]]), 2)
     assert torch.equal(got[0], x[0, [0, 1, 4, 5]])
     assert torch.equal(got[1], x[1, [2, 3, 8, 9]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_labels_in_4_bits_are_those_of_the_kernel(dtype):
+    """The same channels, codes and scores, up to the kernel's sums in float32."""
+    torch.manual_seed(0)
+    heads, tokens, dim = 2, 30, 16
+    k, q = torch.randn(heads, tokens, 1, dim).to(dtype), torch.randn(heads, 3, dim).to(dtype)
+    scorer, memo = LabelChannels(9, bits=4), Memo()
+    summary = scorer.summarize(k, memo)
+    channels = memo.channels.int()
+    assert channels.shape == (2, 8) and summary.shape[-1] == 4 + 2 * k.element_size()
+    labels = torch.zeros(1, heads, tokens, 4, dtype=torch.uint8)
+    scales = torch.zeros(1, heads, tokens, 2, dtype=dtype)
+    keys, zero, length = k[None, :, :, 0], torch.tensor([0]).int(), torch.tensor([tokens]).int()
+    update_labels.plain(labels, keys, channels, zero, length, tokens=tokens, scales=scales)
+    assert torch.equal(summary[..., :4], labels[0])
+    logits = scorer.logits(q, summary, 0.5, memo).amax(1)
+    want = score_labels.plain(q[None], labels, channels, length, zero, scales)[0] * 0.5
+    torch.testing.assert_close(
+        logits.float(), want, rtol=3e-2, atol=6e-2 if dtype == torch.bfloat16 else 1e-5
+    )
+    with pytest.raises(InvalidArgument, match="label_bits=8: give 4, or 16"):
+        LabelChannels(bits=8)
+
+
+def test_label_bits_is_an_option(llama):
+    kwargs = {
+        "drafter": "double-sparsity",
+        "max_new_tokens": 20,
+        "budget": 12,
+        "sink": 2,
+        "recent": 2,
+    }
+    want = llama.generate(PROMPTS, max_new_tokens=20, drafter="none")
+    for bits in (4, 16):
+        got = llama.generate(PROMPTS, label_bits=bits, **kwargs)
+        assert [g.token_ids for g in got] == [g.token_ids for g in want]
+    with pytest.raises(InvalidArgument, match="label_bits=3"):
+        llama.generate(PROMPTS, label_bits=3, **kwargs)

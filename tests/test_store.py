@@ -169,3 +169,23 @@ def test_fork_copies_nothing():
     store.fork(5, 8)
     assert (store.levels[0].k[0].data_ptr(), store.nbytes) == before
     assert store.row_maps[0].tolist() == [0] * 5
+
+
+def test_a_device_has_its_copy_of_the_lengths():
+    """At one address, right whenever it is asked for; `cpu:0` stands for a device of its own."""
+    store, device = KVStore(1, 2, 8), torch.device("cpu", 0)
+    level = store.levels[0]
+    assert level.lengths_on(torch.device("cpu")) is level.length
+    copy = level.lengths_on(device)
+    assert copy.data_ptr() != level.length.data_ptr()
+    store.stage(0, [0, 1], *kv([[1, 2, 3], [4, 5, 6]], 0), 0)
+    for step in (
+        lambda: store.commit(0, [0, 2]),
+        lambda: store.commit(1, [0]),
+        lambda: store.crop(0, 1),
+        lambda: level.resize(1, 3),
+    ):
+        step()
+        assert level.lengths_on(device) is copy
+        assert torch.equal(copy, level.length)
+    assert level.length.tolist() == [1, 3]

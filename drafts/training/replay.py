@@ -55,7 +55,7 @@ class Written:
 
     def settle(self, row: Row | None, upto: int) -> None:
         """Show the KV of the first `upto` tokens."""
-        self.store.levels[-1].length[0] = upto
+        self.store.levels[-1].resize(0, upto)
 
 
 @torch.inference_mode()

@@ -146,7 +146,8 @@ class Teacher:
             store, view, range(rows), positions, anc=anc, staged_positions=positions
         )
         kept = self._run(column, pass_)
-        store.levels[-1].length += 1
+        for row in range(rows):
+            store.levels[-1].extend(row, 1)
         return kept
 
     def _run(self, tokens: list[list[int]], pass_: ForwardPass) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,6 +56,9 @@ KvBits = Annotated[
     int | None,
     typer.Option(help="Bits of the keys and values that 'kivi' reads: 4 or 8."),
 ]
+LabelBits = Annotated[
+    int | None, typer.Option(help="Bits of the labels that 'double-sparsity' keeps: 16 or 4.")
+]
 KvGroup = Annotated[
     int | None, typer.Option(help="Tokens that share a scale of 'kivi': 32, 64 or 128.")
 ]

@@ -21,15 +21,17 @@ def step(
     views: Annotated[str, typer.Option(help="Sparse views to time a draft pass of.")] = "",
     budget: Annotated[int, typer.Option(min=1, help="Tokens that those views read.")] = 512,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 11,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: by graphs and without.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
     dtype: arguments.Dtype = "auto",
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Time passes of several widths on the CPU, op by op, against the memory bandwidth.
+    """Time passes of several widths, on a CPU op by op, against the memory bandwidth.
 
     \b
     Examples:
       specdec bench step
+      specdec bench step --device cuda --contexts 4000 --widths 1,4,16 --out step.json
       specdec bench step --dtype float32 --contexts 7500 --widths 1 --views quest,streaming
     """
     names = [name for name in views.split(",") if name]
@@ -37,7 +39,7 @@ def step(
         if name not in SPARSE_VIEWS:
             raise unknown_name("views", name, SPARSE_VIEWS)
     counts = _counts("--contexts", contexts), _counts("--widths", widths)
-    engine = console.load_engine(model, dtype, "cpu", False)
+    engine = console.load_engine(model, dtype, device, False)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and the text needs one")
     tokens = engine.tokenizer(BENCH["manual"].load()())["input_ids"]

@@ -90,10 +90,10 @@ class TieredStore(KVStore):
             for source, target in zip((keys, values), targets, strict=True):
                 target[row, :, start : start + count] = source[row, :, :count]
                 source[row, :, : held - count] = source[row, :, count:held].clone()
-        cold.length[row] += count
+        cold.extend(row, count)
         for layer, keys in enumerate(hot.k):
             for moved in self.moved:
                 if keys is not None:
                     moved(cold, layer, row, keys.device)
         hot.crop(row, 0)  # what was kept beside the hot tokens speaks of others now
-        hot.length[row] = held - count
+        hot.resize(row, held - count)
