@@ -115,7 +115,8 @@ def _passes(
         row.tokens.append(tokens[context + turn])  # as if a round had ended: drafts begin anew
         row.stable = len(row.tokens)
         for name, (model, n) in runs.items():
-            run = partial(model.forward, [row], [TokenTree.chain(row.tokens[-1], tokens[1:n])])
+            tree = TokenTree.chain(row.tokens[-1], tokens[1:n])
+            run = partial(model.forward, [row], [tree], True)
             run()  # catches up with the text
             totals[name].append(_seconds(run))
             with clocked() as seconds:
