@@ -100,7 +100,7 @@ class SparseView:
         dense = call.window is not None or self.sharing.anchor_of(call.layer) is None
         if pass_.anc is None or dense:
             return FullView().attend(pass_, call)
-        places = Layout.of(pass_).places
+        places = Layout.of(pass_, call.layer).places
         if all(place.total <= self.budget for place in places):
             return FullView().attend(pass_, call)
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
