@@ -125,7 +125,8 @@ def _passes(
     level = full.store.levels[-1]
     keys = sum(x[:, :, :context].nbytes for x in (*level.k, *level.v) if x is not None)
     entries = []
-    for name, (_, n) in runs.items():
+    for name, (model, n) in runs.items():
+        reads = model.reads(0).get(name)
         ops = {op: 1e3 * statistics.median(p[op] for p in parts[name]) for op in parts[name][-1]}
         entries.append(
             {
@@ -135,7 +136,7 @@ def _passes(
                 "total": 1e3 * statistics.median(totals[name]),
                 "other": ops.pop("other"),
                 "ops": ops,
-                "kv_bytes": keys if name not in views else keys * min(1.0, budget / context),
+                "kv_bytes": keys * (reads.bytes[-1] / reads.full_bytes[-1] if reads else 1.0),
             }
         )
     return entries
