@@ -125,7 +125,8 @@ def _passes(
         row.tokens.append(tokens[context + turn])  # as if a round had ended: drafts begin anew
         row.stable = len(row.tokens)
         for name, (model, n) in runs.items():
-            run = partial(model.forward, [row], [TokenTree.chain(row.tokens[-1], tokens[1:n])])
+            tree = TokenTree.chain(row.tokens[-1], tokens[1:n])
+            run = partial(model.forward, [row], [tree], True)
             run()  # catches up with the text
             totals[name].append(_seconds(run))
             graphs = engine.target.graphs
@@ -140,7 +141,8 @@ def _passes(
     level = full.store.levels[-1]
     keys = sum(x[:, :, :context].nbytes for x in (*level.k, *level.v) if x is not None)
     entries = []
-    for name, (_, n) in runs.items():
+    for name, (model, n) in runs.items():
+        reads = model.reads(0).get(name)
         ops = {op: 1e3 * statistics.median(p[op] for p in parts[name]) for op in parts[name][-1]}
         entries.append(
             {
@@ -150,7 +152,7 @@ def _passes(
                 "total": 1e3 * statistics.median(totals[name]),
                 "other": ops.pop("other", 0.0),
                 "ops": ops,
-                "kv_bytes": keys if name not in views else keys * min(1.0, budget / context),
+                "kv_bytes": keys * (reads.bytes[-1] / reads.full_bytes[-1] if reads else 1.0),
             }
         )
     return entries

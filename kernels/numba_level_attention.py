@@ -83,12 +83,12 @@ def _run(
         np.float32(softcap or 0.0),
         NO_SINKS if sinks is None else sinks.detach().float().numpy(),
         num_threads(),
-        _across(dim // LANES),
+        across(dim // LANES),
     )
     return result
 
 
-def _across(vectors: int) -> tuple[Any, ...]:
+def across(vectors: int) -> tuple[Any, ...]:
     """Vectors of an output that stay in registers together; kernels compile for each number."""
     return ACROSS if vectors % len(ACROSS) == 0 else (0, 0) if vectors % 2 == 0 else (0,)
 

@@ -19,7 +19,9 @@ from numba.misc.appdirs import AppDirs
 SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 OPTIONS: dict[str, Any] = {**SERIAL, "parallel": True}
 
-HAS_32_WIDE_REGISTERS: bool = binding.get_host_cpu_features().get("avx512f", False)
+# What LLVM compiles for: this machine, unless NUMBA_CPU_FEATURES names another.
+_FEATURES: str = numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten()
+HAS_32_WIDE_REGISTERS: bool = "+avx512f" in _FEATURES.split(",")
 # Rows of a register tile: two vectors of accumulators each, beside what is being multiplied.
 _TALL = 8 if HAS_32_WIDE_REGISTERS else 4
 log = logging.getLogger("specdec")

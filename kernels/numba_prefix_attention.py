@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from specdec.kernels.level_attention import NO_BOUNDS, Reads
+from specdec.kernels.level_attention import Reads
+from specdec.kernels.numba_attention_tasks import COUNT, END, FIRST, START
 from specdec.kernels.numba_level_attention import fits, with_lse
 from specdec.kernels.prefix_attention import prefix_attention as op
 
@@ -27,6 +28,21 @@ def prefix_attention(
     nodes = q.shape[2]
     if nodes > MANY or not fits(q, v):
         return op.plain(q, k, v, length, row_map, scale=scale, softcap=softcap, first=first)
+    reads = row_reads(length, row_map)
+    if first is None:
+        return with_lse(q, [(k, v)], reads, scale, softcap)
+    table, members = reads.table, reads.members
+    bounds = np.zeros((len(table), int(table[:, COUNT].max(initial=0)) * nodes), np.int64)
+    for i, read in enumerate(table):
+        sequences = members[read[FIRST] : read[FIRST] + read[COUNT]]
+        seen = first[sequences].clamp(0, read[END].item()).reshape(-1).numpy()
+        bounds[i, : len(seen)] = seen
+        read[START] = seen.min()
+    return with_lse(q, [(k, v)], Reads(table, members, bounds=bounds), scale, softcap)
+
+
+def row_reads(length: Tensor, row_map: Tensor) -> Reads:
+    """A read of each row that is in use, up to its length, by all sequences that share it."""
     ends = length.tolist()
     sharing: dict[int, list[int]] = {}
     for b, row in enumerate(row_map.tolist()):
@@ -36,12 +52,4 @@ def prefix_attention(
     for i, (row, sequences) in enumerate(sharing.items()):
         table[i] = (0, row, 0, ends[row], 0, len(members), len(sequences), 0)
         members += sequences
-    bounds = NO_BOUNDS
-    if first is not None:
-        bounds = np.zeros((len(table), max(map(len, sharing.values())) * nodes), np.int64)
-        for i, sequences in enumerate(sharing.values()):
-            seen = first[sequences].clamp(0, table[i, 3]).reshape(-1).numpy()
-            bounds[i, : len(seen)] = seen
-            table[i, 2] = seen.min()
-    reads = Reads(table, np.array(members, np.int64), bounds=bounds)
-    return with_lse(q, [(k, v)], reads, scale, softcap)
+    return Reads(table, np.array(members, np.int64))

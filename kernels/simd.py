@@ -175,6 +175,23 @@ def folded(typing: Any, x: Any) -> Any:
 
 
 @intrinsic
+def any_above(typing: Any, acc: Any, best: Any, at: Any) -> Any:
+    """Whether any lane of `acc[r, 2]` is above `best[at + r]`, or no number, for any row."""
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        found = None
+        for i, x in enumerate(cgutils.unpack_tuple(b, args[0])):
+            row = b.add(args[2], I64(i // 2))
+            limit = every_lane(b, b.load(address(context, b, best, args[1], row)))
+            above = b.fcmp_unordered(">", x, limit)
+            found = above if found is None else b.or_(found, above)
+        bits = b.bitcast(found, ir.IntType(LANES))
+        return b.icmp_unsigned("!=", bits, bits.type(0))
+
+    return types.boolean(acc, best, types.int64), emit
+
+
+@intrinsic
 def transposed(typing: Any, x: Any) -> Any:
     """A tuple of LANES vectors as the rows of a square, its columns returned as a tuple."""
 

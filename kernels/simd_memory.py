@@ -20,6 +20,7 @@ from specdec.kernels.simd_type import (
     INTS,
     LANES,
     address,
+    every_lane,
     floats,
     types,
 )
@@ -39,7 +40,7 @@ def _bfloat16(b: Any, shorts: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def load(typing: Any, array: Any, at: Any, vectors: Any) -> Any:
-    """`vectors` (a literal) vectors from `array[at]` on: float32, or int8 converted."""
+    """`vectors` (a literal) vectors from `array[at]` on: float32, or bytes converted."""
     count = vectors.literal_value
     kind = types.UniTuple(floats, count)
 
@@ -51,10 +52,11 @@ def load(typing: Any, array: Any, at: Any, vectors: Any) -> Any:
                 out.append(_load(context, b, array, args[0], at, FLOATS))
             else:
                 codes = _load(context, b, array, args[0], at, _BYTES)
-                out.append(b.sitofp(b.sext(codes, INTS), FLOATS))
+                wide = b.sext(codes, INTS) if array.dtype.signed else b.zext(codes, INTS)
+                out.append(b.sitofp(wide, FLOATS))
         return context.make_tuple(b, kind, out)
 
-    if array.dtype in (types.float32, types.int8):
+    if array.dtype in (types.float32, types.int8, types.uint8):
         return kind(array, types.int64, vectors), emit
     return None
 
@@ -137,6 +139,19 @@ def load_tile(typing: Any, array: Any, at: Any, stride: Any, rows: Any, width: A
         return context.make_tuple(b, kind, out)
 
     return kind(array, types.int64, types.int64, rows, width), emit
+
+
+@intrinsic
+def load_splats(typing: Any, array: Any, at: Any, stride: Any) -> Any:
+    """Two vectors: `array[at]` in every lane of one, `array[at + stride]` of the other."""
+    kind = types.UniTuple(floats, 2)
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        places = args[1], b.add(args[1], args[2])
+        values = [b.load(address(context, b, array, args[0], place)) for place in places]
+        return context.make_tuple(b, kind, [every_lane(b, value) for value in values])
+
+    return kind(array, types.int64, types.int64), emit
 
 
 @intrinsic

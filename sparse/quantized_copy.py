@@ -36,6 +36,12 @@ class QuantizedCopy:
         assert isinstance(known, _Row)
         return known.copy
 
+    @property
+    def token_bytes(self) -> float:
+        """Bytes of a token in it, its part of the scales included."""
+        rows, _, capacity, _ = self.kv.k.shape
+        return self.kv.nbytes / (rows * capacity)
+
     def update(self, level: Level, layer: int, recent: int) -> None:
         """Take up, in place, the groups that are full now, but for the `recent` last tokens."""
         full = (level.length - recent).clamp_min(0) // self.kv.group * self.kv.group

@@ -13,7 +13,9 @@ from specdec.kernels.merge import merge
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.quantized_attention import quantized_attention
 from specdec.options import DraftOptions
+from specdec.sparse.layout import Layout
 from specdec.sparse.quantized_copy import QuantizedCopy
+from specdec.store import Level
 from specdec.view import FullView, sink_partial
 
 BITS, GROUPS = (4, 8), (32, 64, 128)
@@ -49,15 +51,26 @@ class QuantizedView:
         store.stage(call.layer, sequences, call.k, call.v, pass_.staged)
         committed = len(store.levels) - (1 if store.num_shared else 0)
         partials: list[tuple[Tensor, Tensor]] = []
+        copies = [self._copy(level, call.layer) for level in store.levels[:committed]]
+        _note(pass_, call.layer, copies)
         for place in range(len(store.levels)):
-            partials += self._level(pass_, call, place, place < committed)
+            copy = copies[place] if place < committed else None  # a draft's own level has none
+            partials += self._level(pass_, call, place, copy)
         partials.append(FullView().staged(pass_, call))
         if call.sinks is not None:
             partials.append(sink_partial(call))
         return merge(partials)[0].to(call.q.dtype)
 
+    def _copy(self, level: Level, layer: int) -> QuantizedCopy | None:
+        """The copy of a level that has keys, brought up to date."""
+        if level.k[layer] is None:
+            return None
+        copy = QuantizedCopy.of(level, layer, self.bits, self.group)
+        copy.update(level, layer, self.recent)
+        return copy
+
     def _level(
-        self, pass_: ForwardPass, call: AttentionCall, place: int, is_copied: bool
+        self, pass_: ForwardPass, call: AttentionCall, place: int, copy: QuantizedCopy | None
     ) -> list[tuple[Tensor, Tensor]]:
         """Attention over one level: over what its copy covers, and over what came since."""
         level = pass_.store.levels[place]
@@ -67,9 +80,7 @@ class QuantizedView:
             return []
         partials, first = [], None
         covered = torch.zeros_like(level.length)
-        if is_copied:
-            copy = QuantizedCopy.of(level, call.layer, self.bits, self.group)
-            copy.update(level, call.layer, self.recent)
+        if copy is not None:
             covered = copy.covered
             if bool(covered[rows].any()):
                 partials.append(
@@ -93,6 +104,17 @@ class QuantizedView:
                 )
             )
         return partials
+
+
+def _note(pass_: ForwardPass, layer: int, copies: list[QuantizedCopy | None]) -> None:
+    """Count what a layer reads of each sequence: covered tokens by the bytes of their copies."""
+    for place in Layout.of(pass_, layer).places:
+        size = place.total * place.token_bytes
+        for row, copy in zip(place.rows, copies, strict=False):
+            if copy is not None:
+                size -= int(copy.covered[row]) * place.token_bytes
+                size += round(int(copy.covered[row]) * copy.token_bytes)
+        place.reads.note(place.total, size)
 
 
 def kivi(target: object, options: DraftOptions) -> QuantizedView:

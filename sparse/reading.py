@@ -157,11 +157,12 @@ def _attend(
     size: int = 1,
 ) -> Tensor:
     """One sequence over the reads of a table."""
-    if any(k.device != call.q.device for k, _ in levels):
-        levels, table = _near(levels, table, call.q.device)
+    device, is_alone = call.q.device, len(call.q) == 1  # a slice costs as much as a short kernel
+    if any(k.device != device for k, _ in levels):
+        levels, table = _near(levels, table, device)
     reads = Reads(table, _ONE, _words(pass_)[b : b + 1], NO_BOUNDS, pages, size)
     return level_attention(
-        call.q[b : b + 1],
+        call.q if is_alone else call.q[b : b + 1],
         levels,
         reads,
         scale=call.scale,

@@ -116,7 +116,7 @@ class SparseView:
             return FullView().attend(pass_, call)
         if pass_.inputs is not None:
             return placed.attend(self, pass_, call)
-        places = Layout.of(pass_).places
+        places = Layout.of(pass_, call.layer).places
         if all(place.total <= self.budget for place in places):
             return FullView().attend(pass_, call)
         pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)

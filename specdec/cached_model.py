@@ -93,8 +93,14 @@ class CachedModel:
         return store
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> list[Tensor]:
-        """Logits `[len(tree), V]` after every node of each row's tree, in one pass."""
+    def forward(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], best: bool = False
+    ) -> list[Tensor]:
+        """Logits `[len(tree), V]` after every node of each row's tree, in one pass.
+
+        best: nothing but their argmax is wanted: where the target can do without logits, the result
+        is `int64[len(tree)]` instead.
+        """
         tokens, parents, starts = [], [], []
         for row, tree in zip(rows, trees, strict=True):
             pending = self._catch_up(row)
@@ -109,7 +115,7 @@ class CachedModel:
                 ]
             )
             # the root's parent -1 has become len(chain) - 1: the end of the chain, or none
-        logits = self._stage(rows, tokens, parents)
+        logits = self._stage(rows, tokens, parents, best)
         return [
             rows_logits[start : start + len(tree)]
             for rows_logits, start, tree in zip(logits, starts, trees, strict=True)
@@ -186,7 +192,11 @@ class CachedModel:
         self.target.prefill(store, self.view, sequence, tokens, self.recorder)
 
     def _stage(
-        self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
+        self,
+        rows: Sequence[Row],
+        tokens: Sequence[list[int]],
+        parents: Sequence[list[int]],
+        best: bool = False,
     ) -> Tensor:
         """One pass over new slots of every row, padded to the widest."""
         helds = [self.held[row.index] for row in rows]
@@ -223,6 +233,8 @@ class CachedModel:
             recorder=self.recorder,
             records=self.base is None,
         )
+        if best and self.target.can_choose:
+            return self.target.choose(ids, pass_)
         return self.target.forward(ids, pass_)
 
     def _ready(self, rows: Sequence[Row]) -> Hashable | None:

@@ -110,7 +110,8 @@ class GenerationStream:
         ]
         drafted = clock()
         keys = sum(len(row.tokens) for row in rows)
-        logits = self.model.forward(rows, trees)
+        best = all(row.sampler.is_argmax for row in rows)
+        logits = self.model.forward(rows, trees, best)
         verdicts = self._verify(rows, trees, logits)
         verified = clock()
         self.model.costs.note(len(rows) * max(map(len, trees)), keys, verified - drafted)

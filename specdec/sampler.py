@@ -40,10 +40,16 @@ class Sampler:
         """Whether drafts are drawn at random, so that the text depends on how they were drawn."""
         return self.samples and self.acceptance == "rejection"
 
+    @property
+    def is_argmax(self) -> bool:
+        """Whether the law of a node is the argmax of its logits, whatever came before."""
+        return not self.samples and not self.processors
+
     def verify(
         self, row: Row, tree: TokenTree, logits: Tensor, is_final: Callable[[int], bool]
     ) -> Verdict:
-        """The verdict on a tree, given the target's `logits[N, V]` after each of its nodes."""
+        """The verdict on a tree, given the target's `logits[N, V]` after each of its nodes, or
+        their argmax `int64[N]` if it `is_argmax`."""
         laws = NodeLaws(self, row, tree, logits)
         verdict = self.decide(laws, is_final)
         if not verdict.is_final:
@@ -132,8 +138,9 @@ class NodeLaws:
         self.has_state = any(not is_stateless(p) for p in sampler.processors)
         self.after: dict[int, list[Processor]] = {-1: sampler.processors}
         self.argmax: list[int] | None = None
-        if not sampler.samples and not sampler.processors:
-            self.argmax = logits.argmax(-1).tolist()
+        if sampler.is_argmax:
+            best = logits.argmax(-1) if logits.is_floating_point() else logits
+            self.argmax = best.tolist()
 
     def choose(self, node: int) -> int:
         """The target's own choice after `node`: argmax, under the position's noise if sampling."""

@@ -27,14 +27,28 @@ class StepFigures(NamedTuple):
 
 @dataclass
 class Reads:
-    """What a layer of a sparse view reads of the committed text, pass by pass.
+    """What a layer of a view that saves reads does read of the committed text, pass by pass.
 
     tokens: read by a layer that leaves something out, or all if none does; context: what there was
-    to read. A pass reads all when the text is not longer than the view's budget.
+    to read. bytes, full_bytes: of their keys and values, as they were read and as the model has
+    them. A pass reads all when the text is not longer than the view's budget.
     """
 
     tokens: list[int] = field(default_factory=list)
     context: list[int] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    full_bytes: list[int] = field(default_factory=list)
+
+    def begin(self, context: int, size: int) -> None:
+        """A new pass, which reads all of `context` tokens of `size` bytes unless `note` follows."""
+        for figures, figure in ((self.tokens, context), (self.bytes, context * size)):
+            figures.append(figure)
+        self.context.append(context)
+        self.full_bytes.append(context * size)
+
+    def note(self, tokens: int, size: int) -> None:
+        """What the pass that began last reads, in tokens and bytes."""
+        self.tokens[-1], self.bytes[-1] = tokens, size
 
     @property
     def passes(self) -> int:
@@ -43,7 +57,7 @@ class Reads:
     @property
     def full_passes(self) -> int:
         """Passes that read everything."""
-        return sum(read >= there for read, there in zip(self.tokens, self.context, strict=True))
+        return sum(read >= there for read, there in zip(self.bytes, self.full_bytes, strict=True))
 
     def to_dict(self) -> dict[str, float]:
         """Counts, means per pass, and the most that a pass read."""
@@ -53,6 +67,8 @@ class Reads:
             "full_passes": self.full_passes,
             "tokens_per_pass": sum(self.tokens) / passes,
             "context_per_pass": sum(self.context) / passes,
+            "bytes_per_pass": sum(self.bytes) / passes,
+            "full_bytes_per_pass": sum(self.full_bytes) / passes,
             "most_tokens": max(self.tokens, default=0),
         }
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from specdec import attention, ranks, support
 from specdec.errors import UnsupportedModel
 from specdec.forward_pass import ForwardPass, View
+from specdec.fused_head import FusedHead
 from specdec.graphs import CudaCapture, Graphs
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.offload.kv_memory import KVMemory
@@ -44,6 +45,7 @@ class Target:
     def __init__(self, model: PreTrainedModel, *, borrowed: bool = False) -> None:
         self.model = model
         self.packing: Packing | None = None
+        self.head: FusedHead | None = None
         self.kv_memory: KVMemory | None = None
         self.is_parallel = ranks.is_split(model)  # other processes hold the rest of it
         self.graphs = self._graphs()
@@ -154,6 +156,17 @@ class Target:
         """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the store."""
         return self.model(**self._inputs(tokens, pass_)).logits
 
+    @property
+    def can_choose(self) -> bool:
+        """Whether `choose` is cheaper than `forward`: on a CPU, with a head that has been fused."""
+        return self.head is not None and self.head.is_usable
+
+    @torch.inference_mode()
+    def choose(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> Tensor:
+        """The argmax `int64[B, N]` of the logits that `forward` would give, which are not made."""
+        assert self.head is not None
+        return self.head(self._inputs(tokens, pass_))
+
     def pack(self, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
         """Lay the model out for fast passes on this CPU, in place: see `Packing`.
 
@@ -164,11 +177,20 @@ class Target:
         with compiling_line():
             packing.fuse(self, self._probe_pass)
             if packing.weights:
-                for nodes in TILE_HEIGHTS:
-                    tokens, pass_ = self._probe_pass(FullView(), range(nodes))
-                    self.forward([tokens], pass_)
+                self._compile()
         log.info("weights: %s", packing)
         return packing
+
+    def _compile(self) -> None:
+        """Run every kernel of a pass once for every height of its tiles, and fuse the head."""
+        assert self.packing is not None
+        for nodes in TILE_HEIGHTS:
+            tokens, pass_ = self._probe_pass(FullView(), range(nodes))
+            logits = self.forward([tokens], pass_)
+            if self.head is None:
+                self.head = FusedHead.of(self.packing, self._inputs([tokens], pass_), logits)
+            if self.head is not None:
+                self.choose([tokens], pass_)
 
     def _probe_pass(
         self, view: View, places: Sequence[int] | None = None

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from specdec.kernels import numba_decoder_block, numba_skinny_linear
+from specdec.kernels import numba_decoder_block, numba_head_argmax, numba_skinny_linear
 from specdec.kernels.decoder_block import (
     ACTIVATIONS,
     AttentionInputs,
@@ -25,7 +25,8 @@ from specdec.kernels.decoder_block import (
     attention_inputs,
     layer_output,
 )
-from specdec.kernels.panel_weight import PanelWeight, pack, pack_groups, quantise
+from specdec.kernels.head_argmax import head_argmax
+from specdec.kernels.panel_weight import PanelWeight, _to_panels, pack, pack_groups, quantise
 from specdec.kernels.skinny_linear import skinny_linear
 
 # -- weights in panels -----------------------------------------------------------------------------
@@ -79,6 +80,53 @@ def test_skinny_linear(name, height):
         judge(ours, skinny_linear.plain(x, weight, bias), exact, size)
 
     check()
+
+
+@pytest.mark.parametrize(("name", "height"), [(n, h) for n, hs in FORMATS.items() for h in hs])
+def test_head_argmax(name, height):
+    """The very token that the kernel's own logits give: ties, infinities, no numbers, any width."""
+
+    @EXAMPLES
+    @given(data=st.data())
+    def check(data):
+        d = Drawn(data)
+        outputs = d.one_of(1, 15, 32, 33, 70, 512, 513, 1100)
+        group = d.one_of(16, 7)
+        inputs = group if group == 7 else group * d.one_of(1, 3)
+        rows = d.one_of(1, 2, 4, 5, 9, 31, 32, 40)
+        weight, dense = stored(d, name, outputs, inputs, group)
+        x, bias = d.normal(rows, inputs), d.one_of(None, d.normal(outputs))
+        if weight.format in ("float32", "bfloat16", "float16"):
+            few = torch.randint(-1, 2, (outputs, inputs), generator=d.generator).float()
+            few = d.one_of(few, few[torch.randint(0, outputs, (outputs,), generator=d.generator)])
+            weight = stored_as(weight, d.one_of(dense.float(), few))
+            x = d.one_of(x, x.round(), x.new_zeros(rows, inputs))
+            bias = d.one_of(bias, None if bias is None else bias.round())
+        x[d.one_of(0, rows - 1), d.one_of(0, inputs - 1)] = d.one_of(1.0, 0.0, torch.inf, torch.nan)
+        if bias is not None:
+            bias[d.one_of(0, outputs - 1)] = d.one_of(1.0, 9.0, torch.nan, -torch.inf)
+        with (
+            patch.object(numba_skinny_linear, "tile", lambda n: (0,) * height),
+            patch.object(numba_head_argmax, "tile", lambda n: (0,) * height),
+        ):
+            ours, logits = head_argmax.numba(x, weight, bias), skinny_linear.numba(x, weight, bias)
+        assert torch.equal(ours, logits.argmax(-1))
+        # torch takes the first of several largest ones; should that change, so must the kernel
+        if not logits.isnan().any():
+            largest = logits == logits.amax(-1, keepdim=True)
+            assert not any(row[:i].any() for row, i in zip(largest, ours.tolist()))
+
+    check()
+
+
+def stored_as(weight: PanelWeight, dense: torch.Tensor) -> PanelWeight:
+    """Other values in the format of `weight`, which holds them exactly."""
+    panels = pack(dense).panels
+    if type(panels) is not type(weight.panels):  # bfloat16 holds them too
+        bits = {"float32": np.float32, "float16": np.float16}[weight.format]
+        values = _to_panels(dense.numpy().astype(bits))
+        panels = type(weight.panels)(values if bits is np.float32 else values.view(np.uint16))
+    return PanelWeight(weight.outputs, weight.inputs, panels)
 
 
 @EXAMPLES

@@ -12,11 +12,13 @@ from numba_drawn import EXAMPLES, Drawn, judge
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from specdec.kernels import numba_level_attention
+from specdec.kernels import numba_level_attention, numba_quantized_attention
 from specdec.kernels.gather_attention import gather_attention
 from specdec.kernels.merge import merge
 from specdec.kernels.page_mass import page_mass
 from specdec.kernels.prefix_attention import prefix_attention
+from specdec.kernels.quantize_kv import QuantizedKV, quantize_kv
+from specdec.kernels.quantized_attention import quantized_attention
 from specdec.kernels.tree_attention import tree_attention
 from specdec.tree import ancestor_words
 
@@ -111,6 +113,50 @@ def test_gather_attention(dim):
              softcap=d.one_of(None, 0.7))  # fmt: skip
 
     check()
+
+
+@pytest.mark.parametrize("dim", [32, 64])
+def test_quantized_attention(dim):
+    """Groups of any size that are a level's, shared and ragged rows, NaN behind what is covered."""
+
+    @EXAMPLES
+    @given(data=st.data())
+    def check(data):
+        d = Drawn(data)
+        q, k, v, length, row_map = level(d, dim)
+        k[..., 3] += 20.0  # a channel of its own size
+        kv = QuantizedKV.empty(k, v, d.one_of(4, 8), d.one_of(16, 24, 32, 64))
+        kv.k_scales.fill_(torch.nan), kv.v_scales.fill_(torch.nan)
+        quantize_kv.plain(k, v, kv, torch.zeros_like(length), length, groups=99)
+        covered = length // kv.group * kv.group
+        wide = QuantizedKV(kv.k, kv.k_scales.double(), kv.v, kv.v_scales.double())
+        kwargs = {"scale": dim**-0.5, "softcap": d.one_of(None, 0.7)}
+        exact = quantized_attention.plain(q.double(), wide, covered, row_map, **kwargs)
+        plain = quantized_attention.plain(q, kv, covered, row_map, **kwargs)
+        with patch.object(numba_quantized_attention, "num_threads", lambda: d.one_of(1, 2, 3)):
+            ours = quantized_attention.numba(q, kv, covered, row_map, **kwargs)
+        assert torch.equal(ours[1].isneginf(), exact[1].isneginf())
+        assert not any(x.isnan().any() for x in ours)
+        for parts in zip(ours, plain, exact):
+            judge(*(x.nan_to_num(neginf=0.0) for x in parts))
+
+    check()
+
+
+def test_quantized_attention_takes_the_sizes_it_is_made_for():
+    """Half a head of codes or a group of channels that fills no vector runs in PyTorch."""
+    taken = [(64, 4), (128, 4), (32, 4), (64, 8)]
+    for dim, bits in [*taken, (16, 8), (16, 4), (80, 4), (80, 8)]:
+        k = torch.randn(1, 2, 64, dim)
+        kv = QuantizedKV.empty(k, k, bits, 32)
+        assert numba_quantized_attention.fits(kv) == ((dim, bits) in taken)
+        quantize_kv(k, k, kv, torch.zeros(1).int(), torch.tensor([64]), groups=2)
+        q, row = torch.randn(1, 4, 3, dim), torch.zeros(1).int()
+        ours, plain = (
+            op(q, kv, torch.tensor([64]).int(), row, scale=0.2)
+            for op in (quantized_attention.numba, quantized_attention.plain)
+        )
+        torch.testing.assert_close(ours, plain)
 
 
 @EXAMPLES

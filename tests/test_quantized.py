@@ -99,6 +99,25 @@ def test_drafts_leave_the_store_alone(llama):
     assert all(g.stats.num_accepted_draft_tokens for g in stream.generations)
 
 
+def test_reads_are_counted(llama):
+    """Every token, in the bytes of its copy once that covers it."""
+    for bits, share in ((4, 0.45), (8, 0.7)):
+        out = llama.generate(PROMPTS, drafter="kivi", kv_bits=bits, max_new_tokens=NEW, **KIVI)
+        long, _, short, _ = (g.stats.reads["kivi"] for g in out)
+        assert long.tokens == long.context and min(long.context) >= 129 and long.full_passes == 0
+        for tokens, read, there in zip(long.tokens, long.bytes, long.full_bytes, strict=True):
+            token = there / tokens
+            covered = (tokens - KIVI["recent"]) // 32 * 32
+            assert there - covered * token < read < there - (1 - share) * covered * token
+        assert 0 < short.full_passes < short.passes  # 5 to 45 tokens
+    shown = out[0].stats.to_dict()["reads"]["kivi"]
+    assert shown["tokens_per_pass"] == shown["context_per_pass"]
+    assert shown["bytes_per_pass"] < shown["full_bytes_per_pass"]
+    both = llama.generate(PROMPTS, drafter="kivi", num_return_sequences=2, temperature=1.0,
+                          max_new_tokens=NEW, **KIVI)  # fmt: skip
+    assert all(0 < r.bytes[0] < r.full_bytes[0] for r in (g.stats.reads["kivi"] for g in both[:2]))
+
+
 def test_bad_options(llama):
     for message, kwargs in {
         "kv_bits=3: give 4 or 8": {"kv_bits": 3},

@@ -11,14 +11,14 @@ from rich.table import Table
 
 from specdec.cli import arguments, console
 from specdec.errors import InvalidArgument, unknown_name
-from specdec.registry import BENCH, SPARSE_VIEWS
+from specdec.registry import BENCH, VIEWS
 
 
 def step(
     model: arguments.Model = "demo",
     contexts: Annotated[str, typer.Option(help="Tokens of context, as in 500,4000.")] = "500,4000",
     widths: Annotated[str, typer.Option(help="Nodes of a pass, as in 1,4,8.")] = "1,4,8,16",
-    views: Annotated[str, typer.Option(help="Sparse views to time a draft pass of.")] = "",
+    views: Annotated[str, typer.Option(help="Views to time a draft pass of.")] = "",
     budget: Annotated[int, typer.Option(min=1, help="Tokens that those views read.")] = 512,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 11,
     device: Annotated[str, typer.Option(help="cpu, or cuda: by graphs and without.")] = "cpu",
@@ -35,9 +35,10 @@ def step(
       specdec bench step --dtype float32 --contexts 7500 --widths 1 --views quest,streaming
     """
     names = [name for name in views.split(",") if name]
+    saving = [name for name in VIEWS if name != "full"]
     for name in names:
-        if name not in SPARSE_VIEWS:
-            raise unknown_name("views", name, SPARSE_VIEWS)
+        if name not in saving:
+            raise unknown_name("views", name, saving)
     counts = _counts("--contexts", contexts), _counts("--widths", widths)
     engine = console.load_engine(model, dtype, device, False)
     if engine.tokenizer is None:

@@ -253,10 +253,11 @@ def _reads(name: str, reads: Reads) -> str:
     if reads.full_passes == reads.passes:
         return f"{name} read everything: the context is within its budget"
     shares = reads.to_dict()
-    text = (
-        f"{name} read {shares['tokens_per_pass']:.0f} of {shares['context_per_pass']:.0f} tokens "
-        "a pass"
-    )
+    tokens, context = shares["tokens_per_pass"], shares["context_per_pass"]
+    text = f"{name} read {tokens:.0f} of {context:.0f} tokens a pass"
+    if tokens == context:
+        part = shares["bytes_per_pass"] / shares["full_bytes_per_pass"]
+        text = f"{name} read {context:.0f} tokens a pass in {part:.0%} of their bytes"
     if reads.full_passes:
         text += f" (everything in {reads.full_passes} of {reads.passes} passes)"
     return text

@@ -1,0 +1,50 @@
+"""FusedHead: an LM head that names the best token of each row without writing its logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from specdec.kernels.head_argmax import head_argmax
+from specdec.packing import Packing
+
+
+@dataclass(frozen=True, eq=False)
+class FusedHead:
+    """The packed LM head of a model whose logits are this layer's outputs and nothing else.
+
+    A scale, a cap or a hook behind it keeps a model's own path: `of` compares on a probe, and
+    `is_usable` looks for what has been hung on the model since.
+    """
+
+    packing: Packing
+    module: nn.Linear
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, packing: Packing, inputs: dict[str, Any], logits: Tensor) -> FusedHead | None:
+        """The head of a packed model that gives `logits` for `inputs`; None if it is not plain."""
+        module = packing.model.get_output_embeddings()
+        if not isinstance(module, nn.Linear) or module not in packing.weights:
+            return None
+        head = cls(packing, module)
+        return head if torch.equal(module(head._hidden(inputs)), logits) else None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the head is still packed, and nobody else looks at its outputs or the model's."""
+        hooks = (x for m in (self.module, self.packing.model) for x in
+                 (m._forward_hooks, m._forward_pre_hooks))  # fmt: skip
+        return self.module in self.packing.weights and not any(hooks)
+
+    def __call__(self, inputs: dict[str, Any]) -> Tensor:
+        """The first of the largest logits, `int64[B, N]`: what argmax of the model's own gives."""
+        weight = self.packing.weights[self.module]
+        return head_argmax(self._hidden(inputs), weight, self.module.bias)
+
+    def _hidden(self, inputs: dict[str, Any]) -> Tensor:
+        hidden: Tensor = self.packing.model.base_model(**inputs)[0]
+        return hidden
