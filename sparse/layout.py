@@ -46,7 +46,7 @@ class Layout:
         readable = len(store.levels) - (1 if store.num_shared else 0)
         lengths = [level.length.tolist() for level in store.levels]
         maps = [rows.tolist() for rows in store.row_maps]
-        size = next((_token_bytes(x, layer) for x in store.levels if x.k[layer] is not None), 0)
+        size = next((token_bytes(x, layer) for x in store.levels if x.k[layer] is not None), 0)
         self.places = []
         for sequence, grown in zip(pass_.sequences, pass_.rounds, strict=True):
             rows = [rows[sequence] for rows in maps]
@@ -64,6 +64,7 @@ class Layout:
         return known
 
 
-def _token_bytes(level: Level, layer: int) -> int:
+def token_bytes(level: Level, layer: int) -> int:
+    """Bytes of a token's keys and values in one layer of a level."""
     buffers = (level.k[layer], level.v[layer])
     return sum(x.shape[1] * x.shape[3] * x.element_size() for x in buffers if x is not None)

@@ -14,6 +14,7 @@ from specdec.kernels.gather_attention import gather_attention
 from specdec.kernels.merge import merge
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.topk_pages import places, topk_pages
+from specdec.sparse.layout import token_bytes
 from specdec.sparse.level_index import LevelIndex, LevelScorer
 from specdec.stats import Reads
 from specdec.store import KVStore
@@ -71,7 +72,8 @@ def ready(
         if layer not in choices.pages and keys is not None:
             shape = store.sequences, keys.shape[1], width
             choices.pages[layer] = torch.full(shape, -1, dtype=torch.int32, device=device)
-    _note(view, store, sequences, state, index)
+    if anchors:
+        _note(view, store, sequences, state, index, token_bytes(level, anchors[0]))
     return view, index.addresses, tuple(x.data_ptr() for x in choices.pages.values())
 
 
@@ -153,8 +155,10 @@ def _note(
     sequences: Sequence[int],
     state: dict[Any, Any],
     index: LevelIndex,
+    token: int,
 ) -> None:
-    """Count what a layer that leaves something out reads of the committed text."""
+    """Count what a layer that leaves something out reads of the committed text, at `token` bytes
+    each."""
     size = view.scorer.page_size
     for sequence in sequences:
         row = int(store.row_maps[0][sequence])
@@ -162,5 +166,5 @@ def _note(
         tail = int(store.levels[0].length[row]) - full
         chosen = min(full, max(0, view.budget - tail) // size * size)
         reads = state.setdefault(("reads", sequence), Reads())
-        reads.tokens.append(there - full + chosen)
-        reads.context.append(there)
+        reads.begin(there, token)
+        reads.note(there - full + chosen, (there - full + chosen) * token)

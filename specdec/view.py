@@ -132,25 +132,19 @@ class FullView:
         if pass_.staged:
             count = pass_.staged + k.shape[2]
             k, v = pass_.store.staged(call.layer, pass_.sequences, count)
-        return tree_attention(
-            call.q,
-            k,
-            v,
-            pass_.anc,
-            scale=call.scale,
-            softcap=call.softcap,
-            window=call.window,
-            q_positions=pass_.positions,
-            k_positions=pass_.staged_positions,
-        )
+        return _tree(pass_, call, k, v)
 
 
 def placed_tree(
     pass_: ForwardPass, call: AttentionCall, reads: DeviceReads
 ) -> tuple[Tensor, Tensor]:
     """The partial (o, lse) of a placed pass over what is staged, this call's own included."""
+    return _tree(pass_, call, *reads.staged(call))
+
+
+def _tree(pass_: ForwardPass, call: AttentionCall, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The partial (o, lse) over staged `k, v[B, Hkv, S, D]`, as the ancestor mask has it."""
     assert pass_.anc is not None
-    k, v = reads.staged(call)
     return tree_attention(
         call.q,
         k,

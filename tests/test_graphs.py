@@ -293,6 +293,9 @@ def test_views_that_choose(name, scorer, dtype, device):
             assert not target.graphs.refused and target.graphs.replays == (0 if after else 20)
             reads = draft.reads(0)["view"]
             assert reads.passes == 8 and (max(reads.tokens) <= budget or budget == 1000)
+            token = reads.full_bytes[0] // reads.context[0]
+            assert token and reads.bytes == [token * read for read in reads.tokens]
+            assert reads.full_passes == (8 if budget == 1000 else 0)
         half = len(found) // 2
         assert all(torch.equal(a, b) for a, b in zip(found[:half], found[half:], strict=True))
         for i in range(0, half, 8):
