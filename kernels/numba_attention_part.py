@@ -71,8 +71,9 @@ def attend_part(
                 score(turned, size, packed, r, dim, scores, values, ahead, r // 2, TWO)
             else:
                 score(turned, size, packed, r, dim, scores, values, ahead, r // 4, ONE)
-        for r in range(rows):
-            hide(scores, block, size, read, members, anc, bound, r, shape, softcap)
+        if size < BLOCK or softcap > 0 or bound.size or (read[TAIL] and block + size > read[END]):
+            for r in range(rows):
+                hide(scores, block, size, read, members, anc, bound, r, shape, softcap)
         take_up(scores, rows, dim, o, top, total)
         for r in range(0, rows, len(TILE)):
             if rows <= 4:
