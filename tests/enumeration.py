@@ -127,6 +127,12 @@ def grow(choices: Choices, parents: Sequence[int], how: Sequence[str], draft: La
     return tree
 
 
+def grown(shape: Context, how: str | Sequence[str], draft: Laws) -> list[tuple[float, TokenTree]]:
+    """All trees of one shape with their probabilities; how: of each node, or of all."""
+    how = [how] * (len(shape) - 1) if isinstance(how, str) else how
+    return list(outcomes(lambda choices: grow(choices, shape, how, draft)))
+
+
 def add_child(choices: Choices, tree: TokenTree, parent: int, kind: str, draft: Laws) -> int | None:
     """One more child below `parent`.
 

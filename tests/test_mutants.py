@@ -22,6 +22,7 @@ from enumeration import (
     bias,
     distance,
     grow,
+    grown,
     outcomes,
     verdicts,
 )
@@ -32,10 +33,6 @@ from specdec.verify import traversal, walk
 
 CHAIN, PAIR, BUSH = (-1, 0, 1), (-1, 0, 0), (-1, 0, 0, 1, 1)
 TABLES = [Tables(3, seed) for seed in range(4)]  # a mistake may be harmless on one of them
-
-
-def grown(shape, how, draft):
-    return list(outcomes(lambda choices: grow(choices, shape, [how] * (len(shape) - 1), draft)))
 
 
 def relabelled(trees, law, draft):
