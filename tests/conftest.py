@@ -31,6 +31,14 @@ def _no_costs_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where things are kept during one test."""
+    path = tmp_path / "cache"
+    monkeypatch.setenv("SPECDEC_CACHE", str(path))
+    return path
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need a GPU are skipped where there is none, and say so."""
     if torch.cuda.is_available():
