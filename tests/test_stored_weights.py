@@ -5,91 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from stored_gguf import write_gguf
 from torch import nn
 
 from specdec import Engine, convert, stored_weights
 from specdec.check import first_difference, top2_gap
 from specdec.errors import WeightsError
-from specdec.gguf_blocks import TYPES, decode
 from specdec.kernels.panel_weight import pack
-from specdec.kernels.skinny_linear import skinny_linear
 from specdec.loader import load
 from specdec.packing import Packing
-
-HIDDEN, WIDE, VOCAB, HEADS, KV_HEADS = 256, 512, 96, 4, 2
-FLOATS = ["F32", "F16", "BF16"]
-# Bytes of a block that are float16 scales: random bits there would be NaN or huge.
-SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
-          "Q4_1": (0, 2), "Q5_1": (0, 2), "TQ2_0": (64,)}  # fmt: skip
-FORMATS = {
-    **dict.fromkeys(["Q4_0", "Q4_1", "Q4_K", "Q2_K", "Q3_K"], "int4affine"),
-    **dict.fromkeys(["Q5_1", "Q5_K"], "int8affine"),
-    **dict.fromkeys(["Q8_0", "Q5_0", "Q6_K", "IQ4_NL", "IQ4_XS"], "int8"),
-}
-
-
-def blocks(kind: str, rows: int, inputs: int, rng: np.random.Generator) -> np.ndarray:
-    """Random blocks of a type: any bits but for the scales, which are small numbers."""
-    per_block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    data = rng.integers(0, 256, (rows, inputs // per_block, size), dtype=np.uint8)
-    for at in SCALES.get(kind, (0,)):
-        scale = rng.normal(size=(*data.shape[:2], 1), scale=1e-3).astype(np.float16)
-        data[..., at : at + 2] = scale.view(np.uint8)
-    return data.reshape(rows, -1)
-
-
-def write_gguf(path: Path, kind: str, others: dict[str, str] | None = None, seed: int = 0) -> None:
-    """A llama of two layers in one type, `others` by the end of a tensor's name."""
-    rng = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(128)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(WIDE)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(VOCAB)
-    kv = HIDDEN * KV_HEADS // HEADS
-    shapes = {"token_embd.weight": (VOCAB, HIDDEN)}
-    for i in range(2):
-        shapes |= {
-            f"blk.{i}.attn_q.weight": (HIDDEN, HIDDEN),
-            f"blk.{i}.attn_k.weight": (kv, HIDDEN),
-            f"blk.{i}.attn_v.weight": (kv, HIDDEN),
-            f"blk.{i}.attn_output.weight": (HIDDEN, HIDDEN),
-            f"blk.{i}.ffn_gate.weight": (WIDE, HIDDEN),
-            f"blk.{i}.ffn_up.weight": (WIDE, HIDDEN),
-            f"blk.{i}.ffn_down.weight": (HIDDEN, WIDE),
-        }
-        for norm in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{i}.{norm}.weight", np.ones(HIDDEN, np.float32))
-    writer.add_tensor("output_norm.weight", np.ones(HIDDEN, np.float32))
-    for name, shape in shapes.items():
-        chosen = next((k for end, k in (others or {}).items() if name.endswith(end)), kind)
-        raw = gguf.GGMLQuantizationType[chosen]
-        if chosen in FLOATS:
-            values = rng.normal(size=shape, scale=0.1).astype(np.float32)
-            writer.add_tensor(name, gguf.quants.quantize(values, raw), raw_dtype=raw)
-        else:
-            writer.add_tensor(name, blocks(chosen, *shape, rng), raw_dtype=raw)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "cache"
-    monkeypatch.setenv("SPECDEC_CACHE", str(path))
-    return path
 
 
 @pytest.fixture
@@ -99,83 +26,6 @@ def tiny(tmp_path: Path, cache: Path) -> Path:
     finer = {"attn_v.weight": "Q6_K", "ffn_down.weight": "Q5_K", "token_embd.weight": "Q8_0"}
     write_gguf(path, "Q4_K", finer)
     return path
-
-
-@pytest.mark.parametrize("kind", TYPES)
-def test_blocks_say_what_the_reference_says(kind: str) -> None:
-    data = blocks(kind, 5, 768, np.random.default_rng(0))
-    codes = decode(kind, data)
-    want = gguf.dequantize(data, gguf.GGMLQuantizationType[kind])
-    assert np.array_equal(codes.values(), want)
-    assert codes.codes.min() >= (0 if codes.bits == 4 else -128)
-    assert codes.codes.max() <= (15 if codes.bits == 4 else 127)
-
-
-def test_a_large_scale_of_q4_0_keeps_its_minimum() -> None:
-    """-8 times a large float16 is none any more."""
-    data = blocks("Q4_0", 1, 64, np.random.default_rng(0))
-    data[0, :2] = np.array([9000.0], np.float16).view(np.uint8)
-    want = gguf.dequantize(data, gguf.GGMLQuantizationType.Q4_0)
-    assert np.array_equal(decode("Q4_0", data).values(), want)
-
-
-class Tensor:
-    """What `find` needs of a GGUF reader's tensor."""
-
-    def __init__(self, kind: str, data: np.ndarray) -> None:
-        self.tensor_type, self.data = gguf.GGMLQuantizationType[kind], data
-        self.shape = gguf.dequantize(data, self.tensor_type).shape[::-1]
-
-    def rows(self) -> torch.Tensor:
-        return torch.from_numpy(gguf.dequantize(self.data, self.tensor_type))
-
-
-def linear(weight: torch.Tensor) -> nn.Linear:
-    module = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    module.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    return module
-
-
-@pytest.mark.parametrize("kind", TYPES)
-def test_a_weight_is_found_by_its_rows(kind: str) -> None:
-    """Rows in another order, and from two tensors: the same bits, and products that agree."""
-    rng = np.random.default_rng(1)
-    tensors = [Tensor(kind, blocks(kind, rows, 256, rng)) for rows in (40, 24)]
-    tensors[0].data[3] = tensors[1].data[5]  # a row that is there twice
-    every = torch.cat([tensor.rows() for tensor in tensors])
-    weight = every[torch.randperm(64, generator=torch.Generator().manual_seed(0))[:50]]
-    packed = stored_weights.find(nn.ModuleDict({"a": linear(weight)}), tensors)["a"]
-    assert packed.format == FORMATS[kind]
-    assert packed.nbytes * 50 < 0.4 * 64 * weight.nbytes  # 64: outputs up to whole panels
-    assert torch.equal(packed.dense(), weight)
-    x = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
-    exact = x.double() @ weight.double().T
-    ours = (skinny_linear(x, packed) - exact).abs().max()
-    theirs = (x @ weight.T - exact).abs().max()
-    assert ours <= 4 * theirs + 1e-7 * exact.abs().max()
-
-
-def test_what_is_not_all_there_is_left_out() -> None:
-    rng = np.random.default_rng(2)
-    q4, q8, ternary = (Tensor(k, blocks(k, 32, 256, rng)) for k in ("Q4_1", "Q8_0", "TQ2_0"))
-    changed = q4.rows()
-    changed[7, 9] += 1e-3
-    layers = {
-        "whole": linear(q4.rows()),
-        "changed": linear(changed),
-        "mixed": linear(torch.cat([q4.rows(), q8.rows()])),
-        "unknown": linear(ternary.rows()),
-        "narrow": linear(q4.rows()[:, :128]),
-    }
-    found = stored_weights.find(nn.ModuleDict(layers), [q4, q8, ternary])
-    assert set(found) == {"whole"}
-
-
-def test_a_lying_hash_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    there, asked = (Tensor("Q8_0", blocks("Q8_0", 4, 64, rng)) for _ in range(2))
-    monkeypatch.setattr(stored_weights, "_hashes", lambda rows: [0] * len(rows))
-    assert stored_weights.find(nn.ModuleDict({"a": linear(asked.rows())}), [there]) == {}
 
 
 def test_a_gguf_is_read_as_it_is_stored(tiny: Path) -> None:
