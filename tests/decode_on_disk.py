@@ -1,5 +1,5 @@
 """Decodes a tiny model with its KV in the given folder; started, bounded and killed by
-tests/test_offload.py. Arguments: the folder, the most bytes of a file or 0."""
+tests/test_offload_errors.py. Arguments: the folder, the most bytes of a file or 0."""
 
 from __future__ import annotations
 
