@@ -192,8 +192,9 @@ def hide(scores, block, size, read, members, anc, bound, r, shape, softcap):
 def take_up(scores, rows, dim, o, top, total):
     """Turn lines of scores into weights in place, relative to the new running maxima."""
     for r in range(rows):
-        best = simd.max_lanes(simd_memory.load(scores, r * BLOCK, 4))
-        if best > top[r]:
+        line = simd_memory.load(scores, r * BLOCK, 4)
+        if simd.any_above(line, top, r, 4):
+            best = max(top[r], simd.max_lanes(line))
             shrink = np.float32(math.exp(top[r] - best))
             sums = simd_memory.load(total, r * LANES, 1)
             sums = simd.multiply(sums, simd.splat(sums, shrink))

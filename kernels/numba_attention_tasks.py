@@ -89,15 +89,22 @@ def merged(o, top, total, shape, reads, members, tasks, places, sinks):
             b, g, node = members[read[FIRST] + r // (nodes * group)], r // nodes % group, r % nodes
             i = (b * heads + head * group + g) * nodes + node
             new = max(best[i], top[part])
-            old, fresh = math.exp(best[i] - new), math.exp(top[part] - new)
+            old = np.float32(math.exp(best[i] - new))
+            fresh = np.float32(math.exp(top[part] - new))
             best[i] = new
             weight[i] = weight[i] * old + mass * fresh
-            for d in range(dim):
-                out[i * dim + d] = out[i * dim + d] * old + o[part * dim + d] * fresh
+            for d in range(0, dim, LANES):  # head sizes are whole vectors
+                added = simd_memory.load(o, part * dim + d, 1)
+                added = simd.multiply(added, simd.splat(added, fresh))
+                so_far = simd_memory.load(out, i * dim + d, 1)
+                whole = simd.fma(so_far, simd.splat(so_far, old), added)
+                simd_memory.store(whole, out, i * dim + d, 0, 1)
     for i in range(best.size):
         if weight[i] > 0:
             scale = np.float32(1) / weight[i]
-            for d in range(dim):
-                out[i * dim + d] *= scale
+            for d in range(0, dim, LANES):
+                line = simd_memory.load(out, i * dim + d, 1)
+                line = simd.multiply(line, simd.splat(line, scale))
+                simd_memory.store(line, out, i * dim + d, 0, 1)
             best[i] += np.float32(math.log(weight[i]))
     return out, best

@@ -52,7 +52,7 @@ def _best(x, panels, bias, n, inputs, outputs, out, tile):
             for row in range(0, n, height):
                 acc = biased(accumulate(panels, panel, x, sums, row, inputs, tile), bias, panel)
                 at = chunk * rows + row
-                if simd.any_above(acc, best, at):
+                if simd.any_above(acc, best, at, 2):
                     take_up(acc, min(PANEL, outputs - panel * PANEL), panel, best, where, at)
     for row in range(n):
         top = best[row]

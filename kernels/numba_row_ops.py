@@ -16,6 +16,8 @@ from specdec.kernels.panel_formats import PANEL
 from specdec.kernels.simd_type import LANES
 
 SILU, GELU_TANH, GELU = range(3)  # places in `decoder_block.ACTIVATIONS`
+STRIP = 4 * LANES  # numbers that a norm takes at once; what is left of a row goes one by one
+ONE = (0,)
 
 
 @njit(**SERIAL)
@@ -30,14 +32,36 @@ def heads_apart(x, n, nodes, heads, dim, norm, eps, cos, sin):
             to = ((i // nodes * heads + h) * nodes + i % nodes) * dim
             if norm.size:
                 rms_norm(x, source, norm, eps, x, source, dim)
-            for d in range(half):
+            whole = half // LANES * LANES
+            for d in range(0, whole, LANES):
+                low, high = (
+                    simd_memory.load(x, source + d, 1),
+                    simd_memory.load(x, source + half + d, 1),
+                )
+                at = i * rotary + d
+                a, b = simd_memory.load(cos, at, 1), simd_memory.load(sin, at, 1)
+                turned = simd.subtract(simd.multiply(low, a), simd.multiply(high, b))
+                simd_memory.store(turned, out, to + d, 0, 1)
+                a, b = simd_memory.load(cos, at + half, 1), simd_memory.load(sin, at + half, 1)
+                turned = simd.fma(high, a, simd.multiply(low, b))
+                simd_memory.store(turned, out, to + half + d, 0, 1)
+            for d in range(whole, half):
                 low, high = x[source + d], x[source + half + d]
                 at = i * rotary + d
                 out[to + d] = low * cos[at] - high * sin[at]
                 out[to + half + d] = high * cos[at + half] + low * sin[at + half]
-            for d in range(rotary, dim):
-                out[to + d] = x[source + d]
+            copied(x, source + rotary, out, to + rotary, dim - rotary)
     return out
+
+
+@njit(**SERIAL)
+def copied(x, at, out, to, size):
+    """`out[to:] = x[at:]` over `size` numbers, in place."""
+    whole = size // LANES * LANES
+    for d in range(0, whole, LANES):
+        simd_memory.store(simd_memory.load(x, at + d, 1), out, to + d, 0, 1)
+    for d in range(whole, size):
+        out[to + d] = x[at + d]
 
 
 @njit(**SERIAL)
@@ -62,7 +86,11 @@ def add_residual(y, x, n, hidden, norm, eps):
         at = i * hidden
         if norm.size:
             rms_norm(y, at, norm, eps, y, at, hidden)
-        for d in range(at, at + hidden):
+        whole = hidden // LANES * LANES
+        for d in range(at, at + whole, LANES):
+            total = simd.add(simd_memory.load(y, d, 1), simd_memory.load(x, d, 1))
+            simd_memory.store(total, y, d, 0, 1)
+        for d in range(at + whole, at + hidden):
             y[d] += x[d]
 
 
@@ -74,19 +102,27 @@ def heads_together(o, n, rows, nodes, heads, dim):
         for head in range(heads):
             source = ((i // nodes * heads + head) * nodes + i % nodes) * dim
             to = (i * heads + head) * dim
-            for d in range(dim):
-                out[to + d] = o[source + d]
+            copied(o, source, out, to, dim)
     return out
 
 
 @njit(**SERIAL)
 def rms_norm(x, at, weight, eps, out, to, size):
     """`out[to:] = weight * x[at:] / rms(x[at:])` over `size` numbers, in place."""
-    total = 0.0
-    for d in range(size):
+    whole = size // STRIP * STRIP
+    squares = simd.zeros(ONE, 4)
+    for d in range(0, whole, STRIP):
+        strip = simd_memory.load(x, at + d, 4)
+        squares = simd.fma(strip, strip, squares)
+    total = float(simd.sum_lanes(squares))
+    for d in range(whole, size):
         total += float(x[at + d]) * float(x[at + d])
     scale = np.float32(1.0 / math.sqrt(total / size + eps))
-    for d in range(size):
+    for d in range(0, whole, STRIP):
+        strip = simd_memory.load(x, at + d, 4)
+        strip = simd.multiply(strip, simd.splat(strip, scale))
+        simd_memory.store(simd.multiply(simd_memory.load(weight, d, 4), strip), out, to + d, 0, 4)
+    for d in range(whole, size):
         out[to + d] = weight[d] * (x[at + d] * scale)
 
 

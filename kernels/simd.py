@@ -85,6 +85,7 @@ def _elementwise(arity: int, rule: Any) -> Any:
 
 
 add = _elementwise(2, lambda b, x, y: b.fadd(x, y))
+subtract = _elementwise(2, lambda b, x, y: b.fsub(x, y))
 multiply = _elementwise(2, lambda b, x, y: b.fmul(x, y))
 divide = _elementwise(2, lambda b, x, y: b.fdiv(x, y))
 maximum = _elementwise(2, larger)
@@ -104,17 +105,20 @@ def splat(typing: Any, like: Any, x: Any) -> Any:
 def _exp(b: Any, x: Any) -> Any:
     """e^x for x up to 88.3, to 2 units in the last place; 1e-38 for whatever is below -87.3.
 
-    2^n by the exponent bits, the rest by a polynomial.
+    2^n by the exponent bits, the rest by a polynomial. Added to 1.5 * 2^23, a number is rounded to
+    a whole one, which then stands in the lowest bits.
     """
     x = larger(b, x, constant(-87.3))
-    n = call(b, "rint", b.fmul(x, constant(1.4426950408889634)))
+    shifted = call(b, "fma", x, constant(1.4426950408889634), constant(12582912.0))
+    n = b.fsub(shifted, constant(12582912.0))
     r = call(b, "fma", n, constant(-0.693359375), x)
     r = call(b, "fma", n, constant(2.12194440e-4), r)
     y = constant(1.9875691500e-4)  # Cephes' expf
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
         y = call(b, "fma", y, r, constant(c))
-    y = b.fadd(call(b, "fma", y, b.fmul(r, r), r), constant(1.0))
-    exponent = b.shl(b.fptosi(n, INTS), ir.Constant(INTS, [23] * LANES))
+    for _ in range(2):
+        y = call(b, "fma", y, r, constant(1.0))
+    exponent = b.shl(b.bitcast(shifted, INTS), ir.Constant(INTS, [23] * LANES))
     return b.bitcast(b.add(b.bitcast(y, INTS), exponent), FLOATS)
 
 
@@ -174,21 +178,22 @@ def folded(typing: Any, x: Any) -> Any:
     return kind(x), emit
 
 
-@intrinsic
-def any_above(typing: Any, acc: Any, best: Any, at: Any) -> Any:
-    """Whether any lane of `acc[r, 2]` is above `best[at + r]`, or no number, for any row."""
+@intrinsic(prefer_literal=True)
+def any_above(typing: Any, acc: Any, best: Any, at: Any, vectors: Any) -> Any:
+    """Whether any lane of `acc[r, vectors]` is above `best[at + r]`, or no number, for any row."""
+    width = vectors.literal_value
 
     def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
         found = None
         for i, x in enumerate(cgutils.unpack_tuple(b, args[0])):
-            row = b.add(args[2], I64(i // 2))
+            row = b.add(args[2], I64(i // width))
             limit = every_lane(b, b.load(address(context, b, best, args[1], row)))
             above = b.fcmp_unordered(">", x, limit)
             found = above if found is None else b.or_(found, above)
         bits = b.bitcast(found, ir.IntType(LANES))
         return b.icmp_unsigned("!=", bits, bits.type(0))
 
-    return types.boolean(acc, best, types.int64), emit
+    return types.boolean(acc, best, types.int64, vectors), emit
 
 
 @intrinsic
