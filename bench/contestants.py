@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from specdec.engine import Engine
 from specdec.stats import Stats
@@ -78,6 +78,19 @@ class Contestant(Protocol):
         """Text for a prompt, exactly `max_new_tokens` long; temperature 0 is greedy."""
 
 
+class Stepper(Protocol):
+    """Someone whose single passes can be timed."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, ids: list[int]) -> None:
+        """Begin anew with a prompt."""
+
+    def step(self, token: int) -> None:
+        """One pass over one more token, up to its logits."""
+
+
 @dataclass
 class Ours:
     """An engine with one drafter and its options."""
@@ -109,6 +122,21 @@ class HuggingFace:
     model: PreTrainedModel
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+    cache: Cache | None = field(default=None, init=False)
+
+    def read(self, ids: list[int]) -> None:
+        """See `Stepper`."""
+        self.cache = DynamicCache(config=self.model.config)
+        self._forward(ids)
+
+    def step(self, token: int) -> None:
+        """See `Stepper`."""
+        self._forward([token])
+
+    def _forward(self, ids: list[int]) -> None:
+        tokens = torch.tensor([ids], device=self.model.device)
+        with torch.inference_mode():
+            self.model(tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
 
     def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
         sampling: dict[str, Any] = {"do_sample": False}

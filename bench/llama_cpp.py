@@ -47,6 +47,15 @@ class LlamaCpp:
                 break
         return Run(tokens, watch.tokens_per_s, watch.first_s)
 
+    def read(self, ids: list[int]) -> None:
+        """See `Stepper`."""
+        self.model.reset()
+        self.model.eval(ids)
+
+    def step(self, token: int) -> None:
+        """See `Stepper`."""
+        self.model.eval([token])
+
 
 def contestants(model: Any, context: int) -> list[LlamaCpp]:
     """llama.cpp on the GGUF that `model` came from, and on the same values as float32.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from transformers import PreTrainedModel
 
-from specdec.bench.contestants import Contestant, HuggingFace, Ours
+from specdec.bench.contestants import Contestant, HuggingFace, Ours, Stepper
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.loader import load
@@ -24,6 +24,7 @@ HUGGING_FACE: dict[str, dict[str, Any]] = {
     "hf-assisted": {},
 }
 BASELINES = [*HUGGING_FACE, "llama.cpp"]
+STEPPERS = ["hf", "llama.cpp"]  # whose plain passes can be timed one by one
 
 
 def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> list[Contestant]:
@@ -75,6 +76,18 @@ def baselines(
         else:
             raise unknown_name("baseline", name, BASELINES)
     return found
+
+
+def steppers(engine: Engine, model: Any, names: Sequence[str], context: int) -> list[Stepper]:
+    """The peers whose plain passes are timed; see `baselines`."""
+    for name in names:
+        if name not in STEPPERS:
+            raise unknown_name("baseline", name, STEPPERS)
+    return [peer for peer in baselines(engine, model, names, None, context) if _steps(peer)]
+
+
+def _steps(peer: Contestant) -> TypeGuard[Stepper]:
+    return hasattr(peer, "step")
 
 
 def _setting(spec: str, text: str) -> tuple[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from specdec.bench import machine
+from specdec.bench.contestants import Stepper
 from specdec.cached_model import CachedModel
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
@@ -36,16 +37,18 @@ def profile_steps(
     views: Sequence[str] = (),
     budget: int = 512,
     repeats: int = 11,
+    peers: Sequence[Stepper] = (),
 ) -> dict[str, Any]:
     """Milliseconds of passes over so many nodes (`widths`) behind so many tokens (`contexts`).
 
-    tokens: a text of at least the longest context. views: sparse views whose draft pass over one
-    node is timed at `budget`. Returns a document with the machine, the bandwidth in GB/s and a
-    list of passes: `total` is the median of the pass as it is (widths and views take turns), `ops`
-    the medians with a clock around each op, `other` the rest of those (Python, transformers), and
-    `floor` what reading the weights and the keys once takes at that bandwidth. Where passes are
-    graphs, `ops` holds the same pass `without_graphs` instead, since launches take no time by
-    themselves.
+    tokens: a text of at least the longest context. views: sparse views whose draft pass over
+    one node is timed at `budget`. peers: whose plain steps take turns with ours. Returns a
+    document with the machine, the bandwidth in GB/s and a list of passes: `total` is the median
+    of the pass as it is (widths and views take turns), `ops` the medians with a clock around
+    each op, `other` the rest of those (Python, transformers), and `floor` what reading the
+    weights and the keys once takes at that bandwidth. Where passes are graphs, `ops` holds the
+    same pass `without_graphs` instead, since launches take no time by themselves. A peer has no
+    more than its `total`.
     """
     if len(tokens) < max(contexts) + repeats + 1:
         raise InvalidArgument(f"contexts={list(contexts)}: the text has {len(tokens)} tokens")
@@ -53,11 +56,12 @@ def profile_steps(
     passes = []
     before = stream_bandwidth(engine.device)
     for context in contexts:
-        passes += _passes(engine, tokens, context, widths, views, budget, repeats)
+        passes += _passes(engine, tokens, context, widths, views, budget, repeats, peers)
     bandwidth = statistics.mean([before, stream_bandwidth(engine.device)])
     weights = sum(weight.nbytes for weight in packing.weights.values()) or _weight_bytes(engine)
     for entry in passes:
-        entry["floor"] = (weights + entry.pop("kv_bytes")) / bandwidth / 1e6
+        if "kv_bytes" in entry:
+            entry["floor"] = (weights + entry.pop("kv_bytes")) / bandwidth / 1e6
     return {
         "machine": machine.facts(),
         "model": engine.name,
@@ -109,8 +113,9 @@ def _passes(
     views: Sequence[str],
     budget: int,
     repeats: int,
+    peers: Sequence[Stepper],
 ) -> list[dict[str, Any]]:
-    """One context: an entry for each width, and one for each view."""
+    """One context: an entry for each width, one for each view, and one for each peer."""
     sampler = Sampler([], False, Noise(0))
     row = Row(0, 0, tokens[:context], context, context + repeats + 1, sampler, context)
     full = CachedModel(engine.target, FullView(), [row])
@@ -121,7 +126,11 @@ def _passes(
         runs[name] = CachedModel(engine.target, view, [row], base=full), 1
     totals: dict[str, list[float]] = defaultdict(list)
     parts: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for peer in peers:
+        peer.read(tokens[:context])
     for turn in range(repeats):
+        for peer in peers:
+            totals[peer.name].append(_seconds(partial(peer.step, tokens[context + turn])))
         row.tokens.append(tokens[context + turn])  # as if a round had ended: drafts begin anew
         row.stable = len(row.tokens)
         for name, (model, n) in runs.items():
@@ -155,6 +164,9 @@ def _passes(
                 "kv_bytes": keys * (reads.bytes[-1] / reads.full_bytes[-1] if reads else 1.0),
             }
         )
+    for peer in peers:
+        total = 1e3 * statistics.median(totals[peer.name])
+        entries.append({"context": context, "nodes": 1, "view": peer.name, "total": total})
     return entries
 
 

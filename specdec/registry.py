@@ -173,6 +173,7 @@ BENCH = {
     "differences": Entry("specdec.bench.compare:differences", "why a comparison may be unfair"),
     "offload": Entry("specdec.bench.offload:profile_offload", "decoding with KV behind a link"),
     "random_engine": Entry("specdec.bench.offload:random_engine", "a shape without its weights"),
+    "steppers": Entry("specdec.bench.roster:steppers", "peers whose passes are timed"),
     "steps": Entry("specdec.bench.step_profile:profile_steps", "where a pass's time goes"),
     "kernels": Entry("specdec.bench.kernel_profile:profile_kernels", "checks and times every op"),
     "profile": Entry("specdec.bench.view_profile:profile", "compares sparse views on a text"),

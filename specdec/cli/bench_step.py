@@ -20,6 +20,7 @@ def step(
     widths: Annotated[str, typer.Option(help="Nodes of a pass, as in 1,4,8.")] = "1,4,8,16",
     views: Annotated[str, typer.Option(help="Views to time a draft pass of.")] = "",
     budget: Annotated[int, typer.Option(min=1, help="Tokens that those views read.")] = 512,
+    baselines: Annotated[str, typer.Option(help="Peers' plain steps: hf, llama.cpp.")] = "",
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 11,
     device: Annotated[str, typer.Option(help="cpu, or cuda: by graphs and without.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
@@ -33,6 +34,7 @@ def step(
       specdec bench step
       specdec bench step --device cuda --contexts 4000 --widths 1,4,16 --out step.json
       specdec bench step --dtype float32 --contexts 7500 --widths 1 --views quest,streaming
+      specdec bench step --dtype float32 --widths 1,4,8 --baselines hf,llama.cpp
     """
     names = [name for name in views.split(",") if name]
     saving = [name for name in VIEWS if name != "full"]
@@ -44,7 +46,9 @@ def step(
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and the text needs one")
     tokens = engine.tokenizer(BENCH["manual"].load()())["input_ids"]
-    document = BENCH["steps"].load()(engine, tokens, *counts, names, budget, repeats)
+    peers = [name for name in baselines.split(",") if name]
+    steppers = BENCH["steppers"].load()(engine, model, peers, max(counts[0]) + repeats + 1)
+    document = BENCH["steps"].load()(engine, tokens, *counts, names, budget, repeats, steppers)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(document, indent=1), "utf-8")
@@ -62,17 +66,24 @@ def _counts(option: str, text: str) -> list[int]:
 
 
 def _print(document: dict[str, Any]) -> None:
-    ops = list(dict.fromkeys(op for entry in document["passes"] for op in entry["ops"]))
+    passes = document["passes"]
+    ops = list(dict.fromkeys(op for entry in passes for op in entry.get("ops", ())))
+    plain = {p["context"]: p["total"] for p in passes if (p["nodes"], p["view"]) == (1, "full")}
     table = Table(box=None, header_style="bold")
-    for column in ("context", "nodes", "view", "ms", "floor", *ops, "other"):
+    for column in ("context", "nodes", "view", "ms", "of plain", "floor", *ops, "other"):
         table.add_column(column.replace("_", " "), justify="right")
-    for entry in document["passes"]:
-        figures = [entry["total"], entry["floor"], *(entry["ops"].get(op, 0.0) for op in ops)]
+    for entry in passes:
+        share = entry["total"] / plain[entry["context"]] if plain else None
+        parts = []
+        if "floor" in entry:  # a pass of ours
+            parts = [entry["floor"], *(entry["ops"].get(op, 0.0) for op in ops), entry["other"]]
         table.add_row(
             str(entry["context"]),
             str(entry["nodes"]),
             entry["view"],
-            *(f"{figure:.1f}" for figure in (*figures, entry["other"])),
+            f"{entry['total']:.1f}",
+            "" if share is None else f"{share:.2f}",
+            *(f"{part:.1f}" for part in parts),
         )
     console.out().print(table)
     rate = f"{document['bandwidth']:.1f} GB/s"
