@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten
 from specdec.kernels.dispatch import Op
 from specdec.pass_inputs import PassInputs
 from specdec.sparse.level_index import LevelIndex
-from specdec.sparse.placed import PlacedChoices
+from specdec.sparse.placed_choices import PlacedChoices
 from specdec.store import Level
 
 HOST_READS = {
@@ -81,7 +81,7 @@ class Tape:
             elif isinstance(x, LevelIndex):
                 kept += [t for t in (x.covered_on, *x.summaries.values()) if t is not None]
             elif isinstance(x, PlacedChoices):
-                kept += x.pages.values()
+                kept += [x.since, *x.pages.values()]
         return {_memory(x) for x in kept}
 
 

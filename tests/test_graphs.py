@@ -6,6 +6,7 @@ On a CPU `tape.Tape` stands for CUDA's capture; where there is a GPU, both run.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import hostile
 import models
@@ -22,6 +23,7 @@ from specdec.graphs import CudaCapture, Graphs
 from specdec.pass_inputs import PassShape, padded
 from specdec.recorder import QueryRecorder
 from specdec.sparse.chunk_means import ChunkMeans
+from specdec.sparse.exact_mass import ExactMass
 from specdec.sparse.page_bounds import PageBounds
 from specdec.sparse.recency import Recency
 from specdec.sparse.sharing import Sharing
@@ -223,6 +225,7 @@ DRAFTERS = {
     "quest": {"drafter": "quest", "budget": 20, "sink": 2, "recent": 2},
     "chunks": {"drafter": "triforce-chunks", "budget": 16, "draft_width": 2},
     "streaming": {"drafter": "streaming", "budget": 8, "draft_layers": 1},
+    "tidal": {"drafter": "tidal", "budget": 12, "sink": 2, "recent": 2, "dense": ()},
 }
 
 
@@ -305,6 +308,50 @@ def test_views_that_choose(name, scorer, dtype, device):
             )
             assert same or budget < 1000
             assert not same or budget == 1000 or dtype == torch.bfloat16
+
+
+TIDAL = SparseView(
+    "tidal", ExactMass(1), Sharing((0,), (1,), exact_anchors=True), 12, 2, 2, refresh="pass"
+)
+AS_THE_HOST = {
+    "tidal": TIDAL,
+    "tidal-round": replace(TIDAL, refresh="round"),
+    "tidal-all-heads": replace(TIDAL, sharing=replace(TIDAL.sharing, all_heads=True)),
+}
+
+
+def drafted(target, view, rounds=5, prompts=((0, 41), (1, 30))):
+    """Logits of a draft's passes, two for each round of a text that grows, and its model."""
+    rng, found = random.Random(1), []
+    rows = [make_row(i, [(7 * i + j * j) % 40 for j in range(n)]) for i, n in prompts]
+    recorder = QueryRecorder(view.wants.prompt_queries, view.wants.verified)
+    base = CachedModel(target, FullView(), rows, recorder=recorder)
+    draft = CachedModel(target, view, rows, base=base)
+    for _ in range(rounds):
+        trees = [random_tree(rng, row.tokens[-1], 4) for row in rows]
+        found += draft.forward(rows, [TokenTree.root(row.tokens[-1]) for row in rows])
+        roots = [draft.root_slot(row) for row in rows]
+        found += list(draft.grow(rows, [[3, 4]] * len(rows), [[root] * 2 for root in roots])[1])
+        base.forward(rows, trees)
+        for row, tree in zip(rows, trees):
+            take_up(row, tree, rng.randrange(4), rng.randrange(models.VOCAB))
+    return found, draft
+
+
+@pytest.mark.parametrize("view", AS_THE_HOST.values(), ids=AS_THE_HOST)
+@pytest.mark.parametrize("name", ["llama", "llama-3-groups"])
+@torch.inference_mode()
+def test_a_placed_pass_chooses_what_the_host_would(name, view):
+    """In a layer of its own and for those that reuse it, row by row, as the text grows."""
+    model = models.build(name, num_hidden_layers=4)
+    targets = Target(model), graphed(model, after=NEVER), graphed(model)
+    (host, eager), (passes, placed), (replays, _) = (drafted(t, view) for t in targets)
+    assert "placed" not in eager.state and "placed" in placed.state
+    for want, ours, replayed in zip(host, passes, replays, strict=True):
+        torch.testing.assert_close(ours, want, rtol=1e-5, atol=1e-5)
+        assert torch.equal(ours, replayed)
+    assert not targets[2].graphs.refused and targets[2].graphs.replays == 15
+    assert eager.reads(0) == placed.reads(0)
 
 
 @torch.inference_mode()

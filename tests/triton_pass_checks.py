@@ -18,6 +18,7 @@ from triton_drawn import DEVICE
 from specdec import cached_model
 from specdec.cached_model import CachedModel
 from specdec.kernels import dispatch
+from specdec.sparse.exact_mass import ExactMass
 from specdec.sparse.page_bounds import PageBounds
 from specdec.sparse.recency import Recency
 from specdec.sparse.sharing import Sharing
@@ -59,12 +60,19 @@ def test_full_passes(name, launched):
     assert launched >= {"prefix_attention", "tree_attention", "merge", "stage_kv"}
 
 
-@pytest.mark.parametrize("scorer", [PageBounds(4), Recency()], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    ("scorer", "sharing", "op"),
+    [
+        (PageBounds(4), Sharing(), "score_bounds"),
+        (Recency(), Sharing(), "topk_pages"),
+        (ExactMass(1), Sharing(anchors=(0,), exact_anchors=True), "page_mass"),
+    ],
+)
 @torch.inference_mode()
-def test_passes_that_choose(scorer, launched, monkeypatch):
+def test_passes_that_choose(scorer, sharing, op, launched, monkeypatch):
     """The same logits as by the plain kernels, and the same bits by replays."""
     model = models.build("llama", dtype=torch.float32)
-    view = SparseView("view", scorer, Sharing(), 12, 4, 4, refresh="round")
+    view = SparseView("view", scorer, sharing, 12, 4, 4, refresh="round")
     found = []
     for after, kind in ((0, "triton"), (NEVER, "triton"), (NEVER, "plain")):
         monkeypatch.setattr(dispatch, "kind_for", lambda x, kind=kind: kind)
@@ -85,4 +93,4 @@ def test_passes_that_choose(scorer, launched, monkeypatch):
     for replayed, launched_, plain in zip(*found):
         assert torch.equal(replayed, launched_)
         torch.testing.assert_close(launched_, plain, rtol=1e-3, atol=1e-3)
-    assert launched >= {"gather_attention", "topk_pages", "prefix_attention", "tree_attention"}
+    assert launched >= {"gather_attention", "topk_pages", "prefix_attention", "tree_attention", op}
