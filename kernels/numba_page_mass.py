@@ -30,12 +30,14 @@ def page_mass(
     page_size: int,
     scale: float,
     softcap: float | None = None,
+    votes: str = "max",
 ) -> Tensor:
     """See `specdec.kernels.page_mass`; head sizes that fill no vectors run in PyTorch."""
     if not fits(q, k):
         return op.plain(
-            q, k, lse, length, row_map, page_size=page_size, scale=scale, softcap=softcap
-        )
+            q, k, lse, length, row_map, page_size=page_size, scale=scale, softcap=softcap,
+            votes=votes,
+        )  # fmt: skip
     num_threads()
     batch, heads, nodes, dim = q.shape
     kv_heads, capacity = k.shape[1:3]
@@ -44,13 +46,13 @@ def page_mass(
         q.contiguous().numpy().reshape(-1), k.contiguous().numpy(),
         lse.float().contiguous().numpy().reshape(-1), length.numpy(), row_map.numpy(),
         (batch, heads, kv_heads, nodes, dim), page_size, np.float32(scale),
-        np.float32(softcap or 0.0), out.numpy(),
+        np.float32(softcap or 0.0), votes == "mean", out.numpy(),
     )  # fmt: skip
     return out
 
 
 @njit(**OPTIONS)
-def _mass(q, k, lse, length, row_map, shape, page_size, scale, softcap, out):
+def _mass(q, k, lse, length, row_map, shape, page_size, scale, softcap, mean, out):
     """Fill `out[B, Hkv, P]`. A task is one KV head of a sequence, and whole pages of it."""
     batch, heads, kv_heads, nodes, dim = shape
     pages = max(1, PART // page_size)
@@ -61,13 +63,14 @@ def _mass(q, k, lse, length, row_map, shape, page_size, scale, softcap, out):
         at = (b * heads + head * group) * nodes
         _add_masses(
             q, k, lse[at : at + group * nodes], row_map[b], length[row_map[b]], b, head, shape,
-            page_size, first, min(out.shape[2], first + pages), scale, softcap, out[b, head],
+            page_size, first, min(out.shape[2], first + pages), scale, softcap, mean,
+            out[b, head],
         )  # fmt: skip
 
 
 @njit(**SERIAL)
 def _add_masses(
-    q, k, lse, row, length, b, head, shape, page_size, first, last, scale, softcap, out
+    q, k, lse, row, length, b, head, shape, page_size, first, last, scale, softcap, mean, out
 ):
     _, heads, kv_heads, nodes, dim = shape
     rows = len(lse)
@@ -100,4 +103,7 @@ def _add_masses(
                 masses[r, (block + c) // page_size - first] += scores[r * BLOCK + c]
     for r in range(rows):
         for page in range(last - first):
-            out[first + page] = max(out[first + page], masses[r, page])
+            if mean:
+                out[first + page] += masses[r, page] / rows
+            else:
+                out[first + page] = max(out[first + page], masses[r, page])

@@ -19,12 +19,14 @@ def page_mass(
     page_size: int,
     scale: float,
     softcap: float | None = None,
+    votes: str = "max",
 ) -> Tensor:
     """The softmax mass of each page of a level: float32 `[B, Hkv, ceil(C / page_size)]`.
 
     q: `[B, H, N, D]`; k: `[R, Hkv, C, D]`, of which the first `length[r]` (`int32[R]`) count;
     sequence b reads row `row_map[b]`; lse: float32 `[B, H, N]`, natural log, over whatever keys the
-    mass is a share of. Max over the N nodes and the heads of the group, 0 where there are no keys.
+    mass is a share of. 0 where there are no keys. The N nodes and the heads of the group have one
+    result: by votes "max" the greatest of their masses, by "mean" their mean.
     """
     batch, heads, nodes, dim = q.shape
     kv_heads, capacity = k.shape[1:3]
@@ -39,4 +41,5 @@ def page_mass(
     base = lse.reshape(batch, kv_heads, -1, 1).clamp_min(torch.finfo(torch.float32).min)
     share = torch.exp(scores - base).masked_fill(behind, 0.0)
     share = torch.nn.functional.pad(share, (0, pages * page_size - capacity))
-    return share.unflatten(-1, (pages, page_size)).sum(-1).amax(2)
+    mass = share.unflatten(-1, (pages, page_size)).sum(-1)
+    return mass.mean(2) if votes == "mean" else mass.amax(2)

@@ -25,6 +25,7 @@ def page_mass(
     page_size: int,
     scale: float,
     softcap: float | None = None,
+    votes: str = "max",
 ) -> Tensor:
     """See `specdec.kernels.page_mass`."""
     batch, heads, nodes, dim = q.shape
@@ -39,7 +40,8 @@ def page_mass(
         length.to(q.device, non_blocking=True), row_map.to(q.device, non_blocking=True), out,
         scale, softcap or 1.0, *q.stride()[:3], *k.stride()[:3], nodes, pages,
         GROUP=heads // kv_heads, DIM=dim, PAGE=page_size, CAPPED=softcap is not None,
-        ROWS=ROWS, PAGES=together, BLOCK=block, WIDTH=power_of_two(dim), enable_fp_fusion=True,
+        MEAN=votes == "mean", ROWS=ROWS, PAGES=together, BLOCK=block, WIDTH=power_of_two(dim),
+        enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
@@ -49,7 +51,8 @@ def _mass(
     q, k, lse, length, row_map, out, scale, softcap,
     q_b, q_h, q_n, k_r, k_h, k_c, nodes, pages,
     GROUP: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr, CAPPED: tl.constexpr,
-    ROWS: tl.constexpr, PAGES: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    MEAN: tl.constexpr, ROWS: tl.constexpr, PAGES: tl.constexpr, BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     kv_head = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
@@ -86,5 +89,8 @@ def _mass(
         s = scores(queries, keys, scale, softcap, CAPPED) - (logs * LOG2E)[:, None]
         share = tl.exp2(tl.where(seen[None, :] & live[:, None], s, float("-inf")))
         mass = tl.sum(tl.reshape(share, [ROWS, PAGES, BLOCK]), 2)
-        top = tl.maximum(top, tl.max(mass, 0))
+        if MEAN:
+            top += tl.sum(mass, 0) / (nodes * GROUP)
+        else:
+            top = tl.maximum(top, tl.max(mass, 0))
     tl.store(out + slot, top, mask=p < pages)

@@ -70,7 +70,7 @@ def ready(
 def _scores_levels(view: SparseView) -> bool:
     """Whether the scorer scores all rows of a level without the host."""
     if isinstance(view.scorer, ExactMass):
-        return view.votes == "max" and view.pool == 1
+        return view.pool == 1
     return isinstance(view.scorer, LevelScorer)
 
 
@@ -130,7 +130,7 @@ def _choose(
         k, _ = reads.levels[0].buffers(call.layer, call.k, call.v)
         scores = page_mass(
             call.q, k, lse, reads.lengths[0], rows,
-            page_size=scorer.page_size, scale=call.scale, softcap=call.softcap,
+            page_size=scorer.page_size, scale=call.scale, softcap=call.softcap, votes=view.votes,
         )[:, :, : k.shape[2] // scorer.page_size]  # fmt: skip
     if view.sharing.all_heads:
         scores = scores.amax(1, keepdim=True).expand_as(scores).contiguous()

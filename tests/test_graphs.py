@@ -226,6 +226,7 @@ DRAFTERS = {
     "chunks": {"drafter": "triforce-chunks", "budget": 16, "draft_width": 2},
     "streaming": {"drafter": "streaming", "budget": 8, "draft_layers": 1},
     "tidal": {"drafter": "tidal", "budget": 12, "sink": 2, "recent": 2, "dense": ()},
+    "oracle": {"drafter": "oracle", "budget": 12, "sink": 2, "recent": 2, "draft_width": 2},
 }
 
 
@@ -316,6 +317,7 @@ TIDAL = SparseView(
 AS_THE_HOST = {
     "tidal": TIDAL,
     "tidal-round": replace(TIDAL, refresh="round"),
+    "oracle": replace(TIDAL, name="oracle", sharing=Sharing((0,)), votes="mean"),
     "tidal-all-heads": replace(TIDAL, sharing=replace(TIDAL.sharing, all_heads=True)),
 }
 

@@ -188,6 +188,7 @@ def test_page_mass(data):
     q, k, _, length, row_map = level(d, d.one_of(16, 48))
     softcap, size = d.one_of(None, 0.7), d.one_of(1, 5, 8, 64, 100)
     kwargs = {"page_size": size, "scale": 0.2, "softcap": softcap}
+    kwargs["votes"] = d.one_of("max", "mean")
     lse = prefix_attention.plain(
         q.double(), k.double().nan_to_num(), k.double().nan_to_num(), length, row_map, scale=0.2,
         softcap=softcap,

@@ -239,7 +239,7 @@ def test_page_bounds_chunk_scores_and_label_scores(data):
 @given(data=st.data())
 def test_page_mass(data):
     d = Drawn(data)
-    rows, page = d.one_of(1, 2, 5), d.one_of(PAGE, 8, 5, 64)
+    rows, page, votes = d.one_of(1, 2, 5), d.one_of(PAGE, 8, 5, 64), d.one_of("max", "mean")
     k, _, length = d.level(rows)
     row_map = d.row_map(rows)
     q = d.normal(d.batch, d.heads, d.nodes, d.dim)
@@ -257,12 +257,14 @@ def test_page_mass(data):
         share = (scores - lse.to(dtype).unflatten(1, (d.kv_heads, d.group))[..., None]).exp()
         share = share.nan_to_num(0.0).masked_fill(~visible[:, None, None], 0.0)
         share = torch.nn.functional.pad(share, (0, -k.shape[2] % page))
-        return share.unflatten(-1, (-1, page)).sum(-1).amax((2, 3))
+        shares = share.unflatten(-1, (-1, page)).sum(-1)
+        return shares.mean((2, 3)) if votes == "mean" else shares.amax((2, 3))
 
     for op in (page_mass.triton, page_mass.plain):
         got = op(
-            q, k, lse.float(), length, row_map, page_size=page, scale=d.scale, softcap=d.softcap
-        )
+            q, k, lse.float(), length, row_map, page_size=page, scale=d.scale, softcap=d.softcap,
+            votes=votes,
+        )  # fmt: skip
         near(got, mass(d.dtype), mass(torch.float64), d.dtype)
 
 

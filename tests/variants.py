@@ -102,9 +102,10 @@ def labels4(*shape):
     score_labels.triton(q, index, channels, length, row_map, scales)
 
 
-def mass(*shape):
+def mass(*shape, page_size=PAGE, votes="max"):
     q, k, _, length, row_map = inputs(*shape)
-    page_mass.triton(q, k, empty(*q.shape[:3]), length, row_map, page_size=PAGE, scale=0.1)
+    lse = empty(*q.shape[:3])
+    page_mass.triton(q, k, lse, length, row_map, page_size=page_size, scale=0.1, votes=votes)
 
 
 def staging(*shape):
@@ -170,6 +171,10 @@ for _op, _call in [
     ("labels in 4 bits", labels4), ("mass", mass), ("staging", staging),
 ]:  # fmt: skip
     add(_op, _call, BF16, LLAMA, 16)
+for _dtype, _sizes, _n in [(BF16, LLAMA, 1), (BF16, SMOL, 1), (BF16, GEMMA, 8), (FP32, SMOL, 1)]:
+    for _votes in ("max", "mean"):
+        _note = f" tokens by their {_votes}"
+        add("mass", mass, _dtype, _sizes, _n, _note, page_size=1, votes=_votes)
 add("bounds", bounds, FP32, SMOL, 16)
 for _sizes, _nodes, _bits, _group in [
     (LLAMA, 1, 8, 64), (LLAMA, 16, 8, 64), (LLAMA, 1, 4, 32), (LLAMA, 16, 4, 64),
