@@ -16,9 +16,9 @@ from specdec.errors import unknown_name
 from specdec.options import DraftOptions
 from specdec.registry import SPARSE_VIEWS, VIEWS
 from specdec.sparse.choosing import Choice
+from specdec.sparse.extent import extent
 from specdec.sparse.layout import Place
 from specdec.sparse.page_index import PageIndex
-from specdec.sparse.reading import extent
 from specdec.sparse.view import SparseView
 from specdec.stats import Reads
 from specdec.target import Target

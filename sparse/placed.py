@@ -1,11 +1,12 @@
-"""Placed sparse passes: scored, chosen and read on the device, without a word from the host."""
+"""Placed sparse passes: scored, chosen and read on the device, without a word from the host.
+
+`readiness` is what comes before them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from specdec.device_reads import DeviceReads
@@ -15,12 +16,8 @@ from specdec.kernels.merge import merge
 from specdec.kernels.page_mass import page_mass
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.topk_pages import topk_pages
-from specdec.sparse.exact_mass import ExactMass
-from specdec.sparse.layout import token_bytes
-from specdec.sparse.level_index import LevelIndex, LevelScorer
-from specdec.sparse.placed_choices import PlacedChoices
-from specdec.stats import Reads
-from specdec.store import KVStore
+from specdec.sparse.level_index import LevelScorer
+from specdec.sparse.placed_choices import STATE, PlacedChoices
 from specdec.view import placed_tree, sink_partial
 
 if TYPE_CHECKING:
@@ -28,61 +25,17 @@ if TYPE_CHECKING:
 
 Partial = tuple[Tensor, Tensor]  # (o, lse) of some of the keys
 
-_STATE = "placed"  # the key of what a placed view keeps in a pass's state
-
-
-def ready(
-    view: SparseView,
-    store: KVStore,
-    sequences: Sequence[int],
-    state: dict[Any, Any],
-    layers: int,
-    device: torch.device,
-) -> Hashable | None:
-    """Bring the index up to date and make room for choices, in place.
-
-    Returns all addresses that passes will read besides the store's, and the view; None where such
-    passes cannot be placed: choices from several levels, by others' queries or for longer than a
-    round, by scorers that know no whole level, and layers without keys yet.
-    """
-    if view.queries != "draft" or view.refresh not in ("pass", "round"):
-        return None
-    if not _scores_levels(view) or len(store.levels) != 1 + bool(store.num_shared):
-        return None
-    level, size = store.levels[0], view.scorer.page_size
-    anchors = [layer for layer in range(layers) if view.sharing.anchor_of(layer) == layer]
-    if any(level.k[layer] is None for layer in range(layers)):
-        return None
-    index = None
-    if isinstance(view.scorer, LevelScorer):
-        index = LevelIndex.of(level, view.scorer)
-        index.update(level, anchors, device)
-    choices = state.get(_STATE)
-    if choices is None:
-        choices = state[_STATE] = PlacedChoices(store, index, device)
-    choices.make_room(store, anchors, size, view.budget)
-    choices.read_since((level.length // size * size)[store.row_maps[0].long()])
-    if anchors:
-        _note(view, store, sequences, state, token_bytes(level, anchors[0]))
-    return view, choices.addresses
-
-
-def _scores_levels(view: SparseView) -> bool:
-    """Whether the scorer scores all rows of a level without the host."""
-    if isinstance(view.scorer, ExactMass):
-        return view.pool == 1
-    return isinstance(view.scorer, LevelScorer)
-
 
 def attend(view: SparseView, pass_: ForwardPass, call: AttentionCall) -> Tensor:
     """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
     reads = DeviceReads.of(pass_, call.q.device)
     reads.stage(call)
-    choices: PlacedChoices = pass_.state[_STATE]
+    choices: PlacedChoices = pass_.state[STATE]
     anchor = view.sharing.anchor_of(call.layer)
     assert anchor is not None
     whole = _prefix(call, reads, 0, None) if view.sharing.reads_all(call.layer) else None
-    if anchor == call.layer and (view.refresh == "pass" or not reads.is_later):
+    is_due = view.refresh == "pass" or not reads.is_later
+    if choices.chooses and anchor == call.layer and is_due:
         _choose(view, call, reads, choices, whole)
     if whole is not None:
         partials = [whole]
@@ -94,7 +47,7 @@ def attend(view: SparseView, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         since = choices.since[sequences].long()[:, None].expand(-1, call.q.shape[2])
         partials = [
             gather_attention(
-                call.q, k, v, choices.pages[anchor][sequences], reads.lengths[0],
+                call.q, k, v, choices.of(anchor, sequences), reads.lengths[0],
                 reads.row_maps[0], page_size=view.scorer.page_size, scale=call.scale,
                 softcap=call.softcap,
             ),
@@ -154,23 +107,3 @@ def _prefix(call: AttentionCall, reads: DeviceReads, place: int, first: Tensor |
         call.q, k, v, reads.read(place), reads.row_maps[place],
         scale=call.scale, softcap=call.softcap, first=first,
     )  # fmt: skip
-
-
-def _note(
-    view: SparseView,
-    store: KVStore,
-    sequences: Sequence[int],
-    state: dict[Any, Any],
-    token: int,
-) -> None:
-    """Count what a layer that leaves something out reads of the committed text, at `token` bytes
-    each."""
-    size = view.scorer.page_size
-    for sequence in sequences:
-        row = int(store.row_maps[0][sequence])
-        there, held = store.length(sequence), int(store.levels[0].length[row])
-        full, tail = held // size * size, held % size
-        chosen = min(full, max(0, view.budget - tail) // size * size)
-        reads = state.setdefault(("reads", sequence), Reads())
-        reads.begin(there, token)
-        reads.note(there - full + chosen, (there - full + chosen) * token)

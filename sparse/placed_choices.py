@@ -1,49 +1,72 @@
-"""PlacedChoices: what drafts read of a level, in memory that stays where it is."""
+"""PlacedChoices: what the sequences of a store read of its first level, where a graph finds it."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from specdec.kernels.topk_pages import places
+from specdec.sparse.choosing import Choice
 from specdec.sparse.level_index import LevelIndex
 from specdec.store import KVStore
 
+STATE = "placed"  # the key of a model's choices in the state of its passes
+
 
 class PlacedChoices:
-    """What the sequences of a store read of its first level, written and read by placed passes.
+    """Choices of pages, in memory that stays where it is, as placed passes read them.
 
-    pages: `int32[sequences, Hkv, K]` for each anchor layer, best first, -1 behind the last; passes
-    that do not choose read what the last one chose. since: `int32[sequences]`, the first token that
-    is read besides: all from there on are. index: what a scorer keeps of the keys; None where it
-    looks at the keys themselves.
+    chooses: whether passes choose for themselves; else they hold what others chose. pages:
+    `int32[sequences, Hkv, K]` for each anchor layer, best first, -1 behind the last. counts, since:
+    `int32[sequences]`, how many of those that are held are read, and the first token that is read
+    besides: all from there on are. index: what a scorer that chooses keeps of the keys.
     """
 
-    def __init__(self, store: KVStore, index: LevelIndex | None, device: torch.device) -> None:
-        self.index = index
-        self.pages: dict[int, Tensor] = {}
-        self.since = torch.zeros(store.sequences, dtype=torch.int32, device=device)
-
-    def make_room(
-        self, store: KVStore, anchors: Sequence[int], page_size: int, budget: int
+    def __init__(
+        self, store: KVStore, chooses: bool, index: LevelIndex | None, device: torch.device
     ) -> None:
+        self.chooses, self.index = chooses, index
+        self.pages: dict[int, Tensor] = {}
+        self.extents = torch.zeros(2, store.sequences, dtype=torch.int32, device=device)
+        self.counts, self.since = self.extents
+        self._held: dict[tuple[int, int], Choice] = {}
+
+    def make_room(self, store: KVStore, anchors: Sequence[int], size: int, budget: int) -> None:
         """Room for the choices of layers that have none yet; their keys have been written."""
         level = store.levels[0]
-        width = places(level.capacity // page_size, page_size, budget)
+        width = places(level.capacity // size, size, budget)
         for layer in anchors:
             keys = level.k[layer]
             if layer not in self.pages and keys is not None:
                 shape = store.sequences, keys.shape[1], width
-                self.pages[layer] = self.since.new_full(shape, -1)
+                self.pages[layer] = self.extents.new_full(shape, -1)
 
-    def read_since(self, tokens: Tensor) -> None:
-        """Read all from these tokens on, `int32[sequences]` of the host."""
-        self.since.copy_(tokens, non_blocking=True)
+    def hold(self, standing: Mapping[tuple[int, int], Choice]) -> None:
+        """Take over choices by (sequence, anchor layer), in place, where they are new."""
+        for (sequence, layer), choice in standing.items():
+            if self._held.get((sequence, layer)) is not choice and choice.pages is not None:
+                self._held[sequence, layer] = choice
+                self.pages[layer][sequence, :, : choice.pages.shape[1]] = choice.pages
+
+    def read(self, extents: Mapping[int, tuple[int, int]]) -> None:
+        """Say, in place, how many pages of each sequence are read, and from where on all is."""
+        host = torch.zeros(self.extents.shape, dtype=torch.int32)
+        for sequence, extent in extents.items():
+            host[:, sequence] = torch.tensor(extent)
+        self.extents.copy_(host, non_blocking=True)
+
+    def of(self, layer: int, sequences: Tensor) -> Tensor:
+        """The pages that `sequences` read of an anchor's choices, `int32[B, Hkv, K]`."""
+        pages = self.pages[layer][sequences]
+        if self.chooses:
+            return pages
+        place = torch.arange(pages.shape[2], device=pages.device)
+        return pages.masked_fill(place >= self.counts[sequences, None, None], -1)
 
     @property
     def addresses(self) -> tuple[Hashable, ...]:
         """Of all that a pass reads and writes here."""
         pages = tuple(x.data_ptr() for x in self.pages.values())
-        return self.since.data_ptr(), pages, None if self.index is None else self.index.addresses
+        return self.extents.data_ptr(), pages, None if self.index is None else self.index.addresses

@@ -13,38 +13,11 @@ from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.kernels.gather_pages import gather_pages
 from specdec.kernels.level_attention import NO_BOUNDS, NO_PAGES, Reads, level_attention
 from specdec.sparse.choosing import Choice
+from specdec.sparse.extent import Span, extent, whole
 from specdec.sparse.layout import Place
 from specdec.view import levels_of
 
-Span = tuple[int, int, int]  # level, first token, end
 _ONE = np.zeros(1, np.int64)
-
-
-def whole(place: Place, first: int = 0) -> list[Span]:
-    """Everything committed from level `first` on."""
-    levels = range(first, len(place.lengths))
-    return [(at, 0, place.lengths[at]) for at in levels if place.lengths[at]]
-
-
-def extent(choice: Choice, place: Place, budget: int, size: int) -> tuple[int, list[Span]]:
-    """How many of the chosen pages are read, and which tokens committed since, within `budget`.
-
-    The longer a choice stands, the more text there is since. Its pages make way, lowest score
-    first, down to half of the budget; then the oldest of what came since does.
-    """
-    assert choice.pages is not None
-    spans = [(at, choice.covered[at], place.lengths[at]) for at in range(place.readable)]
-    tail = sum(end - start for _, start, end in spans)
-    pages = choice.pages.shape[1]
-    pages = max(min(pages, max(0, budget - tail) // size), min(pages, budget // 2 // size))
-    excess = max(0, tail - (budget - pages * size))
-    kept = []
-    for at, start, end in spans:
-        cut = min(excess, end - start)
-        excess -= cut
-        if end > start + cut:
-            kept.append((at, start + cut, end))
-    return pages, kept
 
 
 def attend_spans(

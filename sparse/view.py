@@ -12,14 +12,16 @@ from torch import Tensor
 from specdec.drafter import Wants
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.forward_pass import AttentionCall, ForwardPass
-from specdec.sparse import placed
+from specdec.pass_ahead import PassAhead
+from specdec.sparse import placed, readiness
 from specdec.sparse.choosing import Choice, choose
+from specdec.sparse.extent import whole
 from specdec.sparse.layout import Layout, Place
 from specdec.sparse.page_index import PageIndex
-from specdec.sparse.reading import attend_choice, attend_spans, whole
+from specdec.sparse.reading import attend_choice, attend_spans
 from specdec.sparse.scorer import Memo, Scorer
 from specdec.sparse.sharing import Sharing
-from specdec.store import KVStore, Level
+from specdec.store import Level
 from specdec.target import Target
 from specdec.view import FullView
 
@@ -34,7 +36,7 @@ class SparseView:
 
     budget: the most tokens that a layer reads of the committed text, the `sink` first and `recent`
         last ones, the open page and what came since the last choice included (see
-        `reading.extent`). A text that is not longer is read whole, and `Reads` counts that.
+        `extent.shares`). A text that is not longer is read whole, and `Reads` counts that.
     queries: whose queries choose: the draft's own, those of the last verification, the prompt's.
     refresh: when to choose anew: every "pass", every speculation "round", when acceptance is
         "falling", or once per "prompt"; a number means every so many rounds.
@@ -98,16 +100,9 @@ class SparseView:
                 "sliding window already"
             )
 
-    def ready(
-        self,
-        store: KVStore,
-        sequences: Sequence[int],
-        state: dict[Any, Any],
-        layers: int,
-        device: torch.device,
-    ) -> Hashable | None:
-        """See `specdec.sparse.placed.ready`."""
-        return placed.ready(self, store, sequences, state, layers, device)
+    def ready(self, ahead: PassAhead) -> Hashable | None:
+        """See `specdec.sparse.readiness.ready`."""
+        return readiness.ready(self, ahead)
 
     def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
@@ -138,17 +133,26 @@ class SparseView:
             return None
         anchor = self.sharing.anchor_of(call.layer)
         known: Choice | None = pass_.state.get((place.sequence, anchor))
-        if call.layer == anchor and (known is None or self._is_due(known, pass_, place)):
+        here = pass_.state, place.sequence, place.round, place.lengths
+        if call.layer == anchor and (known is None or self.is_due(known, *here)):
             known = pass_.state[place.sequence, anchor] = choose(self, pass_, call, b, place)
         return known
 
-    def _is_due(self, known: Choice, pass_: ForwardPass, place: Place) -> bool:
-        age = place.round - known.round
-        taken_back = any(n > there for n, there in zip(known.covered, place.lengths, strict=False))
+    def is_due(
+        self,
+        known: Choice,
+        state: dict[Any, Any],
+        sequence: int,
+        round_: int,
+        lengths: Sequence[int],
+    ) -> bool:
+        """Whether a sequence, with `lengths` tokens in the levels, has to be chosen for anew."""
+        age = round_ - known.round
+        taken_back = any(n > there for n, there in zip(known.covered, lengths, strict=False))
         if self.refresh == "pass" or taken_back:
             return True
         if known.pages is None or self.refresh == "round":
             return age > 0
         if self.refresh == "falling":
-            return age > 0 and bool(pass_.state.get(("falling", place.sequence)))
+            return age > 0 and bool(state.get(("falling", sequence)))
         return self.refresh != "prompt" and age >= int(self.refresh)

@@ -16,6 +16,7 @@ from specdec.forward_pass import ForwardPass, View
 from specdec.held import Held
 from specdec.offload.saved_prompt import SavedPrompt
 from specdec.offload.tiered_store import TieredStore
+from specdec.pass_ahead import PassAhead
 from specdec.pass_inputs import PassInputs, PassShape, padded
 from specdec.recorder import QueryRecorder
 from specdec.row import Row
@@ -247,7 +248,11 @@ class CachedModel:
         if ready is None or self.store.places or not self.target.places_passes:
             return None
         device, sequences = self.target.device, [row.index for row in rows]
-        besides = ready(self.store, sequences, self.state, self.target.num_layers, device)
+        rounds = [self.rounds[sequence] for sequence in sequences]
+        layers = self.target.full_layers
+        besides = ready(
+            PassAhead(self.store, sequences, rounds, self.state, self.recorder, layers, device)
+        )
         return None if besides is None else (besides, self.store.addresses(device))
 
     def _run_placed(

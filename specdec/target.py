@@ -74,6 +74,12 @@ class Target:
         support.compare(self.forward([tokens], pass_), stock, type(self.model).__name__)
 
     @property
+    def full_layers(self) -> list[int]:
+        """The layers that read more than a window."""
+        kinds = self.layer_types[: self.num_layers]
+        return [i for i, kind in enumerate(kinds) if kind != "sliding_attention"]
+
+    @property
     def device(self) -> torch.device:
         """Where tokens go in: of a model whose weights are spread, its main device."""
         placed = getattr(self.model, "hf_device_map", None)

@@ -81,7 +81,7 @@ class Tape:
             elif isinstance(x, LevelIndex):
                 kept += [t for t in (x.covered_on, *x.summaries.values()) if t is not None]
             elif isinstance(x, PlacedChoices):
-                kept += [x.since, *x.pages.values()]
+                kept += [x.extents, *x.pages.values()]
         return {_memory(x) for x in kept}
 
 

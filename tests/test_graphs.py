@@ -222,6 +222,7 @@ DRAFTERS = {
     "model-tree": {"drafter": "model", "draft_width": 3},
     "cascade": {"drafter": "cascade"},
     "verified": {"drafter": "verified", "budget": 20, "sink": 2, "recent": 2},
+    "snapkv": {"drafter": "snapkv", "budget": 12, "sink": 2, "recent": 2, "draft_width": 2},
     "quest": {"drafter": "quest", "budget": 20, "sink": 2, "recent": 2},
     "chunks": {"drafter": "triforce-chunks", "budget": 16, "draft_width": 2},
     "streaming": {"drafter": "streaming", "budget": 8, "draft_layers": 1},
@@ -314,22 +315,34 @@ def test_views_that_choose(name, scorer, dtype, device):
 TIDAL = SparseView(
     "tidal", ExactMass(1), Sharing((0,), (1,), exact_anchors=True), 12, 2, 2, refresh="pass"
 )
-AS_THE_HOST = {
-    "tidal": TIDAL,
-    "tidal-round": replace(TIDAL, refresh="round"),
-    "oracle": replace(TIDAL, name="oracle", sharing=Sharing((0,)), votes="mean"),
-    "tidal-all-heads": replace(TIDAL, sharing=replace(TIDAL.sharing, all_heads=True)),
+SNAPKV = replace(TIDAL, name="snapkv", sharing=Sharing(), votes="mean")
+QUEST = SparseView("quest", PageBounds(4), Sharing(), 16, 4, 4)
+AS_THE_HOST = {  # name -> (view, placed ones of 12 draft passes: the others choose on the host)
+    "tidal": (TIDAL, 12),
+    "tidal-round": (replace(TIDAL, refresh="round"), 12),
+    "tidal-all-heads": (replace(TIDAL, sharing=replace(TIDAL.sharing, all_heads=True)), 12),
+    "oracle": (replace(TIDAL, name="oracle", sharing=Sharing((0,)), votes="mean"), 12),
+    "snapkv": (replace(SNAPKV, queries="prompt", refresh="prompt", pool=5), 10),
+    "verified": (replace(SNAPKV, scorer=ExactMass(4), queries="verified", refresh="round"), 6),
+    "quest-every-2-rounds": (replace(QUEST, refresh=2), 9),
+    "quest-falling": (replace(QUEST, refresh="falling"), 9),
+    "quest-prompt-pass": (replace(QUEST, queries="prompt", refresh="pass"), 2),
 }
 
 
-def drafted(target, view, rounds=5, prompts=((0, 41), (1, 30))):
-    """Logits of a draft's passes, two for each round of a text that grows, and its model."""
+def drafted(target, view, rounds=6):
+    """Logits of a draft's passes, two for each round of texts that grow, and its model.
+
+    The second text is shorter than the budget at first; the first one misses a round.
+    """
     rng, found = random.Random(1), []
-    rows = [make_row(i, [(7 * i + j * j) % 40 for j in range(n)]) for i, n in prompts]
+    both = [make_row(i, [(7 * i + j * j) % 40 for j in range(n)]) for i, n in ((0, 41), (1, 9))]
     recorder = QueryRecorder(view.wants.prompt_queries, view.wants.verified)
-    base = CachedModel(target, FullView(), rows, recorder=recorder)
-    draft = CachedModel(target, view, rows, base=base)
-    for _ in range(rounds):
+    base = CachedModel(target, FullView(), both, recorder=recorder)
+    draft = CachedModel(target, view, both, base=base)
+    for turn in range(rounds):
+        rows = both[1:] if turn == 3 else both
+        draft.state["falling", 0] = turn == 4
         trees = [random_tree(rng, row.tokens[-1], 4) for row in rows]
         found += draft.forward(rows, [TokenTree.root(row.tokens[-1]) for row in rows])
         roots = [draft.root_slot(row) for row in rows]
@@ -340,10 +353,10 @@ def drafted(target, view, rounds=5, prompts=((0, 41), (1, 30))):
     return found, draft
 
 
-@pytest.mark.parametrize("view", AS_THE_HOST.values(), ids=AS_THE_HOST)
+@pytest.mark.parametrize(("view", "placed_passes"), AS_THE_HOST.values(), ids=AS_THE_HOST)
 @pytest.mark.parametrize("name", ["llama", "llama-3-groups"])
 @torch.inference_mode()
-def test_a_placed_pass_chooses_what_the_host_would(name, view):
+def test_a_placed_pass_chooses_what_the_host_would(name, view, placed_passes):
     """In a layer of its own and for those that reuse it, row by row, as the text grows."""
     model = models.build(name, num_hidden_layers=4)
     targets = Target(model), graphed(model, after=NEVER), graphed(model)
@@ -352,8 +365,8 @@ def test_a_placed_pass_chooses_what_the_host_would(name, view):
     for want, ours, replayed in zip(host, passes, replays, strict=True):
         torch.testing.assert_close(ours, want, rtol=1e-5, atol=1e-5)
         assert torch.equal(ours, replayed)
-    assert not targets[2].graphs.refused and targets[2].graphs.replays == 15
-    assert eager.reads(0) == placed.reads(0)
+    assert not targets[2].graphs.refused and targets[2].graphs.replays == 6 + placed_passes
+    assert [eager.reads(i) for i in (0, 1)] == [placed.reads(i) for i in (0, 1)]
 
 
 @torch.inference_mode()
