@@ -98,7 +98,7 @@ def _pages(x: Inputs, run: Run) -> Any:
 
 def _labels(x: Inputs, run: Run, bits: int = 16) -> Any:
     q, k, _, length, row_map = x.level()
-    channels = x.ints([list(range(head, head + 16)) for head in range(KV)])
+    channels = x.ints([[list(range(h + r, h + r + 16)) for h in range(KV)] for r in range(R)])
     labels, scales = k.new_zeros(R, KV, C, 16), None
     if bits == 4:
         scales = k.new_zeros(R, KV, C, 2)

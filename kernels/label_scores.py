@@ -2,8 +2,8 @@
 
 The label cache holds the chosen channels of every key side by side, so a score reads L of D
 channels and nothing else: in the type of the keys, or in 4 bits with a step and a lowest value for
-each key, as the paper's own (arXiv 2408.07092). Channels are chosen once, per kv head, on cached
-keys.
+each key, as the paper's own (arXiv 2408.07092). Channels are chosen once for each row, per kv head,
+on cached keys.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def update_labels(
 ) -> None:
     """Write, in place, the chosen channels of the keys between `since` and `length: int32[R]`.
 
-    k: `[R, Hkv, C, D]`; channels: `int32[Hkv, L]`, L even. labels: `[R, Hkv, C, L]` in the type of
-    the keys; or, with `scales: [R, Hkv, C, 2]` (step and lowest value), 4-bit codes packed by
+    k: `[R, Hkv, C, D]`; channels: `int32[R, Hkv, L]`, L even. labels: `[R, Hkv, C, L]` in the type
+    of the keys; or, with `scales: [R, Hkv, C, 2]` (step and lowest value), 4-bit codes packed by
     `codes.pack`, `uint8[R, Hkv, C, L / 2]`. At most `tokens` keys of a row are written: C to build
     all labels, else as many as one pass can add.
     """
     head = torch.arange(k.shape[1], device=k.device)[:, None, None]
     for row, (a, b) in enumerate(new_units(since, length, 1, tokens)):
         slot = torch.arange(a, b, device=k.device)[:, None]
-        chosen = k[row][head, slot, channels[:, None].long()]
+        chosen = k[row][head, slot, channels[row, :, None].long()]
         if scales is None:
             labels[row, :, a:b] = chosen
         elif b > a:
@@ -62,7 +62,7 @@ def score_labels(
     length.
     """
     grouped = group_queries(q, labels.shape[1])
-    index = channels.long()[None, :, None].expand(*grouped.shape[:3], -1)
+    index = channels[row_map.long(), :, None].long().expand(*grouped.shape[:3], -1)
     held = labels[row_map.long()]
     if scales is not None:
         step, low = scales[row_map.long()].float().split(1, dim=-1)

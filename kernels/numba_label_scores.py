@@ -39,15 +39,15 @@ def score_labels(
     if scales is not None:
         return label_scores.score_labels.plain(q, labels, channels, length, row_map, scales)
     grouped = group_queries(q, labels.shape[1])
-    index = channels.long()[None, :, None].expand(*grouped.shape[:3], -1)
+    index = channels[row_map.long(), :, None].long().expand(*grouped.shape[:3], -1)
     return best_dots(grouped.gather(-1, index), labels, length, row_map, 1)
 
 
 @njit(**SERIAL)
 def _update(labels, k, channels, tokens):
-    heads, count = channels.shape
+    heads, count = channels.shape[1:]
     for row in range(len(tokens)):
         for h in range(heads):
             for key in range(tokens[row, 0], tokens[row, 1]):
                 for c in range(count):
-                    labels[row, h, key, c] = k[row, h, key, channels[h, c]]
+                    labels[row, h, key, c] = k[row, h, key, channels[row, h, c]]

@@ -27,7 +27,7 @@ def update_labels(
     rows, kv_heads, _, _ = k.shape
     assert labels.is_contiguous() and channels.is_contiguous()
     assert scales is None or scales.is_contiguous()
-    half = channels.shape[1] // 2
+    half = channels.shape[2] // 2
     _labels[(triton.cdiv(tokens, KEYS), kv_heads, rows)](
         labels, scales, k, channels,
         since.to(k.device, non_blocking=True), length.to(k.device, non_blocking=True),
@@ -62,8 +62,9 @@ def _labels(
     at = c.to(tl.int64)
     label = tl.arange(0, WIDTH)
     held = (c < end)[:, None] & (label < HALF)[None, :]
-    here = tl.load(channels + kv_head * 2 * HALF + label, mask=label < HALF, other=0)
-    there = tl.load(channels + kv_head * 2 * HALF + HALF + label, mask=label < HALF, other=0)
+    channels += (row * tl.num_programs(1) + kv_head) * 2 * HALF
+    here = tl.load(channels + label, mask=label < HALF, other=0)
+    there = tl.load(channels + HALF + label, mask=label < HALF, other=0)
     k += row * k_r + kv_head * k_h + at[:, None] * k_c
     low = tl.load(k + here[None, :] * k_d, mask=held, other=0.0)
     high = tl.load(k + there[None, :] * k_d, mask=held, other=0.0)

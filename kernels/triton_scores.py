@@ -30,7 +30,7 @@ def score(
     """Float32 `[B, Hkv, U]`: max over queries of q times an index of units of `unit` keys each.
 
     q: `[B, H, N, D]`; index: contiguous `[R, Hkv, U, L]`, or `[R, Hkv, U, 2, L]` for bounds;
-    channels: `int32[Hkv, L]`, which channels of q the index holds, or None for all; scales: step
+    channels: `int32[R, Hkv, L]`, which channels of q the index holds, or None for all; scales: step
     and lowest value of 4-bit codes, `[R, Hkv, U, 2]`, the index then being `uint8[R, Hkv, U, L/2]`.
     -inf for units that do not lie below the row's length.
     """
@@ -67,7 +67,12 @@ def _score(
         return
     d = tl.arange(0, WIDTH)
     vectors = 2 if BOUNDS else 1
-    index += (row * tl.num_programs(1) + kv_head) * units * vectors * DIM
+    place = row * tl.num_programs(1) + kv_head
+    index += place * units * vectors * DIM
+    channel = d
+    if channels is not None:  # DIM counts bytes where there are scales: two channels share one
+        channels += place * DIM * (1 if scales is None else 2)
+        channel = tl.load(channels + d, mask=d < DIM, other=0)
     at = u.to(tl.int64)[None, :] * vectors * DIM + d[:, None]
     held = (u < full)[None, :] & (d < DIM)[:, None]
     if scales is None:
@@ -75,16 +80,12 @@ def _score(
     else:
         byte = tl.load(index + at, mask=held, other=0)
         low, high = (byte & 15).to(q.dtype.element_ty), (byte >> 4).to(q.dtype.element_ty)
-        channels += kv_head * DIM  # as many again: DIM counts bytes
-        of_key = scales + ((row * tl.num_programs(1) + kv_head) * units + u) * 2
+        of_key = scales + (place * units + u) * 2
         step = tl.load(of_key, mask=u < full, other=0.0).to(tl.float32)
         least = tl.load(of_key + 1, mask=u < full, other=0.0).to(tl.float32)
-        other = tl.load(channels + kv_head * DIM + DIM + d, mask=d < DIM, other=0)
+        other = tl.load(channels + DIM + d, mask=d < DIM, other=0)
     if BOUNDS:
         high = tl.load(index + at + DIM, mask=held, other=0.0)
-    channel = d
-    if channels is not None:
-        channel = tl.load(channels + kv_head * DIM + d, mask=d < DIM, other=0)
     top = tl.full([UNITS], float("-inf"), tl.float32)
     for start in range(0, nodes * GROUP, ROWS):
         m = start + tl.arange(0, ROWS)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from specdec.kernels.chunk_scores import score_means, update_means
 from specdec.kernels.index_logits import index_logits
-from specdec.sparse.scorer import Memo
+from specdec.sparse.scorer import Memo, Summary
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,16 @@ class ChunkMeans:
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         return index_logits(q, pages, scale=scale)
 
-    def room(self, k: Tensor, pages: int) -> Tensor:
-        return k.new_empty(*k.shape[:2], pages, k.shape[-1])
+    def room(self, k: Tensor, pages: int) -> Summary:
+        return (k.new_empty(*k.shape[:2], pages, k.shape[-1]),)
 
     def take_up(
-        self, summary: Tensor, k: Tensor, since: Tensor, length: Tensor, pages: int
+        self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
     ) -> None:
-        update_means(summary, k, since, length, page_size=self.page_size, pages=pages)
+        (means,) = summary
+        update_means(means, k, since, length, page_size=self.page_size, pages=pages)
 
-    def scores(self, q: Tensor, summary: Tensor, length: Tensor, row_map: Tensor) -> Tensor:
+    def scores(self, q: Tensor, summary: Summary, length: Tensor, row_map: Tensor) -> Tensor:
         """The greatest score over the queries, not a softmax: the kernel's."""
-        return score_means(q, summary, length, row_map, page_size=self.page_size)
+        (means,) = summary
+        return score_means(q, means, length, row_map, page_size=self.page_size)

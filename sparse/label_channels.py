@@ -10,8 +10,9 @@ from torch import Tensor
 from specdec.errors import InvalidArgument
 from specdec.kernels import codes
 from specdec.kernels.index_logits import index_logits
+from specdec.kernels.label_scores import score_labels, update_labels
 from specdec.sparse.channel_order import ChannelOrder
-from specdec.sparse.scorer import Memo
+from specdec.sparse.scorer import Memo, Summary
 
 BITS = (4, 16)
 
@@ -67,6 +68,32 @@ class LabelChannels:
             step, low = scales.contiguous().view(q.dtype).split(1, dim=-1)
             pages = codes.unpack(coded, self.bits).to(q.dtype) * step + low
         return index_logits(self._labels(q, memo), pages, scale=scale)
+
+    def room(self, k: Tensor, pages: int) -> Summary:
+        """Labels, the channels of each row, and in 4 bits each key's step and least value."""
+        count = min(self.channels, k.shape[-1]) // 2 * 2
+        channels = k.new_zeros(*k.shape[:2], count, dtype=torch.int32)
+        if self.bits == 16:
+            return k.new_empty(*k.shape[:2], pages, count), channels
+        labels = k.new_empty(*k.shape[:2], pages, count // 2, dtype=torch.uint8)
+        return labels, channels, k.new_empty(*k.shape[:2], pages, 2)
+
+    def begin(self, summary: Summary, k: Tensor, row: int, memo: Memo) -> None:
+        """Choose the row's channels."""
+        channels = summary[1][row]
+        channels.copy_(self._channels(k[:, :, None], memo)[:, : channels.shape[1]])
+
+    def take_up(
+        self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
+    ) -> None:
+        labels, channels, *scales = summary
+        scales_ = scales[0] if scales else None
+        update_labels(labels, k, channels, since, length, tokens=pages, scales=scales_)
+
+    def scores(self, q: Tensor, summary: Summary, length: Tensor, row_map: Tensor) -> Tensor:
+        """The greatest score over the queries, not a softmax: the kernel's."""
+        labels, channels, *scales = summary
+        return score_labels(q, labels, channels, length, row_map, *scales)
 
     def _channels(self, k: Tensor, memo: Memo) -> Tensor:
         order = None if self.order is None else self.order.layers[memo.layer]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from specdec.sparse.choosing import packed
+from specdec.sparse.scorer import Memo, Summary
 from specdec.store import Level
 
 
@@ -21,17 +24,25 @@ class LevelScorer(Protocol):
     @property
     def key(self) -> str: ...
 
-    def room(self, k: Tensor, pages: int) -> Tensor:
+    def room(self, k: Tensor, pages: int) -> Summary:
         """Room for summaries of so many pages of each row of `k[R, Hkv, C, D]`."""
 
     def take_up(
-        self, summary: Tensor, k: Tensor, since: Tensor, length: Tensor, pages: int
+        self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
     ) -> None:
         """Summarise, in place, the pages that became full between two lengths, `int32[R]`; at most
         `pages` of a row."""
 
-    def scores(self, q: Tensor, summary: Tensor, length: Tensor, row_map: Tensor) -> Tensor:
+    def scores(self, q: Tensor, summary: Summary, length: Tensor, row_map: Tensor) -> Tensor:
         """Scores `[B, Hkv, P]` of pages for `q[B, H, N, D]`, finite for pages below the length."""
+
+
+@runtime_checkable
+class RowScorer(Protocol):
+    """A `LevelScorer` that has something to learn of each row before it takes up its pages."""
+
+    def begin(self, summary: Summary, k: Tensor, row: int, memo: Memo) -> None:
+        """Learn it, in place, from the row's keys `k[Hkv, n, D]` and what else is known of it."""
 
 
 class LevelIndex:
@@ -46,7 +57,7 @@ class LevelIndex:
         self.covered = torch.zeros(level.rows, dtype=torch.int32)
         self.covered_on: Tensor | None = None
         self.is_stale = False  # whether the device's copy speaks of tokens that were taken back
-        self.summaries: dict[int, Tensor] = {}
+        self.summaries: dict[int, Summary] = {}
 
     @classmethod
     def of(cls, level: Level, scorer: LevelScorer) -> LevelIndex:
@@ -60,8 +71,17 @@ class LevelIndex:
         assert isinstance(known, _Row)
         return known.index
 
-    def update(self, level: Level, layers: list[int], device: torch.device) -> None:
-        """Take up, in place, the pages of `layers` that are full now."""
+    def update(
+        self,
+        level: Level,
+        layers: list[int],
+        device: torch.device,
+        queries: Mapping[tuple[int, int], Tensor] | None = None,
+    ) -> None:
+        """Take up, in place, the pages of `layers` that are full now.
+
+        queries: the last ones of the prompts, `[H, M, D]` by (layer, row), if they were recorded.
+        """
         size = self.scorer.page_size
         full = level.length // size * size
         if self.covered_on is None:
@@ -73,20 +93,37 @@ class LevelIndex:
         for layer in sorted({*self.summaries, *layers} if pages else {*layers} - {*self.summaries}):
             keys, since, most = level.k[layer], self.covered_on, pages
             assert keys is not None
-            if layer not in self.summaries:
+            is_new = layer not in self.summaries
+            if is_new:
                 self.summaries[layer] = self.scorer.room(keys, level.capacity // size)
                 since, most = torch.zeros_like(since), level.capacity // size
+            if isinstance(self.scorer, RowScorer):
+                for row in (full > 0).logical_and(is_new | (self.covered == 0)).nonzero():
+                    self._begin(layer, int(row), keys, int(full[row]), queries or {})
             length = level.lengths_on(device)
             self.scorer.take_up(self.summaries[layer], keys, since, length, most)
         if pages:
             self.covered.copy_(full)
             self.covered_on.copy_(full, non_blocking=True)
 
+    def _begin(
+        self,
+        layer: int,
+        row: int,
+        keys: Tensor,
+        count: int,
+        queries: Mapping[tuple[int, int], Tensor],
+    ) -> None:
+        assert isinstance(self.scorer, RowScorer)
+        asked = queries.get((layer, row))
+        memo = Memo(layer, None if asked is None else packed(asked, keys.shape[1]))
+        self.scorer.begin(self.summaries[layer], keys[row, :, :count], row, memo)
+
     @property
-    def addresses(self) -> tuple[int, ...]:
-        """Of all that a pass reads here."""
-        kept = (self.covered_on, *self.summaries.values())
-        return tuple(0 if x is None else x.data_ptr() for x in kept)
+    def tensors(self) -> list[Tensor]:
+        """All that a pass reads here."""
+        covered = [] if self.covered_on is None else [self.covered_on]
+        return covered + [x for summary in self.summaries.values() for x in summary]
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from specdec.kernels.index_logits import index_logits
 from specdec.kernels.page_bounds import score_bounds, update_bounds
-from specdec.sparse.scorer import Memo
+from specdec.sparse.scorer import Memo, Summary
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,16 @@ class PageBounds:
         """The bound of q.k over each page, times `scale`."""
         return index_logits(q, pages.flatten(2), scale=scale, signed=True)
 
-    def room(self, k: Tensor, pages: int) -> Tensor:
-        return k.new_empty(*k.shape[:2], pages, 2, k.shape[-1])
+    def room(self, k: Tensor, pages: int) -> Summary:
+        return (k.new_empty(*k.shape[:2], pages, 2, k.shape[-1]),)
 
     def take_up(
-        self, summary: Tensor, k: Tensor, since: Tensor, length: Tensor, pages: int
+        self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
     ) -> None:
-        update_bounds(summary, k, since, length, page_size=self.page_size, pages=pages)
+        (bounds,) = summary
+        update_bounds(bounds, k, since, length, page_size=self.page_size, pages=pages)
 
-    def scores(self, q: Tensor, summary: Tensor, length: Tensor, row_map: Tensor) -> Tensor:
+    def scores(self, q: Tensor, summary: Summary, length: Tensor, row_map: Tensor) -> Tensor:
         """The greatest bound over the queries, not a softmax: the kernel's."""
-        return score_bounds(q, summary, length, row_map, page_size=self.page_size)
+        (bounds,) = summary
+        return score_bounds(q, bounds, length, row_map, page_size=self.page_size)

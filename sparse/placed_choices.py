@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -66,7 +66,12 @@ class PlacedChoices:
         return pages.masked_fill(place >= self.counts[sequences, None, None], -1)
 
     @property
-    def addresses(self) -> tuple[Hashable, ...]:
+    def addresses(self) -> tuple[int, ...]:
         """Of all that a pass reads and writes here."""
-        pages = tuple(x.data_ptr() for x in self.pages.values())
-        return self.extents.data_ptr(), pages, None if self.index is None else self.index.addresses
+        return tuple(x.data_ptr() for x in self.tensors)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a pass reads and writes here."""
+        kept = [] if self.index is None else self.index.tensors
+        return [self.extents, *self.pages.values(), *kept]

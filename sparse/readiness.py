@@ -37,7 +37,8 @@ def ready(view: SparseView, ahead: PassAhead) -> Hashable | None:
         return None
     if chooses and isinstance(view.scorer, LevelScorer):
         index = LevelIndex.of(level, view.scorer)
-        index.update(level, anchors, ahead.device)
+        queries = None if ahead.recorder is None else ahead.recorder.prompt
+        index.update(level, anchors, ahead.device, queries)
     choices = ahead.state.get(STATE)
     if choices is None:
         choices = ahead.state[STATE] = PlacedChoices(store, chooses, index, ahead.device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdec.sparse.scorer import Memo
+from specdec.sparse.scorer import Memo, Summary
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Recency:
         heads, count = pages.shape[:2]
         return torch.arange(count, device=q.device, dtype=torch.float32).expand(heads, 1, count)
 
-    def room(self, k: Tensor, pages: int) -> Tensor:
-        return k.new_empty(*k.shape[:2], pages, 0)
+    def room(self, k: Tensor, pages: int) -> Summary:
+        return (k.new_empty(*k.shape[:2], pages, 0),)
 
     def take_up(
-        self, summary: Tensor, k: Tensor, since: Tensor, length: Tensor, pages: int
+        self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
     ) -> None:
         """Nothing to keep."""
 
-    def scores(self, q: Tensor, summary: Tensor, length: Tensor, row_map: Tensor) -> Tensor:
-        heads, count = summary.shape[1:3]
+    def scores(self, q: Tensor, summary: Summary, length: Tensor, row_map: Tensor) -> Tensor:
+        heads, count = summary[0].shape[1:3]
         later = torch.arange(count, device=q.device, dtype=torch.float32)
         return later.expand(q.shape[0], heads, count).contiguous()

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+Summary = tuple[Tensor, ...]  # what a scorer keeps of all rows of a level in one layer
+
 
 @dataclass
 class Memo:

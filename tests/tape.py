@@ -78,10 +78,8 @@ class Tape:
                 kept += [t for t in (*x.k, *x.v, *x._near.values()) if t is not None]
             elif isinstance(x, PassInputs):
                 kept.append(x.buffer)
-            elif isinstance(x, LevelIndex):
-                kept += [t for t in (x.covered_on, *x.summaries.values()) if t is not None]
-            elif isinstance(x, PlacedChoices):
-                kept += [x.extents, *x.pages.values()]
+            elif isinstance(x, (LevelIndex, PlacedChoices)):
+                kept += x.tensors
         return {_memory(x) for x in kept}
 
 

@@ -24,6 +24,7 @@ from specdec.pass_inputs import PassShape, padded
 from specdec.recorder import QueryRecorder
 from specdec.sparse.chunk_means import ChunkMeans
 from specdec.sparse.exact_mass import ExactMass
+from specdec.sparse.label_channels import LabelChannels
 from specdec.sparse.page_bounds import PageBounds
 from specdec.sparse.recency import Recency
 from specdec.sparse.sharing import Sharing
@@ -226,6 +227,7 @@ DRAFTERS = {
     "quest": {"drafter": "quest", "budget": 20, "sink": 2, "recent": 2},
     "chunks": {"drafter": "triforce-chunks", "budget": 16, "draft_width": 2},
     "streaming": {"drafter": "streaming", "budget": 8, "draft_layers": 1},
+    "labels": {"drafter": "double-sparsity", "budget": 12, "sink": 2, "recent": 2},
     "tidal": {"drafter": "tidal", "budget": 12, "sink": 2, "recent": 2, "dense": ()},
     "oracle": {"drafter": "oracle", "budget": 12, "sink": 2, "recent": 2, "draft_width": 2},
 }
@@ -256,7 +258,9 @@ def test_the_same_text(name, drafter, device):
         assert not graphs.refused and graphs.replays > 1
 
 
-@pytest.mark.parametrize("scorer", [PageBounds(4), ChunkMeans(4), Recency()], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    "scorer", [PageBounds(4), ChunkMeans(4), Recency(), LabelChannels(4)], ids=lambda x: x.name
+)
 @pytest.mark.parametrize(
     ("device", "name", "dtype"),
     on(
@@ -330,13 +334,13 @@ AS_THE_HOST = {  # name -> (view, placed ones of 12 draft passes: the others cho
 }
 
 
-def drafted(target, view, rounds=6):
+def drafted(target, view, rounds=6, lengths=(41, 9), grown=(3, 4)):
     """Logits of a draft's passes, two for each round of texts that grow, and its model.
 
     The second text is shorter than the budget at first; the first one misses a round.
     """
     rng, found = random.Random(1), []
-    both = [make_row(i, [(7 * i + j * j) % 40 for j in range(n)]) for i, n in ((0, 41), (1, 9))]
+    both = [make_row(i, [(7 * i + j * j) % 40 for j in range(n)]) for i, n in enumerate(lengths)]
     recorder = QueryRecorder(view.wants.prompt_queries, view.wants.verified)
     base = CachedModel(target, FullView(), both, recorder=recorder)
     draft = CachedModel(target, view, both, base=base)
@@ -346,7 +350,8 @@ def drafted(target, view, rounds=6):
         trees = [random_tree(rng, row.tokens[-1], 4) for row in rows]
         found += draft.forward(rows, [TokenTree.root(row.tokens[-1]) for row in rows])
         roots = [draft.root_slot(row) for row in rows]
-        found += list(draft.grow(rows, [[3, 4]] * len(rows), [[root] * 2 for root in roots])[1])
+        parents = [[root] * len(grown) for root in roots]
+        found += list(draft.grow(rows, [list(grown)] * len(rows), parents)[1])
         base.forward(rows, trees)
         for row, tree in zip(rows, trees):
             take_up(row, tree, rng.randrange(4), rng.randrange(models.VOCAB))
@@ -366,6 +371,29 @@ def test_a_placed_pass_chooses_what_the_host_would(name, view, placed_passes):
         torch.testing.assert_close(ours, want, rtol=1e-5, atol=1e-5)
         assert torch.equal(ours, replayed)
     assert not targets[2].graphs.refused and targets[2].graphs.replays == 6 + placed_passes
+    assert [eager.reads(i) for i in (0, 1)] == [placed.reads(i) for i in (0, 1)]
+
+
+INDICES = {
+    "bounds": PageBounds(4), "means": ChunkMeans(4), "recency": Recency(),
+    "labels": LabelChannels(4), "labels-in-4-bits": LabelChannels(5, bits=4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("refresh", ["pass", "round"])
+@pytest.mark.parametrize("scorer", INDICES.values(), ids=INDICES)
+@torch.inference_mode()
+def test_a_lone_query_chooses_by_an_index_what_the_host_would(scorer, refresh):
+    """Of one query the highest score is the highest softmax; channels are those of each row."""
+    model = models.build("llama-mha", num_hidden_layers=3)
+    view = SparseView("view", scorer, Sharing((0,)), 12, 4, 4, refresh=refresh)
+    how = {"lengths": (41, 30), "grown": (3,)}
+    targets = Target(model), graphed(model, after=NEVER), graphed(model)
+    (host, eager), (passes, placed), (replays, _) = (drafted(t, view, **how) for t in targets)
+    for want, ours, replayed in zip(host, passes, replays, strict=True):
+        torch.testing.assert_close(ours, want, rtol=1e-5, atol=1e-5)
+        assert torch.equal(ours, replayed)
+    assert targets[2].graphs.replays == 6 + 12 and not targets[2].graphs.refused
     assert [eager.reads(i) for i in (0, 1)] == [placed.reads(i) for i in (0, 1)]
 
 
@@ -390,7 +418,7 @@ def test_the_best_pages_are_chosen_and_taken_back():
         assert choices.index.covered.tolist() == choices.index.covered_on.tolist() == [4 * full]
         for layer in (0, 1):
             keys = level.k[layer][0, :, : 4 * full].unflatten(1, (full, 4))
-            bounds = choices.index.summaries[layer][0, :, :full]
+            bounds = choices.index.summaries[layer][0][0, :, :full]
             assert torch.equal(bounds, torch.stack(keys.aminmax(dim=2), dim=2))
             pages = choices.pages[layer][0]
             tail = length - 1 - 4 * full

@@ -16,11 +16,11 @@ from specdec.registry import VIEWS
 from specdec.sparse.choosing import Choice
 from specdec.sparse.chunk_means import ChunkMeans
 from specdec.sparse.exact_mass import ExactMass
+from specdec.sparse.extent import extent
 from specdec.sparse.label_channels import LabelChannels
 from specdec.sparse.layout import Place
 from specdec.sparse.page_bounds import PageBounds
 from specdec.sparse.page_index import PageIndex, paged
-from specdec.sparse.reading import extent
 from specdec.sparse.scorer import Memo
 from specdec.stats import Reads
 from specdec.store import KVStore

@@ -183,9 +183,8 @@ def test_page_bounds_chunk_scores_and_label_scores(data):
     before = torch.minimum(length, torch.tensor(d.one_of(*LENGTHS), device=DEVICE))
     row_map = d.row_map(rows)
     q = d.normal(d.batch, d.heads, d.nodes, d.dim)
-    channels = torch.stack(
-        [torch.randperm(d.dim, generator=d.generator)[:6].sort()[0] for _ in range(d.kv_heads)]
-    ).to(DEVICE, torch.int32)
+    channels = torch.rand(rows, d.kv_heads, d.dim, generator=d.generator).argsort(-1)[..., :6]
+    channels = channels.to(DEVICE, torch.int32)
     shape = (rows, d.kv_heads, pages)
     indexes = []
     for version in ("plain", "triton"):
@@ -218,7 +217,8 @@ def test_page_bounds_chunk_scores_and_label_scores(data):
         return best_of(scores, length, row_map, page)
 
     def label(dtype):
-        places = channels.long()[None, :, None, None].expand(d.batch, -1, d.group, d.nodes, -1)
+        places = channels[row_map.long(), :, None, None].long()
+        places = places.expand(-1, -1, d.group, d.nodes, -1)
         scores = queries(dtype).gather(-1, places) @ by_sequence(labels, dtype)[:, :, None].mT
         return best_of(scores, length, row_map, 1)
 

@@ -19,8 +19,8 @@ from specdec import cached_model
 from specdec.cached_model import CachedModel
 from specdec.kernels import dispatch
 from specdec.sparse.exact_mass import ExactMass
+from specdec.sparse.label_channels import LabelChannels
 from specdec.sparse.page_bounds import PageBounds
-from specdec.sparse.recency import Recency
 from specdec.sparse.sharing import Sharing
 from specdec.sparse.view import SparseView
 from specdec.view import FullView
@@ -64,7 +64,7 @@ def test_full_passes(name, launched):
     ("scorer", "sharing", "op"),
     [
         (PageBounds(4), Sharing(), "score_bounds"),
-        (Recency(), Sharing(), "topk_pages"),
+        (LabelChannels(4), Sharing(), "score_labels"),
         (ExactMass(1), Sharing(anchors=(0,), exact_anchors=True), "page_mass"),
     ],
 )

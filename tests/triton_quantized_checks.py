@@ -100,11 +100,10 @@ def test_four_bit_labels(data):
     rows, count = d.one_of(1, 2, 5), d.one_of(6, 16)
     k, _, length = d.level(rows)
     q, row_map = d.normal(d.batch, d.heads, d.nodes, d.dim), d.row_map(rows)
-    channels = torch.stack(
-        [torch.randperm(d.dim, generator=d.generator)[:count] for _ in range(d.kv_heads)]
-    ).to(DEVICE, torch.int32)
+    channels = torch.rand(rows, d.kv_heads, d.dim, generator=d.generator).argsort(-1)[..., :count]
+    channels = channels.to(DEVICE, torch.int32)
     before = torch.minimum(length, torch.tensor(d.one_of(*LENGTHS), device=DEVICE))
-    chosen = k.gather(-1, channels.long()[None, :, None].expand(rows, -1, k.shape[2], -1))
+    chosen = k.gather(-1, channels[:, :, None].long().expand(-1, -1, k.shape[2], -1))
     built = []
     for version in ("plain", "triton"):
         labels = torch.full((*k.shape[:3], count // 2), 255, dtype=torch.uint8, device=DEVICE)
@@ -124,7 +123,8 @@ def test_four_bit_labels(data):
     step, low = scales[row_map.long()].nan_to_num(0.0).split(1, dim=-1)
 
     def scores(dtype):
-        places = channels.long()[None, :, None, None].expand(d.batch, -1, d.group, d.nodes, -1)
+        places = channels[row_map.long(), :, None, None].long()
+        places = places.expand(-1, -1, d.group, d.nodes, -1)
         asked = q.to(dtype).unflatten(1, (d.kv_heads, d.group)).gather(-1, places)
         keys = held.to(dtype) * step.to(dtype) + low.to(dtype)
         return best_of(asked @ keys[:, :, None].mT, length, row_map, 1)

@@ -89,7 +89,7 @@ def means(*shape):
 
 def labels(*shape):
     q, k, _, length, row_map = inputs(*shape)
-    index, channels = empty(*k.shape[:3], 16, dtype=k.dtype), ints(k.shape[1], 16)
+    index, channels = empty(*k.shape[:3], 16, dtype=k.dtype), ints(*k.shape[:2], 16)
     update_labels.triton(index, k, channels, length, length, tokens=64)
     score_labels.triton(q, index, channels, length, row_map)
 
@@ -97,7 +97,7 @@ def labels(*shape):
 def labels4(*shape):
     q, k, _, length, row_map = inputs(*shape)
     index, scales = ints(*k.shape[:3], 8, dtype=torch.uint8), empty(*k.shape[:3], 2, dtype=k.dtype)
-    channels = ints(k.shape[1], 16)
+    channels = ints(*k.shape[:2], 16)
     update_labels.triton(index, k, channels, length, length, tokens=64, scales=scales)
     score_labels.triton(q, index, channels, length, row_map, scales)
 
