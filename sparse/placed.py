@@ -37,22 +37,7 @@ def attend(view: SparseView, pass_: ForwardPass, call: AttentionCall) -> Tensor:
     is_due = view.refresh == "pass" or not reads.is_later
     if choices.chooses and anchor == call.layer and is_due:
         _choose(view, call, reads, choices, whole)
-    if whole is not None:
-        partials = [whole]
-    else:
-        sequences, k, v = (
-            reads.row_maps[-1].long(),
-            *reads.levels[0].buffers(call.layer, call.k, call.v),
-        )
-        since = choices.since[sequences].long()[:, None].expand(-1, call.q.shape[2])
-        partials = [
-            gather_attention(
-                call.q, k, v, choices.of(anchor, sequences), reads.lengths[0],
-                reads.row_maps[0], page_size=view.scorer.page_size, scale=call.scale,
-                softcap=call.softcap,
-            ),
-            _prefix(call, reads, 0, since.contiguous()),
-        ]  # fmt: skip
+    partials = _chosen(view, call, reads, choices, anchor) if whole is None else [whole]
     if len(reads.levels) > 1:
         partials.append(_prefix(call, reads, 1, None))
     if not reads.is_plain:
@@ -60,6 +45,20 @@ def attend(view: SparseView, pass_: ForwardPass, call: AttentionCall) -> Tensor:
     if call.sinks is not None:
         partials.append(sink_partial(call))
     return merge(partials)[0].to(call.q.dtype)
+
+
+def _chosen(
+    view: SparseView, call: AttentionCall, reads: DeviceReads, choices: PlacedChoices, anchor: int
+) -> list[Partial]:
+    """Attention over an anchor's choices in the first level, and over what is read besides."""
+    sequences = reads.row_maps[-1].long()
+    k, v = reads.levels[0].buffers(call.layer, call.k, call.v)
+    pages = gather_attention(
+        call.q, k, v, choices.of(anchor, sequences), reads.lengths[0], reads.row_maps[0],
+        page_size=view.scorer.page_size, scale=call.scale, softcap=call.softcap,
+    )  # fmt: skip
+    since = choices.since[sequences].long()[:, None].expand(-1, call.q.shape[2])
+    return [pages, _prefix(call, reads, 0, since.contiguous())]
 
 
 def _choose(
