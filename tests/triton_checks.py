@@ -239,7 +239,7 @@ def test_page_bounds_chunk_scores_and_label_scores(data):
 @given(data=st.data())
 def test_page_mass(data):
     d = Drawn(data)
-    rows, page, votes = d.one_of(1, 2, 5), d.one_of(PAGE, 8, 5, 64), d.one_of("max", "mean")
+    rows, page, votes = d.one_of(1, 2, 5), d.one_of(PAGE, 1, 8, 5, 64), d.one_of("max", "mean")
     k, _, length = d.level(rows)
     row_map = d.row_map(rows)
     q = d.normal(d.batch, d.heads, d.nodes, d.dim)
