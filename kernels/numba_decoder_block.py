@@ -26,7 +26,8 @@ from specdec.kernels.decoder_block import (
     Norm,
 )
 from specdec.kernels.numba_options import OPTIONS, njit, num_threads, tile
-from specdec.kernels.numba_panels import accumulate, group_sums
+from specdec.kernels.numba_panel_inputs import prepared, prepared_again
+from specdec.kernels.numba_panels import accumulate
 from specdec.kernels.numba_row_ops import (
     activated,
     add_residual,
@@ -161,9 +162,9 @@ def make_inputs(
     height = len(tile)
     rows = (n + height - 1) // height * height
     h = normed(x, n, rows, norm, eps, hidden)
-    sums_q = group_sums(wq, h, rows, hidden)
-    sums_k = group_sums(wk, h, rows, hidden)
-    sums_v = group_sums(wv, h, rows, hidden)
+    h_q, sums_q = prepared(wq, h, rows, hidden, tile)
+    h_k, sums_k = prepared_again(wk, h, rows, hidden, tile, wq, (h_q, sums_q))
+    h_v, sums_v = prepared_again(wv, h, rows, hidden, tile, wk, (h_k, sums_k))
     q_size, kv_size = heads * dim, kv_heads * dim
     q = np.empty(n * q_size, np.float32)
     k = np.empty(n * kv_size, np.float32)
@@ -172,16 +173,16 @@ def make_inputs(
     for p in prange(q_panels + 2 * kv_panels):
         if p < q_panels:
             for row in range(0, n, height):
-                acc = accumulate(wq, p, h, sums_q, row, hidden, tile)
+                acc = accumulate(wq, p, h_q, sums_q, row, hidden, tile)
                 store_panel(biased(acc, biases[0], p), q, row, n, p, q_size)
         elif p < q_panels + kv_panels:
             for row in range(0, n, height):
-                acc = accumulate(wk, p - q_panels, h, sums_k, row, hidden, tile)
+                acc = accumulate(wk, p - q_panels, h_k, sums_k, row, hidden, tile)
                 acc = biased(acc, biases[1], p - q_panels)
                 store_panel(acc, k, row, n, p - q_panels, kv_size)
         else:
             for row in range(0, n, height):
-                acc = accumulate(wv, p - q_panels - kv_panels, h, sums_v, row, hidden, tile)
+                acc = accumulate(wv, p - q_panels - kv_panels, h_v, sums_v, row, hidden, tile)
                 acc = biased(acc, biases[2], p - q_panels - kv_panels)
                 store_panel(acc, v, row, n, p - q_panels - kv_panels, kv_size)
     return (
@@ -220,30 +221,30 @@ def make_output(
     height = len(tile)
     rows = (n + height - 1) // height * height
     a = heads_together(o, n, rows, nodes, heads, dim)
-    sums = group_sums(wo, a, rows, heads * dim)
+    a_o, sums_o = prepared(wo, a, rows, heads * dim, tile)
     y = np.empty(n * hidden, np.float32)
     panels = (hidden + PANEL - 1) // PANEL
     for p in prange(panels):
         for row in range(0, n, height):
-            acc = accumulate(wo, p, a, sums, row, heads * dim, tile)
+            acc = accumulate(wo, p, a_o, sums_o, row, heads * dim, tile)
             store_panel(biased(acc, o_bias, p), y, row, n, p, hidden)
 
     add_residual(y, x, n, hidden, post_norm, epsilons[0])
     h = normed(y, n, rows, mlp_norm, epsilons[1], hidden)
-    sums_g = group_sums(wg, h, rows, hidden)
-    sums_u = group_sums(wu, h, rows, hidden)
+    h_g, sums_g = prepared(wg, h, rows, hidden, tile)
+    h_u, sums_u = prepared_again(wu, h, rows, hidden, tile, wg, (h_g, sums_g))
     m = zeroed(rows * wide)
     for p in prange((wide + PANEL - 1) // PANEL):
         for row in range(0, n, height):
-            gate = biased(accumulate(wg, p, h, sums_g, row, hidden, tile), biases[0], p)
-            up = biased(accumulate(wu, p, h, sums_u, row, hidden, tile), biases[1], p)
+            gate = biased(accumulate(wg, p, h_g, sums_g, row, hidden, tile), biases[0], p)
+            up = biased(accumulate(wu, p, h_u, sums_u, row, hidden, tile), biases[1], p)
             store_panel(simd.multiply(activated(gate, activation), up), m, row, n, p, wide)
 
-    sums_d = group_sums(wd, m, rows, wide)
+    m_d, sums_d = prepared(wd, m, rows, wide, tile)
     out = np.empty(n * hidden, np.float32)
     for p in prange(panels):
         for row in range(0, n, height):
-            acc = accumulate(wd, p, m, sums_d, row, wide, tile)
+            acc = accumulate(wd, p, m_d, sums_d, row, wide, tile)
             store_panel(biased(acc, biases[2], p), out, row, n, p, hidden)
     add_residual(out, y, n, hidden, mlp_post_norm, epsilons[2])
     return out

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from specdec.kernels import simd, simd_memory
 from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads, tile
-from specdec.kernels.numba_panels import accumulate, group_sums
+from specdec.kernels.numba_panel_inputs import prepared
+from specdec.kernels.numba_panels import accumulate
 from specdec.kernels.numba_row_ops import biased
 from specdec.kernels.numba_skinny_linear import MANY, rows_of, skinny_linear
 from specdec.kernels.panel_formats import PANEL
@@ -43,14 +44,14 @@ def _best(x, panels, bias, n, inputs, outputs, out, tile):
     """Fill `out[n]`: chunks of panels are searched side by side, and then compared in order."""
     height = len(tile)
     rows = (n + height - 1) // height * height
-    sums = group_sums(panels, x, rows, inputs)
+    ready, sums = prepared(panels, x, rows, inputs, tile)
     count = (outputs + PANEL - 1) // PANEL
     chunks = (count + CHUNK - 1) // CHUNK
     best, where = nothing_yet(chunks * rows)
     for chunk in prange(chunks):
         for panel in range(chunk * CHUNK, min(count, (chunk + 1) * CHUNK)):
             for row in range(0, n, height):
-                acc = biased(accumulate(panels, panel, x, sums, row, inputs, tile), bias, panel)
+                acc = biased(accumulate(panels, panel, ready, sums, row, inputs, tile), bias, panel)
                 at = chunk * rows + row
                 if simd.any_above(acc, best, at, 2):
                     take_up(acc, min(PANEL, outputs - panel * PANEL), panel, best, where, at)

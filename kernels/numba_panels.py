@@ -11,21 +11,24 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from specdec.kernels import simd, simd_memory
+from specdec.kernels import simd, simd_memory, simd_words
 from specdec.kernels.numba_options import SERIAL, njit
-from specdec.kernels.panel_formats import PANEL, BFloat16, Float16, Float32, Int8, Int8Affine
-from specdec.kernels.simd_type import LANES
-
-
-def group_sums(panels: Any, x: Any, rows: int, inputs: int) -> Any:
-    """Sums of `x[rows, inputs]` over the groups of an affine format; empty for the others."""
-    raise NotImplementedError("for compiled code only")
+from specdec.kernels.panel_formats import (
+    PANEL,
+    WORD,
+    BFloat16,
+    Float16,
+    Float32,
+    Int4Affine,
+    Int8,
+    Int8Affine,
+)
 
 
 def accumulate(panels: Any, panel: int, x: Any, sums: Any, row: int, inputs: int, rows: Any) -> Any:
     """Products of one panel with `len(rows)` rows of `x[:, inputs]` from `row` on.
 
-    Returns the accumulators, `len(rows) x 2` vectors. sums: of `group_sums` for the same x.
+    Returns the accumulators, `len(rows) x 2` vectors. x, sums: of `prepared` for these panels.
     """
     raise NotImplementedError("for compiled code only")
 
@@ -57,7 +60,12 @@ def _codes_of(panels, at):
         return lambda panels, at: simd_memory.load_bfloat16(panels.weights, at * PANEL, 2)
     if kind is Float16:
         return lambda panels, at: simd_memory.load_float16(panels.weights, at * PANEL, 2)
-    return lambda panels, at: simd_memory.load_nibbles(panels.codes, at * LANES)
+
+    def words(panels, at):
+        codes = simd_words.load_words(panels.codes, at // WORD * PANEL)
+        return simd_words.nibble(codes, at % WORD)
+
+    return words
 
 
 def minimum_part(acc: Any, panels: Any, at: int, sums: Any, place: int, stride: int) -> Any:
@@ -74,75 +82,83 @@ def _minimum_part(acc, panels, at, sums, place, stride):
     return lambda acc, panels, at, sums, place, stride: acc
 
 
-@overload(group_sums)
-def _group_sums(panels, x, rows, inputs):
-    if not hasattr(panels.instance_class, "minimum"):
-        return lambda panels, x, rows, inputs: np.empty(0, np.float32)
+def group_part(
+    panels: Any, panel: int, x: Any, row: int, first: int, inputs: int, rows: Any
+) -> Any:
+    """Products of the codes of one group, from input `first` on, with `len(rows)` rows of x."""
+    raise NotImplementedError("for compiled code only")
 
-    def sums(panels, x, rows, inputs):
-        count = rows * inputs // panels.group
-        out = np.empty(count, np.float32)
-        for i in range(count):
-            total = np.float32(0)
-            for j in range(i * panels.group, (i + 1) * panels.group):
-                total += x[j]
-            out[i] = total
-        return out
 
-    return sums
+@overload(group_part, inline="always")
+def _group_part(panels, panel, x, row, first, inputs, rows):
+    paired = len(rows) < 8  # registers for two sets of accumulators, which hide the latency of one
+    if panels.instance_class is Int4Affine:
+
+        def words_paired(panels, panel, x, row, first, inputs, rows):
+            at, here = panel * inputs + first, row * inputs + first * len(rows)
+            even, odd = simd.zeros(rows, 2), simd.zeros(rows, 2)
+            for j in range(0, panels.group, WORD):
+                words = simd_words.load_words(panels.codes, (at + j) // WORD * PANEL)
+                even = simd_words.word_fma(even, words, x, here + j * len(rows), 0, 2)
+                odd = simd_words.word_fma(odd, words, x, here + j * len(rows), 1, 2)
+            return simd.add(even, odd)
+
+        def words_wide(panels, panel, x, row, first, inputs, rows):
+            at, here = panel * inputs + first, row * inputs + first * len(rows)
+            part = simd.zeros(rows, 2)
+            for j in range(0, panels.group, WORD):
+                words = simd_words.load_words(panels.codes, (at + j) // WORD * PANEL)
+                part = simd_words.word_fma(part, words, x, here + j * len(rows), 0, 1)
+            return part
+
+        return words_paired if paired else words_wide
+
+    def single_paired(panels, panel, x, row, first, inputs, rows):
+        at, here = panel * inputs + first, row * inputs + first
+        even, odd = simd.zeros(rows, 2), simd.zeros(rows, 2)
+        for j in range(0, panels.group - 1, 2):
+            even = simd.outer_fma(even, codes_of(panels, at + j), x, here + j, inputs)
+            odd = simd.outer_fma(odd, codes_of(panels, at + j + 1), x, here + j + 1, inputs)
+        if panels.group & 1:  # a whole row may be of any length
+            last = panels.group - 1
+            even = simd.outer_fma(even, codes_of(panels, at + last), x, here + last, inputs)
+        return simd.add(even, odd)
+
+    def single_wide(panels, panel, x, row, first, inputs, rows):
+        at, here = panel * inputs + first, row * inputs + first
+        part = simd.zeros(rows, 2)
+        for j in range(panels.group):
+            part = simd.outer_fma(part, codes_of(panels, at + j), x, here + j, inputs)
+        return part
+
+    return single_paired if paired else single_wide
 
 
 @overload(accumulate)
 def _accumulate(panels, panel, x, sums, row, inputs, rows):
-    grouped = hasattr(panels.instance_class, "scale")
-    if not grouped:
+    if hasattr(panels.instance_class, "scale"):
 
-        def plain(panels, panel, x, sums, row, inputs, rows):
-            acc = simd.zeros(rows, 2)
-            at, here = panel * inputs, row * inputs
-            for j in range(inputs):
-                acc = simd.outer_fma(acc, codes_of(panels, at + j), x, here + j, inputs)
-            return acc
-
-        return plain
-
-    if len(rows) < 8:  # registers for two sets of accumulators, which hide the latency of one
-
-        def paired(panels, panel, x, sums, row, inputs, rows):
+        def grouped(panels, panel, x, sums, row, inputs, rows):
             acc = simd.zeros(rows, 2)
             group = panels.group
             groups = inputs // group
             for g in range(groups):
-                even, odd = simd.zeros(rows, 2), simd.zeros(rows, 2)
-                at, here = panel * inputs + g * group, row * inputs + g * group
-                for j in range(0, group - 1, 2):
-                    even = simd.outer_fma(even, codes_of(panels, at + j), x, here + j, inputs)
-                    odd = simd.outer_fma(odd, codes_of(panels, at + j + 1), x, here + j + 1, inputs)
-                if group & 1:  # a whole row may be of any length
-                    last = group - 1
-                    even = simd.outer_fma(even, codes_of(panels, at + last), x, here + last, inputs)
+                part = group_part(panels, panel, x, row, g * group, inputs, rows)
                 place = (panel * groups + g) * PANEL
-                acc = simd.row_fma(acc, simd.add(even, odd), widen(panels.scale, place))
+                acc = simd.row_fma(acc, part, widen(panels.scale, place))
                 acc = minimum_part(acc, panels, place, sums, row * groups + g, groups)
             return acc
 
-        return paired
+        return grouped
 
-    def wide(panels, panel, x, sums, row, inputs, rows):
+    def plain(panels, panel, x, sums, row, inputs, rows):
         acc = simd.zeros(rows, 2)
-        group = panels.group
-        groups = inputs // group
-        for g in range(groups):
-            part = simd.zeros(rows, 2)
-            at, here = panel * inputs + g * group, row * inputs + g * group
-            for j in range(group):
-                part = simd.outer_fma(part, codes_of(panels, at + j), x, here + j, inputs)
-            place = (panel * groups + g) * PANEL
-            acc = simd.row_fma(acc, part, widen(panels.scale, place))
-            acc = minimum_part(acc, panels, place, sums, row * groups + g, groups)
+        at, here = panel * inputs, row * inputs
+        for j in range(inputs):
+            acc = simd.outer_fma(acc, codes_of(panels, at + j), x, here + j, inputs)
         return acc
 
-    return wide
+    return plain
 
 
 @njit(**SERIAL)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from specdec.kernels import simd_memory
 from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads, tile
-from specdec.kernels.numba_panels import accumulate, dense_panel, group_sums
+from specdec.kernels.numba_panel_inputs import prepared
+from specdec.kernels.numba_panels import accumulate, dense_panel
 from specdec.kernels.panel_formats import PANEL
 from specdec.kernels.panel_weight import PanelWeight
 
@@ -46,11 +47,11 @@ def matrix_product(x, panels, y, n, inputs, outputs, tile):
     """`y[n, outputs] = x[rows, inputs] panels'`, in place; rows is n up to whole tiles."""
     height = len(tile)
     rows = (n + height - 1) // height * height
-    sums = group_sums(panels, x, rows, inputs)
+    ready, sums = prepared(panels, x, rows, inputs, tile)
     for panel in prange((outputs + PANEL - 1) // PANEL):
         if n < MANY:
             for row in range(0, n, height):
-                acc = accumulate(panels, panel, x, sums, row, inputs, tile)
+                acc = accumulate(panels, panel, ready, sums, row, inputs, tile)
                 store_panel(acc, y, row, n, panel, outputs)
         else:
             dense = dense_panel(panels, panel, inputs)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 from numpy.typing import NDArray
 
 PANEL = 32  # outputs
+WORD = 8  # inputs whose 4-bit codes share a word
 
 
 class Float32(NamedTuple):
@@ -55,8 +56,8 @@ class Int8Affine(NamedTuple):
 
 
 class Int4Affine(NamedTuple):
-    """As Int8Affine, with `codes: uint8[panels, in, 16]`: outputs 0-15 in the low halves of the
-    bytes, 16-31 in the high ones."""
+    """As Int8Affine, with `codes: uint32[panels, in / 8, 32]`: a word holds an output's codes of
+    eight inputs, the first in the lowest bits. Groups are multiples of 8."""
 
     codes: NDArray[Any]
     scale: NDArray[Any]

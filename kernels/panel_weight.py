@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specdec.kernels.panel_formats import (
     PANEL,
+    WORD,
     BFloat16,
     Float16,
     Float32,
@@ -21,6 +22,7 @@ from specdec.kernels.panel_formats import (
     Panels,
 )
 
+_SHIFTS = np.arange(0, 4 * WORD, 4, dtype=np.uint32)[:, None]
 GROUP = 32  # inputs that share a scale, where we quantise ourselves
 
 
@@ -69,9 +71,9 @@ class PanelWeight:
 
     def _dequantised(self, p: Int8 | Int8Affine | Int4Affine) -> NDArray[Any]:
         if isinstance(p, Int4Affine):
-            low = p.codes.reshape(-1, self.inputs, 1, PANEL // 2)
-            both = np.concatenate([low & 15, low >> 4], axis=2)
-            codes = _from_panels(both.reshape(-1), self.inputs)
+            words = p.codes.reshape(-1, self.inputs // WORD, 1, PANEL)
+            each = words >> _SHIFTS & 15
+            codes = _from_panels(each.astype(np.uint8).reshape(-1), self.inputs)
         else:
             codes = _from_panels(p.codes, self.inputs)
         grouped = codes.reshape(len(codes), -1, p.group).astype(np.float32)
@@ -103,17 +105,17 @@ def pack_groups(
 ) -> PanelWeight:
     """A quantised weight: `codes[out, in]` times `scale[out, groups]`, plus `minimum` or not.
 
-    bits: 4 for codes 0..15 (which take a minimum), 8 for codes -128..127. Scales and minima are
-    float32 or float16 and kept so.
+    bits: 4 for codes 0..15 (which take a minimum), 8 for codes -128..127; 4 bits are kept as 8
+    where groups are no multiple of 8. Scales and minima are float32 or float16 and kept so.
     """
     inputs, group = codes.shape[1], codes.shape[1] // scale.shape[1]
     scales = _to_panels(_stored(scale))
     panels: Panels
-    if bits == 4:
+    if bits == 4 and group % WORD == 0:
         assert minimum is not None
-        low = _to_panels(codes.astype(np.uint8)).reshape(-1, 2, PANEL // 2)
-        nibbles = np.ascontiguousarray(low[:, 0] | low[:, 1] << 4).reshape(-1)
-        panels = Int4Affine(nibbles, scales, _to_panels(_stored(minimum)), group)
+        each = _to_panels(codes.astype(np.uint32)).reshape(-1, WORD, PANEL) << _SHIFTS
+        words = np.bitwise_or.reduce(each, axis=1).reshape(-1)
+        panels = Int4Affine(words, scales, _to_panels(_stored(minimum)), group)
     elif minimum is not None:
         panels = Int8Affine(
             _to_panels(codes.astype(np.int8)), scales, _to_panels(_stored(minimum)), group

@@ -115,6 +115,27 @@ def store(typing: Any, values: Any, array: Any, at: Any, stride: Any, vectors: A
 
 
 @intrinsic
+def store_parts(typing: Any, columns: Any, array: Any, at: Any, rows: Any) -> Any:
+    """Write LANES vectors in parts of `len(rows)` lanes: part p of each behind part p - 1 of all.
+    A single row is written in whole vectors."""
+    height = len(rows) if len(rows) > 1 else LANES
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        part = ir.VectorType(ir.FloatType(), height).as_pointer()
+        for c, column in enumerate(cgutils.unpack_tuple(b, args[0])):
+            for p in range(LANES // height):
+                lanes = ir.Constant(
+                    ir.VectorType(I32, height), list(range(p * height, p * height + height))
+                )
+                value = b.shuffle_vector(column, column, lanes)
+                place = b.add(args[2], I64((p * LANES + c) * height))
+                b.store(value, b.bitcast(address(context, b, array, args[1], place), part), align=4)
+        return context.get_dummy_value()
+
+    return types.void(columns, array, types.int64, rows), emit
+
+
+@intrinsic
 def load_like(typing: Any, like: Any, array: Any) -> Any:
     """A tuple shaped as `like`, read from the start of a float32 array."""
 

@@ -22,7 +22,7 @@ from specdec.errors import UnsupportedModel, WeightsError
 from specdec.progress import Progress, progress_bar, quiet_transformers
 
 # Counts up when a converted folder would come out differently: older ones are then not found.
-_FORMAT = 2
+_FORMAT = 3
 _HEADER_BYTES = 1 << 26
 
 

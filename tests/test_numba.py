@@ -69,7 +69,9 @@ def test_skinny_linear(name, height):
         inputs = group if group in (7, 40) else group * d.one_of(1, 2, 5)
         rows = d.one_of(1, 2, 3, 4, 5, 7, 8, 9, 12, 31, 32, 33, 40)
         weight, dense = stored(d, name, outputs, inputs, group)
-        assert weight.format == name.partition("/")[0]
+        kind = name.partition("/")[0]
+        in_bytes = kind == "int4affine" and group % 8  # no whole words
+        assert weight.format == ("int8affine" if in_bytes else kind)
         torch.testing.assert_close(weight.dense().double(), dense, rtol=1e-6, atol=1e-6)
         x, bias = d.normal(rows, inputs), d.one_of(None, d.normal(outputs))
         exact = functional.linear(x.double(), dense, None if bias is None else bias.double())

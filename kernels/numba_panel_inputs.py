@@ -1,0 +1,108 @@
+"""What a matrix product in panels needs of its input once, before any panel is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.extending import overload
+
+from specdec.kernels import simd, simd_memory, simd_words
+from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.panel_formats import WORD, Int4Affine
+from specdec.kernels.simd_type import LANES
+
+_UNPLACE = np.resize(1 / np.array(simd_words.PLACES, np.float32), LANES * LANES)
+
+
+def prepared(panels: Any, x: Any, rows: int, inputs: int, tile: Any) -> Any:
+    """`x[rows, inputs]` as `accumulate` takes it, and its sums over the groups.
+
+    For 4 bits a new array `[rows / height, inputs, height]` of tiles (height: `len(tile)`), each
+    input divided by the place of its codes in their words; else x itself. Sums are empty where a
+    format has no minima.
+    """
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(prepared)
+def _prepared(panels, x, rows, inputs, tile):
+    kind = panels.instance_class
+    if kind is Int4Affine:
+        return lambda panels, x, rows, inputs, tile: (
+            unplaced(x, rows, inputs, tile),
+            group_sums(x, rows * inputs, panels.group),
+        )
+    if hasattr(kind, "minimum"):
+        return lambda panels, x, rows, inputs, tile: (
+            x,
+            group_sums(x, rows * inputs, panels.group),
+        )
+    return lambda panels, x, rows, inputs, tile: (x, np.empty(0, np.float32))
+
+
+def prepared_again(
+    panels: Any, x: Any, rows: int, inputs: int, tile: Any, before: Any, ready: Any
+) -> Any:
+    """`prepared`, or the same that was made `ready` for the panels `before` if that will do."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(prepared_again)
+def _prepared_again(panels, x, rows, inputs, tile, before, ready):
+    if panels is not before:
+        return lambda panels, x, rows, inputs, tile, before, ready: prepared(
+            panels, x, rows, inputs, tile
+        )
+    if not hasattr(panels.instance_class, "minimum"):
+        return lambda panels, x, rows, inputs, tile, before, ready: ready
+
+    def same_format(panels, x, rows, inputs, tile, before, ready):
+        if panels.group == before.group:
+            return ready
+        return prepared(panels, x, rows, inputs, tile)
+
+    return same_format
+
+
+@njit(**SERIAL)
+def unplaced(x, rows, inputs, tile):
+    """See `prepared`: by squares of lanes, several stretches of columns side by side."""
+    height = len(tile)
+    stretch = LANES * LANES // height
+    out = np.empty(rows * inputs, np.float32)
+    where = np.empty(LANES, np.int64)
+    for i in range(LANES):
+        where[i] = i // height * LANES + i % height * inputs
+    for row in range(0, rows, height):
+        at = row * inputs
+        whole = inputs // stretch * stretch
+        for j in range(0, whole, stretch):
+            square = simd_memory.load_rows(x, where, 0, at + j)
+            square = simd.multiply(square, simd_memory.load_like(square, _UNPLACE))
+            if height > 1:
+                square = simd.transposed(square)
+            simd_memory.store_parts(square, out, at + j * height, tile)
+        for j in range(whole, inputs):
+            for r in range(height):
+                out[at + j * height + r] = x[at + r * inputs + j] * _UNPLACE[j % WORD]
+    return out
+
+
+@njit(**SERIAL)
+def group_sums(x, size, group):
+    """Sums of each `group` numbers of `x[size]`."""
+    out = np.empty(size // group, np.float32)
+    whole = group // LANES * LANES
+    for i in range(len(out)):
+        at = i * group
+        total = np.float32(0)
+        if whole:
+            vector = simd_memory.load(x, at, 1)
+            for j in range(LANES, whole, LANES):
+                vector = simd.add(vector, simd_memory.load(x, at + j, 1))
+            total = simd.sum_lanes(vector)
+        for j in range(whole, group):
+            total += x[at + j]
+        out[i] = total
+    return out
