@@ -67,26 +67,31 @@ def _counts(option: str, text: str) -> list[int]:
 
 def _print(document: dict[str, Any]) -> None:
     passes = document["passes"]
-    ops = list(dict.fromkeys(op for entry in passes for op in entry.get("ops", ())))
     plain = {p["context"]: p["total"] for p in passes if (p["nodes"], p["view"]) == (1, "full")}
     table = Table(box=None, header_style="bold")
-    for column in ("context", "nodes", "view", "ms", "of plain", "floor", *ops, "other"):
-        table.add_column(column.replace("_", " "), justify="right")
+    for column in ("context", "nodes", "view", "ms", "of plain", "floor"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("of which", overflow="fold")
     for entry in passes:
         share = entry["total"] / plain[entry["context"]] if plain else None
-        parts = []
-        if "floor" in entry:  # a pass of ours
-            parts = [entry["floor"], *(entry["ops"].get(op, 0.0) for op in ops), entry["other"]]
+        ours = "floor" in entry
         table.add_row(
             str(entry["context"]),
             str(entry["nodes"]),
             entry["view"],
             f"{entry['total']:.1f}",
             "" if share is None else f"{share:.2f}",
-            *(f"{part:.1f}" for part in parts),
+            f"{entry['floor']:.1f}" if ours else "",
+            _parts({**entry["ops"], "other": entry["other"]}) if ours else "",
         )
     console.out().print(table)
     rate = f"{document['bandwidth']:.1f} GB/s"
     console.out().print(
         f"{document['weights']}; floor: reading them and the keys at {rate}", markup=False
     )
+
+
+def _parts(ops: dict[str, float]) -> str:
+    """The milliseconds of each op, the longest first, down to 0.1."""
+    longest = sorted(ops.items(), key=lambda op: -op[1])
+    return ", ".join(f"{name.replace('_', ' ')} {ms:.1f}" for name, ms in longest if ms >= 0.05)
