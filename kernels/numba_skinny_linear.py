@@ -47,7 +47,9 @@ def matrix_product(x, panels, y, n, inputs, outputs, tile):
     """`y[n, outputs] = x[rows, inputs] panels'`, in place; rows is n up to whole tiles."""
     height = len(tile)
     rows = (n + height - 1) // height * height
-    ready, sums = prepared(panels, x, rows, inputs, tile)
+    ready, sums = x, x[:0]
+    if n < MANY:
+        ready, sums = prepared(panels, x, rows, inputs, tile)
     for panel in prange((outputs + PANEL - 1) // PANEL):
         if n < MANY:
             for row in range(0, n, height):

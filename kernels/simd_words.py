@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from specdec.kernels.panel_formats import WORD
 from specdec.kernels.simd_type import (
     FLOATS,
     I32,
@@ -26,7 +27,7 @@ from specdec.kernels.simd_type import (
     types,
 )
 
-PLACES = (*(16.0**k for k in range(7)), 1.0)  # the last is shifted: it would reach the sign
+PLACES = (*(16.0**k for k in range(WORD - 1)), 1.0)  # the last is shifted: it would reach the sign
 
 
 @intrinsic
@@ -51,14 +52,14 @@ def word_fma(typing: Any, acc: Any, words: Any, x: Any, at: Any, first: Any, ste
     k: 0 to 7 by `step` from `first` on, both literals. c[k] is code k times `PLACES[k]`: x is to
     hold numbers divided by that, which is exact down to 2^-102.
     """
-    width, places = len(words), range(first.literal_value, 8, step.literal_value)
+    width, places = len(words), range(first.literal_value, WORD, step.literal_value)
     rows = len(acc) // width
 
     def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
         accs, ws = list(cgutils.unpack_tuple(b, args[0])), cgutils.unpack_tuple(b, args[1])
         codes = [b.bitcast(w, INTS) for w in ws]
         for k in places:
-            if k < 7:
+            if k < WORD - 1:
                 c = [b.and_(w, ir.Constant(INTS, [15 << 4 * k] * LANES)) for w in codes]
             else:
                 c = [b.lshr(w, ir.Constant(INTS, [28] * LANES)) for w in codes]

@@ -44,7 +44,7 @@ def test_widths_views_and_peers_take_turns(folder: str, tmp_path: Path) -> None:
     assert all(p["total"] > 0 for p in passes)
     for p in passes:
         assert p["view"] == "hf" or set(p) > {"floor", "other", "ops"}
-    for name in ("streaming", "hf", "of plain"):
+    for name in ("streaming", "hf", "of plain", "other "):
         assert name in result.output
     shown = run("bench", "step", *arguments, "--json")
     assert [p["view"] for p in json.loads(shown.stdout)["passes"]] == [p["view"] for p in passes]
