@@ -17,13 +17,14 @@ from llvmlite import binding
 from numba.misc.appdirs import AppDirs
 
 SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+INLINE: dict[str, Any] = {**SERIAL, "forceinline": True}
 OPTIONS: dict[str, Any] = {**SERIAL, "parallel": True}
 
 # What LLVM compiles for: this machine, unless NUMBA_CPU_FEATURES names another.
 _FEATURES: str = numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten()
 HAS_32_WIDE_REGISTERS: bool = "+avx512f" in _FEATURES.split(",")
-# Rows of a register tile: two vectors of accumulators each, beside what is being multiplied.
-_TALL = 8 if HAS_32_WIDE_REGISTERS else 4
+# Rows times vectors whose accumulators are in registers, beside what is being multiplied.
+REGISTER_TILE: tuple[int, int] = (8, 2) if HAS_32_WIDE_REGISTERS else (4, 1)
 log = logging.getLogger("specdec")
 _forked: list[bool] = []  # not empty in a child of a process that has started its threads
 
@@ -75,8 +76,8 @@ def _cache_folder() -> str | None:
 
 
 def tile(rows: int) -> tuple[int, ...]:
-    """A tuple as long as the register tile is high for `rows` rows: kernels compile for it."""
-    return (0,) * (1 if rows == 1 else 4 if rows <= 4 else _TALL)
+    """A tuple as long as a product of `rows` rows is cut into: kernels compile for it."""
+    return (0,) * (1 if rows == 1 else 4 if rows <= 4 else 8)
 
 
 def num_threads() -> int:

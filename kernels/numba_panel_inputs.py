@@ -13,14 +13,14 @@ from specdec.kernels.panel_formats import WORD, Int4Affine
 from specdec.kernels.simd_type import LANES
 
 _UNPLACE = np.resize(1 / np.array(simd_words.PLACES, np.float32), LANES * LANES)
+ONES = np.ones(LANES * LANES, np.float32)
 
 
 def prepared(panels: Any, x: Any, rows: int, inputs: int, tile: Any) -> Any:
     """`x[rows, inputs]` as `accumulate` takes it, and its sums over the groups.
 
-    For 4 bits a new array `[rows / height, inputs, height]` of tiles (height: `len(tile)`), each
-    input divided by the place of its codes in their words; else x itself. Sums are empty where a
-    format has no minima.
+    Tiles `[rows / height, inputs, height]` (height: `len(tile)`); for 4 bits each input is divided
+    by the place of its codes in their words. Sums are empty where a format has no minima.
     """
     raise NotImplementedError("for compiled code only")
 
@@ -28,17 +28,22 @@ def prepared(panels: Any, x: Any, rows: int, inputs: int, tile: Any) -> Any:
 @overload(prepared)
 def _prepared(panels, x, rows, inputs, tile):
     kind = panels.instance_class
-    if kind is Int4Affine:
-        return lambda panels, x, rows, inputs, tile: (
-            unplaced(x, rows, inputs, tile),
-            group_sums(x, rows * inputs, panels.group),
-        )
-    if hasattr(kind, "minimum"):
-        return lambda panels, x, rows, inputs, tile: (
-            x,
-            group_sums(x, rows * inputs, panels.group),
-        )
-    return lambda panels, x, rows, inputs, tile: (x, np.empty(0, np.float32))
+    factors = _UNPLACE if kind is Int4Affine else ONES
+    as_it_is = len(tile) == 1 and kind is not Int4Affine  # a row is a tile
+
+    if not hasattr(kind, "minimum"):
+
+        def without_sums(panels, x, rows, inputs, tile):
+            ready = x if as_it_is else in_tiles(x, rows, inputs, tile, factors)
+            return ready, np.empty(0, np.float32)
+
+        return without_sums
+
+    def with_sums(panels, x, rows, inputs, tile):
+        ready = x if as_it_is else in_tiles(x, rows, inputs, tile, factors)
+        return ready, group_sums(x, rows * inputs, panels.group)
+
+    return with_sums
 
 
 def prepared_again(
@@ -66,8 +71,11 @@ def _prepared_again(panels, x, rows, inputs, tile, before, ready):
 
 
 @njit(**SERIAL)
-def unplaced(x, rows, inputs, tile):
-    """See `prepared`: by squares of lanes, several stretches of columns side by side."""
+def in_tiles(x, rows, inputs, tile, factors):
+    """See `prepared`; factors (of the inputs, over and over) as long as a square of lanes.
+
+    By squares of lanes, several stretches of columns side by side.
+    """
     height = len(tile)
     stretch = LANES * LANES // height
     out = np.empty(rows * inputs, np.float32)
@@ -79,13 +87,13 @@ def unplaced(x, rows, inputs, tile):
         whole = inputs // stretch * stretch
         for j in range(0, whole, stretch):
             square = simd_memory.load_rows(x, where, 0, at + j)
-            square = simd.multiply(square, simd_memory.load_like(square, _UNPLACE))
+            square = simd.multiply(square, simd_memory.load_like(square, factors))
             if height > 1:
                 square = simd.transposed(square)
             simd_memory.store_parts(square, out, at + j * height, tile)
         for j in range(whole, inputs):
             for r in range(height):
-                out[at + j * height + r] = x[at + r * inputs + j] * _UNPLACE[j % WORD]
+                out[at + j * height + r] = x[at + r * inputs + j] * factors[j % WORD]
     return out
 
 

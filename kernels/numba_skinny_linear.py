@@ -9,7 +9,7 @@ from torch import Tensor
 
 from specdec.kernels import simd_memory
 from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads, tile
-from specdec.kernels.numba_panel_inputs import prepared
+from specdec.kernels.numba_panel_inputs import ONES, in_tiles, prepared
 from specdec.kernels.numba_panels import accumulate, dense_panel
 from specdec.kernels.panel_formats import PANEL
 from specdec.kernels.panel_weight import PanelWeight
@@ -47,9 +47,10 @@ def matrix_product(x, panels, y, n, inputs, outputs, tile):
     """`y[n, outputs] = x[rows, inputs] panels'`, in place; rows is n up to whole tiles."""
     height = len(tile)
     rows = (n + height - 1) // height * height
-    ready, sums = x, x[:0]
     if n < MANY:
         ready, sums = prepared(panels, x, rows, inputs, tile)
+    else:
+        ready, sums = in_tiles(x, rows, inputs, tile, ONES), x[:0]
     for panel in prange((outputs + PANEL - 1) // PANEL):
         if n < MANY:
             for row in range(0, n, height):
@@ -58,7 +59,7 @@ def matrix_product(x, panels, y, n, inputs, outputs, tile):
         else:
             dense = dense_panel(panels, panel, inputs)
             for row in range(0, n, height):
-                acc = accumulate(dense, 0, x, sums, row, inputs, tile)
+                acc = accumulate(dense, 0, ready, sums, row, inputs, tile)
                 store_panel(acc, y, row, n, panel, outputs)
 
 

@@ -56,6 +56,24 @@ def outer_fma(typing: Any, acc: Any, w: Any, x: Any, at: Any, stride: Any) -> An
 
 
 @intrinsic
+def beside(typing: Any, left: Any, right: Any, rows: Any) -> Any:
+    """The accumulators of two neighbouring parts of `len(rows)` rows, as those of whole rows."""
+    kind = types.UniTuple(floats, len(left) + len(right))
+    height = len(rows)
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        lefts, rights = (cgutils.unpack_tuple(b, x) for x in args[:2])
+        out = []
+        for row in range(height):
+            for part in lefts, rights:
+                width = len(part) // height
+                out += part[row * width : (row + 1) * width]
+        return context.make_tuple(b, kind, out)
+
+    return kind(left, right, rows), emit
+
+
+@intrinsic
 def row_fma(typing: Any, acc: Any, w: Any, scale: Any) -> Any:
     """`acc[r, v] + w[r, v] * scale[v]`."""
 

@@ -34,14 +34,19 @@ def _load(context: Any, b: Any, kind: Any, array: Any, at: Any, vector: Any) -> 
     return b.load(pointer, align=kind.dtype.bitwidth // 8)
 
 
+def _count(vectors: Any) -> int:
+    """How many vectors a literal or the length of a tuple says."""
+    return len(vectors) if isinstance(vectors, types.BaseTuple) else vectors.literal_value
+
+
 def _bfloat16(b: Any, shorts: Any) -> Any:
     return b.bitcast(b.shl(b.zext(shorts, INTS), ir.Constant(INTS, [16] * LANES)), FLOATS)
 
 
 @intrinsic(prefer_literal=True)
 def load(typing: Any, array: Any, at: Any, vectors: Any) -> Any:
-    """`vectors` (a literal) vectors from `array[at]` on: float32, or bytes converted."""
-    count = vectors.literal_value
+    """Vectors (a literal, or a tuple's length) from `array[at]` on: float32, or bytes converted."""
+    count = _count(vectors)
     kind = types.UniTuple(floats, count)
 
     def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
@@ -63,7 +68,7 @@ def load(typing: Any, array: Any, at: Any, vectors: Any) -> Any:
 
 def _load_16_bit(convert: Any) -> Any:
     def typed(typing: Any, array: Any, at: Any, vectors: Any) -> Any:
-        count = vectors.literal_value
+        count = _count(vectors)
         kind = types.UniTuple(floats, count)
 
         def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:

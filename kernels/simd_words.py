@@ -31,23 +31,25 @@ PLACES = (*(16.0**k for k in range(WORD - 1)), 1.0)  # the last is shifted: it w
 
 
 @intrinsic
-def load_words(typing: Any, array: Any, at: Any) -> Any:
-    """Two vectors of words from `uint32 array[at]` on, as the bits of floats."""
-    kind = types.UniTuple(floats, 2)
+def load_words(typing: Any, array: Any, at: Any, vectors: Any) -> Any:
+    """`len(vectors)` vectors of words from `uint32 array[at]` on, as the bits of floats."""
+    kind = types.UniTuple(floats, len(vectors))
 
     def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
         out = []
-        for i in range(2):
+        for i in range(len(kind)):
             place = address(context, b, array, args[0], b.add(args[1], I64(i * LANES)))
             out.append(b.load(b.bitcast(place, FLOATS.as_pointer()), align=4))
         return context.make_tuple(b, kind, out)
 
-    return kind(array, types.int64), emit
+    return kind(array, types.int64, vectors), emit
 
 
 @intrinsic(prefer_literal=True)
-def word_fma(typing: Any, acc: Any, words: Any, x: Any, at: Any, first: Any, step: Any) -> Any:
-    """`acc[r, v] + sum x[at + k * rows + r] * c[k, v]`, over the 4-bit codes k of words.
+def word_fma(
+    typing: Any, acc: Any, words: Any, x: Any, at: Any, height: Any, first: Any, step: Any
+) -> Any:
+    """`acc[r, v] + sum x[at + k * height + r] * c[k, v]`, over the 4-bit codes k of words.
 
     k: 0 to 7 by `step` from `first` on, both literals. c[k] is code k times `PLACES[k]`: x is to
     hold numbers divided by that, which is exact down to 2^-102.
@@ -65,13 +67,13 @@ def word_fma(typing: Any, acc: Any, words: Any, x: Any, at: Any, first: Any, ste
                 c = [b.lshr(w, ir.Constant(INTS, [28] * LANES)) for w in codes]
             c = [b.sitofp(w, FLOATS) for w in c]
             for row in range(rows):
-                here = b.add(args[3], I64(k * rows + row))
+                here = b.add(b.add(args[3], b.mul(args[4], I64(k))), I64(row))
                 value = every_lane(b, b.load(address(context, b, x, args[2], here)))
                 for i in range(row * width, row * width + width):
                     accs[i] = call(b, "fma", c[i % width], value, accs[i])
         return context.make_tuple(b, acc, accs)
 
-    return acc(acc, words, x, types.int64, first, step), emit
+    return acc(acc, words, x, types.int64, types.int64, first, step), emit
 
 
 @intrinsic
