@@ -18,6 +18,7 @@ from numba.misc.appdirs import AppDirs
 
 SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 INLINE: dict[str, Any] = {**SERIAL, "forceinline": True}
+APART: dict[str, Any] = {**SERIAL, "forceinline": False}  # also when called where it is forced
 OPTIONS: dict[str, Any] = {**SERIAL, "parallel": True}
 
 # What LLVM compiles for: this machine, unless NUMBA_CPU_FEATURES names another.

@@ -14,7 +14,7 @@ from numba.extending import overload
 from specdec.kernels import simd, simd_memory
 from specdec.kernels.numba_options import SERIAL, njit
 from specdec.kernels.numba_panel_codes import TWO, codes_of, scales
-from specdec.kernels.numba_register_tiles import STRETCH, fits, products
+from specdec.kernels.numba_register_tiles import fits, products, stretch_of
 from specdec.kernels.panel_formats import PANEL, Float32
 
 
@@ -33,9 +33,10 @@ def _accumulate(panels, panel, x, sums, row, inputs, rows):
             panels, panel, x, sums, row, (0, inputs, inputs), rows
         )
     grouped = hasattr(panels.instance_class, "scale")
+    most = stretch_of(panels)
 
     def by_stretches(panels, panel, x, sums, row, inputs, rows):
-        stretch = min(inputs, STRETCH)
+        stretch = min(inputs, most)
         if grouped:
             stretch = max(panels.group, stretch // panels.group * panels.group)
         acc = simd.zeros(rows, 2)

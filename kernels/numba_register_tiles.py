@@ -11,13 +11,13 @@ from typing import Any
 
 from numba.extending import overload
 
-from specdec.kernels import simd, simd_words
-from specdec.kernels.numba_options import HAS_32_WIDE_REGISTERS, INLINE, REGISTER_TILE
+from specdec.kernels import simd, simd_memory, simd_words
+from specdec.kernels.numba_options import APART, HAS_32_WIDE_REGISTERS, INLINE, REGISTER_TILE
 from specdec.kernels.numba_panel_codes import ONE, TWO, codes_of, minima, scales
 from specdec.kernels.panel_formats import PANEL, WORD, Int4Affine
 from specdec.kernels.simd_type import LANES
 
-STRETCH = 96  # inputs, or a group that is longer
+STRETCH = 8192  # bytes of codes that stay in the first cache while all tiles pass over them
 # Accumulators of so many vectors fit twice, which hides the latency of one product by another.
 PAIRED = 8 if HAS_32_WIDE_REGISTERS else 2
 
@@ -26,6 +26,12 @@ def fits(height: int) -> bool:
     """Whether the accumulators of a whole tile stay in registers."""
     rows, vectors = REGISTER_TILE
     return height == 1 or (height <= rows and vectors == 2)
+
+
+def stretch_of(panels: Any) -> int:
+    """How many inputs make a stretch of panels of this Numba type."""
+    bits = panels.types[0].dtype.bitwidth // (WORD if panels.instance_class is Int4Affine else 1)
+    return 8 * STRETCH // (bits * PANEL)
 
 
 def products(panels: Any, panel: int, x: Any, sums: Any, row: int, span: Any, rows: Any) -> Any:
@@ -74,9 +80,10 @@ def register_tile(
     raise NotImplementedError("for compiled code only")
 
 
-@overload(register_tile, jit_options=INLINE)
+@overload(register_tile, jit_options=APART)
 def _register_tile(panels, panel, lane, width, x, sums, tile, span, rows):
     def whole(panels, panel, lane, width, x, sums, tile, span, rows):
+        simd.kept_apart()
         row, below, height = tile
         first, size, inputs = span
         at, here = panel * inputs + first, row * inputs + first * height + below
@@ -85,6 +92,7 @@ def _register_tile(panels, panel, lane, width, x, sums, tile, span, rows):
     vectors = len(width)
 
     def grouped(panels, panel, lane, width, x, sums, tile, span, rows):
+        simd.kept_apart()
         row, below, height = tile
         first, size, inputs = span
         group = panels.group
@@ -114,6 +122,7 @@ def code_products(
 def _code_products(panels, at, lane, width, x, here, height, size, rows):
     vectors = len(width)
     paired = len(rows) * vectors <= PAIRED
+    ahead = stretch_of(panels)  # asked for where half a panel is read at a time
     if panels.instance_class is Int4Affine:
 
         def words_paired(panels, at, lane, width, x, here, height, size, rows):
@@ -127,6 +136,8 @@ def _code_products(panels, at, lane, width, x, here, height, size, rows):
         def words_single(panels, at, lane, width, x, here, height, size, rows):
             acc = simd.zeros(rows, vectors)
             for j in range(0, size, WORD):
+                if vectors == 1:
+                    simd_memory.prefetch(panels.codes, (at + j + ahead) // WORD * PANEL + lane)
                 words = simd_words.load_words(panels.codes, (at + j) // WORD * PANEL + lane, width)
                 acc = simd_words.word_fma(acc, words, x, here + j * height, height, 0, 1)
             return acc
@@ -148,6 +159,8 @@ def _code_products(panels, at, lane, width, x, here, height, size, rows):
     def codes_single(panels, at, lane, width, x, here, height, size, rows):
         acc = simd.zeros(rows, vectors)
         for j in range(size):
+            if vectors == 1:
+                simd_memory.prefetch(panels[0], (at + j + ahead) * PANEL + lane)
             codes = codes_of(panels, at + j, lane, width)
             acc = simd.outer_fma(acc, codes, x, here + j * height, 1)
         return acc

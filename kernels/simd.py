@@ -27,6 +27,17 @@ from specdec.kernels.simd_type import (
 )
 
 
+@intrinsic
+def kept_apart(typing: Any) -> Any:
+    """Keeps LLVM from inlining the function that says this, so that it has all registers."""
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        b.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
 @intrinsic(prefer_literal=True)
 def zeros(typing: Any, rows: Any, vectors: Any) -> Any:
     """`len(rows) * vectors` accumulators of zero; `rows` is any tuple, `vectors` a literal."""
