@@ -25,6 +25,7 @@ from specdec.kernels.numba_attention_tasks import (
     padded,
 )
 from specdec.kernels.numba_options import HAS_32_WIDE_REGISTERS, SERIAL, njit
+from specdec.kernels.numba_row_dots import row_dots
 from specdec.kernels.simd_type import LANES
 
 BLOCK = 4 * LANES  # keys between two updates of the running maximum
@@ -32,7 +33,8 @@ TILE = (0,) * 4  # query rows whose accumulators are in registers, of `VECTORS` 
 VECTORS = 4 if HAS_32_WIDE_REGISTERS else 1
 ACROSS = (0,) * VECTORS
 LINE = 16  # numbers of a cache line
-ONE, TWO, FOUR = (0,), (0,) * 2, (0,) * 4
+NEVER = -1  # the turn of a tile that asks for nothing ahead
+ONE = (0,)
 
 
 @njit(**SERIAL)
@@ -53,35 +55,26 @@ def attend_part(
     if read[PAGED]:
         slots = paged_slots(pages[read[PAGED] - 1, task[HEAD]], page_size, start, end, read[END])
         start, end = 0, len(slots)
+    turns = 1 if rows <= 4 else 2 if rows <= 12 else 4
     locate(ahead, start, end, slots, base, dim)
     ask_for_block(keys, values, ahead, min(BLOCK, end - start), dim)
     for block in range(start, end, BLOCK):
         here, ahead = ahead, here
         locate(ahead, block + BLOCK, end, slots, base, dim)
         size = min(BLOCK, end - block)
-        for sub in range(0, size, LANES):
-            for d in range(0, dim, LANES):
-                square = simd.transposed(simd_memory.load_rows(keys, here, sub, d))
-                simd_memory.store(square, turned, d * BLOCK + sub, BLOCK, 1)
-        for r in range(0, rows, len(TILE)):
-            # the more tiles there are, the fewer lines each of them asks for
-            if rows <= 4:
-                score(turned, size, packed, r, dim, scores, values, ahead, 0, FOUR)
-            elif rows <= 12:
-                score(turned, size, packed, r, dim, scores, values, ahead, r // 2, TWO)
-            else:
-                score(turned, size, packed, r, dim, scores, values, ahead, r // 4, ONE)
+        if rows <= 4:
+            score_few(keys, here, size, packed, rows, dim, scores, values, ahead)
+        else:
+            turn_keys(keys, here, size, dim, turned)
+            for r in range(0, rows, len(TILE)):
+                score(turned, size, packed, r, dim, scores, values, ahead, r // len(TILE), turns)
         if size < BLOCK or softcap > 0 or bound.size or (read[TAIL] and block + size > read[END]):
             for r in range(rows):
                 hide(scores, block, size, read, members, anc, bound, r, shape, softcap)
         take_up(scores, rows, dim, o, top, total)
         for r in range(0, rows, len(TILE)):
-            if rows <= 4:
-                add_values(values, here, size, scores, r, dim, o, keys, ahead, 0, FOUR, width)
-            elif rows <= 12:
-                add_values(values, here, size, scores, r, dim, o, keys, ahead, r // 2, TWO, width)
-            else:
-                add_values(values, here, size, scores, r, dim, o, keys, ahead, r // 4, ONE, width)
+            turn = r // len(TILE)
+            add_values(values, here, size, scores, r, dim, o, keys, ahead, turn, turns, width)
 
 
 @njit(**SERIAL)
@@ -122,26 +115,50 @@ def locate(where, block, end, slots, base, dim):
 
 
 @njit(**SERIAL)
-def score(turned, size, packed, r, dim, scores, values, ahead, line, lines):
-    """Products of a tile of queries with the turned keys; asks for some of the values ahead."""
+def turn_keys(keys, here, size, dim, turned):
+    """Write a block of keys to `turned[dim, BLOCK]`, so that a lane is a key."""
+    for sub in range(0, size, LANES):
+        for d in range(0, dim, LANES):
+            square = simd.transposed(simd_memory.load_rows(keys, here, sub, d))
+            simd_memory.store(square, turned, d * BLOCK + sub, BLOCK, 1)
+
+
+@njit(**SERIAL)
+def score_few(keys, here, size, packed, rows, dim, scores, values, ahead):
+    """Products of so few queries with the keys that turning these would cost more than sums across
+    lanes do; asks for the values ahead."""
+    each = (LANES + rows - 1) // rows
+    for sub in range(0, size, LANES):
+        for r in range(rows):
+            line = row_dots(packed, r * dim, keys, here, sub, dim)
+            simd_memory.store(line, scores, r * BLOCK + sub, 0, 1)
+            for c in range(sub + r * each, sub + min(LANES, (r + 1) * each)):
+                for d in range(0, dim, LINE):
+                    simd_memory.prefetch(values, ahead[c] + d)
+
+
+@njit(**SERIAL)
+def score(turned, size, packed, r, dim, scores, values, ahead, turn, turns):
+    """Products of a tile of queries with the turned keys. In its turn, a power of two, a tile asks
+    for values ahead: the first tile for those of the first key, and so on."""
     for sub in range(0, size, VECTORS * LANES):
         acc = simd.zeros(TILE, VECTORS)
         for d in range(dim):
-            if sub == 0 and line < 4:
-                ask(values, ahead[d & 63] + (d >> 6) * 4 * LINE, line, lines)
+            if d & (turns - 1) == turn:
+                ask(values, ahead[d & (BLOCK - 1)] + d // BLOCK * BLOCK + sub, ACROSS)
             column = simd_memory.load_tile(turned, d * BLOCK + sub, 0, ONE, ACROSS)
             acc = simd.outer_fma(acc, column, packed, r * dim + d, dim)
         simd_memory.store(acc, scores, r * BLOCK + sub, BLOCK, VECTORS)
 
 
 @njit(**SERIAL)
-def add_values(values, here, size, scores, r, dim, o, keys, ahead, line, lines, width):
-    """A tile of outputs plus the values by their weights; asks for some of the keys ahead."""
+def add_values(values, here, size, scores, r, dim, o, keys, ahead, turn, turns, width):
+    """A tile of outputs plus the values by their weights; asks for keys ahead as `score` does."""
     for d in range(0, dim, len(width) * LANES):
         acc = simd_memory.load_tile(o, r * dim + d, dim, TILE, width)
         for c in range(size):
-            if line < 4 and d % (4 * LINE) == 0:
-                ask(keys, ahead[c] + d, line, lines)
+            if c & (turns - 1) == turn:
+                ask(keys, ahead[c] + d, width)
             value = simd_memory.load_tile(values, here[c] + d, 0, ONE, width)
             acc = simd.outer_fma(acc, value, scores, r * BLOCK + c, BLOCK)
         simd_memory.store(acc, o, r * dim + d, dim, len(width))
@@ -159,10 +176,10 @@ def ask_for_block(keys, values, where, size, dim):
 
 
 @njit(**SERIAL)
-def ask(array, at, line, lines):
-    """Prefetch `len(lines)` of the four cache lines from `at` on, from the given one."""
-    for i in range(len(lines)):
-        simd_memory.prefetch(array, at + (line + i) * LINE)
+def ask(array, at, width):
+    """Prefetch as many cache lines from `at` on as vectors are read there."""
+    for i in range(len(width)):
+        simd_memory.prefetch(array, at + i * LINE)
 
 
 @njit(**SERIAL)

@@ -10,12 +10,19 @@ from numba import prange
 from torch import Tensor
 
 from specdec.kernels import simd, simd_memory
-from specdec.kernels.numba_attention_part import BLOCK, ONE, TILE, locate, packed_queries, score
+from specdec.kernels.numba_attention_part import (
+    BLOCK,
+    NEVER,
+    TILE,
+    locate,
+    packed_queries,
+    score,
+    turn_keys,
+)
 from specdec.kernels.numba_attention_tasks import padded
 from specdec.kernels.numba_level_attention import fits
 from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads
 from specdec.kernels.page_mass import page_mass as op
-from specdec.kernels.simd_type import LANES
 
 PART = 1024  # keys of a task, at least
 
@@ -86,12 +93,9 @@ def _add_masses(
     for block in range(first * page_size, end, BLOCK):
         locate(where, block, end, where[:0], base, dim)
         size = min(BLOCK, end - block)
-        for sub in range(0, size, LANES):
-            for d in range(0, dim, LANES):
-                square = simd.transposed(simd_memory.load_rows(keys, where, sub, d))
-                simd_memory.store(square, turned, d * BLOCK + sub, BLOCK, 1)
+        turn_keys(keys, where, size, dim, turned)
         for r in range(0, rows, len(TILE)):
-            score(turned, size, packed, r, dim, scores, keys, where, len(TILE), ONE)
+            score(turned, size, packed, r, dim, scores, keys, where, NEVER, 1)
         for r in range(rows):
             if softcap > 0:
                 for c in range(r * BLOCK, r * BLOCK + size):

@@ -16,15 +16,16 @@ from specdec.kernels.level_attention import NO_BOUNDS, NO_PAGES, NO_STAGED
 from specdec.kernels.numba_attention_part import (
     BLOCK,
     LINE,
+    NEVER,
     ONE,
     TILE,
-    TWO,
     add_values,
     hide,
     locate,
     packed_queries,
     score,
     take_up,
+    turn_keys,
 )
 from specdec.kernels.numba_attention_tasks import (
     COUNT,
@@ -41,13 +42,13 @@ from specdec.kernels.numba_attention_tasks import (
 )
 from specdec.kernels.numba_level_attention import NO_SINKS, across
 from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads
+from specdec.kernels.numba_panel_codes import TWO
 from specdec.kernels.numba_prefix_attention import MANY, row_reads
 from specdec.kernels.quantize_kv import QuantizedKV
 from specdec.kernels.quantized_attention import quantized_attention as op
 from specdec.kernels.simd_type import LANES
 
 NO_BOUND = NO_BOUNDS.reshape(-1)
-NONE_AHEAD = len(TILE)  # a line that `score` and `add_values` never ask for
 
 
 def quantized_attention(
@@ -131,12 +132,9 @@ def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, t
             token = first + block + c
             scales = token // group * 2 * dim
             _restore_key(k, token * size_of, k_scales, scales, dim, bits, numbers, c * dim)
-        for sub in range(0, size, LANES):
-            for d in range(0, dim, LANES):
-                square = simd.transposed(simd_memory.load_rows(numbers, here, sub, d))
-                simd_memory.store(square, turned, d * BLOCK + sub, BLOCK, 1)
+        turn_keys(numbers, here, size, dim, turned)
         for r in range(0, rows, len(TILE)):
-            score(turned, size, packed, r, dim, scores, numbers, here, NONE_AHEAD, ONE)
+            score(turned, size, packed, r, dim, scores, numbers, here, NEVER, 1)
         for r in range(rows):
             hide(scores, block, size, read, members, NO_STAGED, NO_BOUND, r, shape, softcap)
         take_up(scores, rows, dim, o, top, total)
@@ -147,9 +145,7 @@ def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, t
             _restore_value(v, token * size_of, v_scales, scales, value_group, dim, bits, numbers,
                            c * dim)  # fmt: skip
         for r in range(0, rows, len(TILE)):
-            add_values(
-                numbers, here, size, scores, r, dim, o, numbers, here, NONE_AHEAD, ONE, width
-            )
+            add_values(numbers, here, size, scores, r, dim, o, numbers, here, NEVER, 1, width)
 
 
 @njit(**SERIAL)

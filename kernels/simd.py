@@ -225,6 +225,31 @@ def any_above(typing: Any, acc: Any, best: Any, at: Any, vectors: Any) -> Any:
     return types.boolean(acc, best, types.int64, vectors), emit
 
 
+def _interleaved(b: Any, pair: tuple[Any, Any], step: int) -> list[Any]:
+    """Two vectors as two others: lanes without `step` in their number, and those with it."""
+    low = [i if not i & step else LANES + i - step for i in range(LANES)]
+    high = [i + step if not i & step else LANES + i for i in range(LANES)]
+    return [b.shuffle_vector(*pair, ir.Constant(INTS, mask)) for mask in (low, high)]
+
+
+@intrinsic(prefer_literal=True)
+def pair_sums(typing: Any, x: Any, step: Any) -> Any:
+    """Half as many vectors: of each two the sums of lanes `step` (a literal) apart.
+
+    Lanes without `step` in their number hold sums of the first, those with it of the second. With
+    steps of 8, 4, 2 and 1 sixteen vectors become one, of their sums over all lanes.
+    """
+    kind, apart = types.UniTuple(floats, len(x) // 2), step.literal_value
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        parts = cgutils.unpack_tuple(b, args[0])
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        sums = [b.fadd(*_interleaved(b, pair, apart)) for pair in pairs]
+        return context.make_tuple(b, kind, sums)
+
+    return kind(x, step), emit
+
+
 @intrinsic
 def transposed(typing: Any, x: Any) -> Any:
     """A tuple of LANES vectors as the rows of a square, its columns returned as a tuple."""
@@ -233,13 +258,10 @@ def transposed(typing: Any, x: Any) -> Any:
         rows = list(cgutils.unpack_tuple(b, args[0]))
         step = 1
         while step < LANES:
-            low = [i if not i & step else LANES + i - step for i in range(LANES)]
-            high = [i + step if not i & step else LANES + i for i in range(LANES)]
-            masks = [ir.Constant(INTS, mask) for mask in (low, high)]
             for i in range(LANES):
                 if not i & step:
                     pair = rows[i], rows[i + step]
-                    rows[i], rows[i + step] = (b.shuffle_vector(*pair, mask) for mask in masks)
+                    rows[i], rows[i + step] = _interleaved(b, pair, step)
             step *= 2
         return context.make_tuple(b, x, rows)
 

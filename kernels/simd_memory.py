@@ -6,6 +6,7 @@ Arrays are addressed by flat element index, without bounds checks. A tuple of ac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -180,19 +181,26 @@ def load_splats(typing: Any, array: Any, at: Any, stride: Any) -> Any:
     return kind(array, types.int64, types.int64), emit
 
 
-@intrinsic
-def load_rows(typing: Any, array: Any, where: Any, at: Any, offset: Any) -> Any:
-    """LANES vectors: the i-th from `array[where[at + i] + offset]` on."""
-    kind = types.UniTuple(floats, LANES)
+def _load_indirect(places: Sequence[int]) -> Any:
+    kind = types.UniTuple(floats, len(places))
 
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        out = []
-        for i in range(LANES):
-            start = b.load(address(context, b, where, args[1], b.add(args[2], I64(i))))
-            out.append(_load(context, b, array, args[0], b.add(start, args[3]), FLOATS))
-        return context.make_tuple(b, kind, out)
+    def typed(typing: Any, array: Any, where: Any, at: Any, offset: Any) -> Any:
+        def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            out = []
+            for i in places:
+                start = b.load(address(context, b, where, args[1], b.add(args[2], I64(i))))
+                out.append(_load(context, b, array, args[0], b.add(start, args[3]), FLOATS))
+            return context.make_tuple(b, kind, out)
 
-    return kind(array, where, types.int64, types.int64), emit
+        return kind(array, where, types.int64, types.int64), emit
+
+    return intrinsic(typed)
+
+
+# (array, where, at, offset): vectors from `array[where[at + i] + offset]` on, for LANES places i,
+# or for the four whose sums `pair_sums` of 8 and 4 puts into neighbouring groups of lanes.
+load_rows = _load_indirect(range(LANES))
+load_four_rows = _load_indirect((0, 8, 4, 12))
 
 
 @intrinsic
