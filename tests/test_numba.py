@@ -84,6 +84,24 @@ def test_skinny_linear(name, height):
     check()
 
 
+@pytest.mark.parametrize("group", [96, 1344])  # that divides no stretch, and one longer than any
+@pytest.mark.parametrize(("name", "height"), [(n, h) for n, hs in FORMATS.items() for h in hs])
+def test_inputs_of_several_stretches(name, height, group):
+    """Panels longer than what is multiplied at a time where registers are few."""
+    numbers = np.random.default_rng(group)
+    codes = numbers.integers(*((0, 16) if name.startswith("int4") else (-128, 128)), (40, 1344))
+    if name.startswith("int"):
+        scale = numbers.uniform(0.01, 0.1, (40, 1344 // group)).astype(name.rpartition("/")[2])
+        minimum = None if name.startswith("int8/") else (scale * 3).astype(scale.dtype)
+        weight = pack_groups(codes, scale, minimum, 4 if name.startswith("int4") else 8)
+    else:
+        weight = pack(torch.from_numpy(codes / 9).to(getattr(torch, name)).float())
+    x = torch.from_numpy(numbers.normal(size=(height, 1344))).float()
+    dense = weight.dense().double()
+    size = (x.double().abs() @ dense.abs().T).max().item()
+    judge(skinny_linear(x, weight), x @ weight.dense().T, x.double() @ dense.T, size)
+
+
 @pytest.mark.parametrize(("name", "height"), [(n, h) for n, hs in FORMATS.items() for h in hs])
 def test_head_argmax(name, height):
     """The very token that the kernel's own logits give: ties, infinities, no numbers, any width."""
