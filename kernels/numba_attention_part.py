@@ -24,7 +24,7 @@ from specdec.kernels.numba_attention_tasks import (
     TO,
     padded,
 )
-from specdec.kernels.numba_options import HAS_32_WIDE_REGISTERS, SERIAL, njit
+from specdec.kernels.numba_options import HAS_32_WIDE_REGISTERS, INNER, inner, njit
 from specdec.kernels.numba_row_dots import row_dots
 from specdec.kernels.simd_type import LANES
 
@@ -37,17 +37,16 @@ NEVER = -1  # the turn of a tile that asks for nothing ahead
 ONE = (0,)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def attend_part(
-    q, k, v, shape, read, task, members, anc, bound, pages, page_size, scale, softcap, o, top,
-    total, width,
+    q, keys, values, capacity, shape, read, task, members, anc, bound, pages, page_size, scale,
+    softcap, o, top, total, width,
 ):  # fmt: skip
     """One task: fills its unnormalised `o`, its running maxima, and its sums lane by lane."""
     _, heads, kv_heads, nodes, dim = shape
     rows = read[COUNT] * nodes * (heads // kv_heads)
     packed = packed_queries(q, shape, read, task[HEAD], members, scale)
-    base = (read[ROW] * kv_heads + task[HEAD]) * k.shape[2] * dim
-    keys, values = k.reshape(-1), v.reshape(-1)
+    base = (read[ROW] * kv_heads + task[HEAD]) * capacity * dim
     turned = np.empty(dim * BLOCK, np.float32)
     scores = np.empty(padded(rows) * BLOCK, np.float32)
     here, ahead = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
@@ -77,7 +76,7 @@ def attend_part(
             add_values(values, here, size, scores, r, dim, o, keys, ahead, turn, turns, width)
 
 
-@njit(**SERIAL)
+@inner
 def packed_queries(q, shape, read, head, members, scale):
     """The scaled queries that read a row: sequences x heads of the group x nodes."""
     _, heads, kv_heads, nodes, dim = shape
@@ -92,7 +91,7 @@ def packed_queries(q, shape, read, head, members, scale):
     return packed
 
 
-@njit(**SERIAL)
+@inner
 def paged_slots(pages, page_size, start, end, length):
     """The key slots below `length` of a part of some pages; -1 is no page."""
     slots = np.empty(max(0, end - start), np.int64)
@@ -106,7 +105,7 @@ def paged_slots(pages, page_size, start, end, length):
     return slots[:n]
 
 
-@njit(**SERIAL)
+@inner
 def locate(where, block, end, slots, base, dim):
     """Where the keys from `block` on begin; behind the end, where the last one does."""
     for c in range(BLOCK):
@@ -114,7 +113,7 @@ def locate(where, block, end, slots, base, dim):
         where[c] = base + (slots[key] if slots.size else key) * dim
 
 
-@njit(**SERIAL)
+@inner
 def turn_keys(keys, here, size, dim, turned):
     """Write a block of keys to `turned[dim, BLOCK]`, so that a lane is a key."""
     for sub in range(0, size, LANES):
@@ -123,7 +122,7 @@ def turn_keys(keys, here, size, dim, turned):
             simd_memory.store(square, turned, d * BLOCK + sub, BLOCK, 1)
 
 
-@njit(**SERIAL)
+@inner
 def score_few(keys, here, size, packed, rows, dim, scores, values, ahead):
     """Products of so few queries with the keys that turning these would cost more than sums across
     lanes do; asks for the values ahead."""
@@ -137,7 +136,7 @@ def score_few(keys, here, size, packed, rows, dim, scores, values, ahead):
                     simd_memory.prefetch(values, ahead[c] + d)
 
 
-@njit(**SERIAL)
+@inner
 def score(turned, size, packed, r, dim, scores, values, ahead, turn, turns):
     """Products of a tile of queries with the turned keys. In its turn, a power of two, a tile asks
     for values ahead: the first tile for those of the first key, and so on."""
@@ -151,7 +150,7 @@ def score(turned, size, packed, r, dim, scores, values, ahead, turn, turns):
         simd_memory.store(acc, scores, r * BLOCK + sub, BLOCK, VECTORS)
 
 
-@njit(**SERIAL)
+@inner
 def add_values(values, here, size, scores, r, dim, o, keys, ahead, turn, turns, width):
     """A tile of outputs plus the values by their weights; asks for keys ahead as `score` does."""
     for d in range(0, dim, len(width) * LANES):
@@ -164,7 +163,7 @@ def add_values(values, here, size, scores, r, dim, o, keys, ahead, turn, turns, 
         simd_memory.store(acc, o, r * dim + d, dim, len(width))
 
 
-@njit(**SERIAL)
+@inner
 def ask_for_block(keys, values, where, size, dim):
     """Prefetch a first block, which no block before it has asked for."""
     for c in range(size):
@@ -175,14 +174,14 @@ def ask_for_block(keys, values, where, size, dim):
             simd_memory.prefetch(values, where[c] + d)
 
 
-@njit(**SERIAL)
+@inner
 def ask(array, at, width):
     """Prefetch as many cache lines from `at` on as vectors are read there."""
     for i in range(len(width)):
         simd_memory.prefetch(array, at + i * LINE)
 
 
-@njit(**SERIAL)
+@inner
 def hide(scores, block, size, read, members, anc, bound, r, shape, softcap):
     """One line of scores: cap them; hide what is no key, keys before the first visible one, and
     staged nodes that are no ancestors."""
@@ -205,7 +204,7 @@ def hide(scores, block, size, read, members, anc, bound, r, shape, softcap):
                 scores[at + c] = -np.inf
 
 
-@njit(**SERIAL)
+@inner
 def take_up(scores, rows, dim, o, top, total):
     """Turn lines of scores into weights in place, relative to the new running maxima."""
     for r in range(rows):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from specdec.kernels import simd, simd_memory
-from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.numba_options import inner
 from specdec.kernels.simd_type import LANES
 
 MIN_PART = 128  # keys; a smaller part of a row is not worth a task
@@ -15,7 +15,7 @@ LEVEL, ROW, START, END, TAIL, FIRST, COUNT, PAGED = range(8)  # columns of `Read
 READ, HEAD, FROM, TO = range(4)  # columns of a task
 
 
-@njit(**SERIAL)
+@inner
 def plan(reads, pages, page_size, kv_heads, threads):
     """Tasks `int64[T, 4]`: read, KV head, first key, end (the tail included).
 
@@ -42,13 +42,13 @@ def plan(reads, pages, page_size, kv_heads, threads):
     return out
 
 
-@njit(**SERIAL)
+@inner
 def padded(rows):
     """Packed query rows, up to whole tiles."""
     return (rows + 3) // 4 * 4
 
 
-@njit(**SERIAL)
+@inner
 def places_of(tasks, reads, queries):
     """Where each task's packed rows begin, and in the end how many there are."""
     places = np.zeros(len(tasks) + 1, np.int64)
@@ -57,7 +57,7 @@ def places_of(tasks, reads, queries):
     return places
 
 
-@njit(**SERIAL)
+@inner
 def partials(rows, dim):
     """Unnormalised outputs, running maxima, and running sums lane by lane, before any key."""
     return (
@@ -67,7 +67,7 @@ def partials(rows, dim):
     )
 
 
-@njit(**SERIAL)
+@inner
 def merged(o, top, total, shape, reads, members, tasks, places, sinks):
     """The partials of all tasks as one output and its lse; a query that saw no key gets 0, -inf."""
     batch, heads, kv_heads, nodes, dim = shape

@@ -25,9 +25,10 @@ from specdec.kernels.decoder_block import (
     Linear,
     Norm,
 )
+from specdec.kernels.numba_far_calls import far_call
 from specdec.kernels.numba_options import OPTIONS, njit, num_threads, tile
 from specdec.kernels.numba_panel_inputs import prepared, prepared_again
-from specdec.kernels.numba_panels import accumulate
+from specdec.kernels.numba_panels import panel_product, product_at
 from specdec.kernels.numba_row_ops import (
     activated,
     add_residual,
@@ -43,7 +44,7 @@ from specdec.kernels.panel_formats import PANEL
 NONE = np.empty(0, np.float32)
 
 
-def _remembered(make: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], tuple[Any, ...]]:
+def remembered(make: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], tuple[Any, ...]]:
     """`make`, called once for each layer that lives."""
     known: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
 
@@ -61,7 +62,7 @@ def attention_inputs(
     """See `specdec.kernels.decoder_block`."""
     num_threads()
     batch, nodes, _ = x.shape
-    weights = _input_weights(layer)
+    weights = input_weights(layer)
     heads, kv_heads, dim = weights[-1][1:]
     if len(cos) != batch:
         cos, sin = (t.expand(batch, -1, -1).contiguous() for t in (cos, sin))
@@ -74,6 +75,7 @@ def attention_inputs(
         sin.numpy().reshape(-1),
         weights[-1],
         tile(batch * nodes),
+        input_calls(layer, batch * nodes),
     )
     kv_shape = (batch, kv_heads, nodes, dim)
     return (
@@ -92,15 +94,16 @@ def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
         o.numpy().reshape(-1),
         batch * nodes,
         nodes,
-        *_output_weights(layer),
+        *output_weights(layer),
         (hidden, o.shape[1], o.shape[3], layer.gate.weight.outputs),
         tile(batch * nodes),
+        output_calls(layer, batch * nodes),
     )
     return torch.from_numpy(out.reshape(x.shape))
 
 
-@_remembered
-def _input_weights(layer: AttentionInputs) -> tuple[Any, ...]:
+@remembered
+def input_weights(layer: AttentionInputs) -> tuple[Any, ...]:
     """The arguments of `make_inputs` that a layer never changes."""
     linears, norms = (layer.q, layer.k, layer.v), (layer.q_norm, layer.k_norm)
     dim = layer.head_dim
@@ -121,8 +124,8 @@ def _input_weights(layer: AttentionInputs) -> tuple[Any, ...]:
     )
 
 
-@_remembered
-def _output_weights(layer: LayerOutput) -> tuple[Any, ...]:
+@remembered
+def output_weights(layer: LayerOutput) -> tuple[Any, ...]:
     """The arguments of `make_output` that a layer never changes."""
     norms = (layer.post_norm, layer.mlp_norm, layer.mlp_post_norm)
     mlp = (layer.gate, layer.up, layer.down)
@@ -135,6 +138,17 @@ def _output_weights(layer: LayerOutput) -> tuple[Any, ...]:
         tuple(map(_bias, mlp)),
         ACTIVATIONS.index(layer.activation),
     )
+
+
+def input_calls(layer: AttentionInputs, rows: int) -> tuple[int, ...]:
+    """`product_at` for q, k and v, and so many rows."""
+    return tuple([product_at(x.weight.panels, tile(rows)) for x in (layer.q, layer.k, layer.v)])
+
+
+def output_calls(layer: LayerOutput, rows: int) -> tuple[int, ...]:
+    """`product_at` for o, gate, up and down, and so many rows."""
+    linears = layer.o, layer.gate, layer.up, layer.down
+    return tuple([product_at(x.weight.panels, tile(rows)) for x in linears])
 
 
 def _array(norm: Norm | None) -> NDArray[Any]:
@@ -151,7 +165,7 @@ def _bias(linear: Linear) -> NDArray[Any]:
 
 @njit(**OPTIONS)
 def make_inputs(
-    x, n, nodes, norm, eps, wq, wk, wv, biases, head_norms, head_eps, cos, sin, shape, tile
+    x, n, nodes, norm, eps, wq, wk, wv, biases, head_norms, head_eps, cos, sin, shape, tile, calls
 ):
     """Queries, keys and values `[B, heads, nodes, dim]` (flat) of `x[n, hidden]`, n = B * nodes.
 
@@ -173,18 +187,21 @@ def make_inputs(
     for p in prange(q_panels + 2 * kv_panels):
         if p < q_panels:
             for row in range(0, n, height):
-                acc = accumulate(wq, p, h_q, sums_q, row, hidden, tile)
-                store_panel(biased(acc, biases[0], p), q, row, n, p, q_size)
+                given = wq, p, h_q, sums_q, row, hidden, tile
+                acc = biased(far_call(panel_product, calls[0], given), biases[0], p)
+                store_panel(acc, q, row, n, p, q_size)
         elif p < q_panels + kv_panels:
+            at = p - q_panels
             for row in range(0, n, height):
-                acc = accumulate(wk, p - q_panels, h_k, sums_k, row, hidden, tile)
-                acc = biased(acc, biases[1], p - q_panels)
-                store_panel(acc, k, row, n, p - q_panels, kv_size)
+                given = wk, at, h_k, sums_k, row, hidden, tile
+                acc = biased(far_call(panel_product, calls[1], given), biases[1], at)
+                store_panel(acc, k, row, n, at, kv_size)
         else:
+            at = p - q_panels - kv_panels
             for row in range(0, n, height):
-                acc = accumulate(wv, p - q_panels - kv_panels, h_v, sums_v, row, hidden, tile)
-                acc = biased(acc, biases[2], p - q_panels - kv_panels)
-                store_panel(acc, v, row, n, p - q_panels - kv_panels, kv_size)
+                given = wv, at, h_v, sums_v, row, hidden, tile
+                acc = biased(far_call(panel_product, calls[2], given), biases[2], at)
+                store_panel(acc, v, row, n, at, kv_size)
     return (
         heads_apart(q, n, nodes, heads, dim, head_norms[0], head_eps[0], cos, sin),
         heads_apart(k, n, nodes, kv_heads, dim, head_norms[1], head_eps[1], cos, sin),
@@ -211,6 +228,7 @@ def make_output(
     activation,
     shape,
     tile,
+    calls,
 ):
     """The layer's output `[n, hidden]` from its input x and attention `o[B, heads, nodes, dim]`.
 
@@ -226,8 +244,9 @@ def make_output(
     panels = (hidden + PANEL - 1) // PANEL
     for p in prange(panels):
         for row in range(0, n, height):
-            acc = accumulate(wo, p, a_o, sums_o, row, heads * dim, tile)
-            store_panel(biased(acc, o_bias, p), y, row, n, p, hidden)
+            given = wo, p, a_o, sums_o, row, heads * dim, tile
+            acc = biased(far_call(panel_product, calls[0], given), o_bias, p)
+            store_panel(acc, y, row, n, p, hidden)
 
     add_residual(y, x, n, hidden, post_norm, epsilons[0])
     h = normed(y, n, rows, mlp_norm, epsilons[1], hidden)
@@ -236,15 +255,18 @@ def make_output(
     m = zeroed(rows * wide)
     for p in prange((wide + PANEL - 1) // PANEL):
         for row in range(0, n, height):
-            gate = biased(accumulate(wg, p, h_g, sums_g, row, hidden, tile), biases[0], p)
-            up = biased(accumulate(wu, p, h_u, sums_u, row, hidden, tile), biases[1], p)
+            given = wg, p, h_g, sums_g, row, hidden, tile
+            gate = biased(far_call(panel_product, calls[1], given), biases[0], p)
+            given_up = wu, p, h_u, sums_u, row, hidden, tile
+            up = biased(far_call(panel_product, calls[2], given_up), biases[1], p)
             store_panel(simd.multiply(activated(gate, activation), up), m, row, n, p, wide)
 
     m_d, sums_d = prepared(wd, m, rows, wide, tile)
     out = np.empty(n * hidden, np.float32)
     for p in prange(panels):
         for row in range(0, n, height):
-            acc = accumulate(wd, p, m_d, sums_d, row, wide, tile)
-            store_panel(biased(acc, biases[2], p), out, row, n, p, hidden)
+            given = wd, p, m_d, sums_d, row, wide, tile
+            acc = biased(far_call(panel_product, calls[3], given), biases[2], p)
+            store_panel(acc, out, row, n, p, hidden)
     add_residual(out, y, n, hidden, mlp_post_norm, epsilons[2])
     return out

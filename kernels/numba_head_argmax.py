@@ -8,9 +8,10 @@ from numba import prange
 from torch import Tensor
 
 from specdec.kernels import simd, simd_memory
-from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads, tile
+from specdec.kernels.numba_far_calls import far_call
+from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads, tile
 from specdec.kernels.numba_panel_inputs import prepared
-from specdec.kernels.numba_panels import accumulate
+from specdec.kernels.numba_panels import panel_product, product_at
 from specdec.kernels.numba_row_ops import biased
 from specdec.kernels.numba_skinny_linear import MANY, rows_of, skinny_linear
 from specdec.kernels.panel_formats import PANEL
@@ -30,7 +31,10 @@ def head_argmax(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) -> T
     out = np.empty(n, np.int64)
     rows = rows_of(flat, n).reshape(-1)
     added = NONE if bias is None else _padded(bias.detach().float())
-    _best(rows, weight.panels, added, n, weight.inputs, weight.outputs, out, tile(n))
+    _best(
+        rows, weight.panels, added, n, weight.inputs, weight.outputs, out, tile(n),
+        product_at(weight.panels, tile(n)),
+    )  # fmt: skip
     return torch.from_numpy(out).view(x.shape[:-1])
 
 
@@ -40,8 +44,11 @@ def _padded(bias: Tensor) -> np.ndarray:
 
 
 @njit(**OPTIONS)
-def _best(x, panels, bias, n, inputs, outputs, out, tile):
-    """Fill `out[n]`: chunks of panels are searched side by side, and then compared in order."""
+def _best(x, panels, bias, n, inputs, outputs, out, tile, call):
+    """Fill `out[n]`: chunks of panels are searched side by side, and then compared in order.
+
+    call: `product_at` of the panels.
+    """
     height = len(tile)
     rows = (n + height - 1) // height * height
     ready, sums = prepared(panels, x, rows, inputs, tile)
@@ -51,7 +58,8 @@ def _best(x, panels, bias, n, inputs, outputs, out, tile):
     for chunk in prange(chunks):
         for panel in range(chunk * CHUNK, min(count, (chunk + 1) * CHUNK)):
             for row in range(0, n, height):
-                acc = biased(accumulate(panels, panel, ready, sums, row, inputs, tile), bias, panel)
+                given = panels, panel, ready, sums, row, inputs, tile
+                acc = biased(far_call(panel_product, call, given), bias, panel)
                 at = chunk * rows + row
                 if simd.any_above(acc, best, at, 2):
                     take_up(acc, min(PANEL, outputs - panel * PANEL), panel, best, where, at)
@@ -64,13 +72,13 @@ def _best(x, panels, bias, n, inputs, outputs, out, tile):
                 top, out[row] = best[at], where[at]
 
 
-@njit(**SERIAL)
+@inner
 def nothing_yet(count):
     """Maxima before any output, and their places: an array of -inf has its largest at 0."""
     return np.full(count, -np.inf, np.float32), np.zeros(count, np.int64)
 
 
-@njit(**SERIAL)
+@inner
 def take_up(acc, width, panel, best, where, at):
     """Compare the outputs of one panel with the best so far of each row, in place."""
     height = len(acc) // 2

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.kernels import simd, simd_memory
-from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads
+from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads
 from specdec.kernels.simd_type import LANES
 
 CHUNK = 256  # units that a thread takes at once
@@ -75,7 +75,7 @@ def all_dots(queries, signed, index, stride, scale, out):
              out.reshape(-1)[to:], units)  # fmt: skip
 
 
-@njit(**SERIAL)
+@inner
 def asked_of(queries, signed, scale):
     """Scaled queries, flat; as bounds are asked, if signed: negative parts, then positive ones."""
     heads, count, width = queries.shape
@@ -93,7 +93,7 @@ def asked_of(queries, signed, scale):
     return out
 
 
-@njit(**SERIAL)
+@inner
 def dots(x, at, count, width, index, base, first, last, out, stride):
     """Products of `x[at:]`, `count` queries, with units `first .. last` of an index at `base`.
 

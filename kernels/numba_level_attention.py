@@ -16,10 +16,19 @@ from numba import prange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specdec.kernels.level_attention import Reads
+from specdec.kernels.level_attention import NO_PAGES, NO_STAGED, Reads
 from specdec.kernels.level_attention import level_attention as op
+from specdec.kernels.numba_addresses import (
+    CAPACITY,
+    KEYS,
+    ROWS,
+    VALUES,
+    floats_at,
+    places_of_levels,
+)
 from specdec.kernels.numba_attention_part import ACROSS, attend_part
 from specdec.kernels.numba_attention_tasks import LEVEL, READ, merged, partials, places_of, plan
+from specdec.kernels.numba_far_calls import address_of, far_call
 from specdec.kernels.numba_options import OPTIONS, njit, num_threads
 from specdec.kernels.simd_type import LANES
 
@@ -68,24 +77,27 @@ def _run(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """o and lse, flat. (numpy's reshape costs a third of PyTorch's view, 30 times a pass.)"""
     batch, heads, nodes, dim = q.shape
+    levels = [(k.contiguous(), v.contiguous()) for k, v in levels]  # alive while we have addresses
+    width = across(dim // LANES)
     result: tuple[NDArray[Any], NDArray[Any]] = attention(
         q.contiguous().numpy().reshape(-1),
-        tuple([k.numpy() for k, _ in levels]),
-        tuple([v.numpy() for _, v in levels]),
+        places_of_levels(levels),
         (batch, heads, levels[0][0].shape[1], nodes, dim),
-        reads.table,
-        reads.members,
-        reads.anc,
-        reads.bounds,
-        reads.pages,
-        reads.page_size,
+        *fields_of(reads),
         np.float32(scale),
         np.float32(softcap or 0.0),
         NO_SINKS if sinks is None else sinks.detach().float().numpy(),
         num_threads(),
-        across(dim // LANES),
+        width,
+        part_at(width),
     )
     return result
+
+
+def fields_of(reads: Reads) -> tuple[Any, ...]:
+    """What `attention` takes of the reads of a pass."""
+    bounds = np.ascontiguousarray(reads.bounds)
+    return reads.table, reads.members, reads.anc, bounds, reads.pages, reads.page_size
 
 
 def across(vectors: int) -> tuple[Any, ...]:
@@ -93,18 +105,30 @@ def across(vectors: int) -> tuple[Any, ...]:
     return ACROSS if vectors % len(ACROSS) == 0 else (0, 0) if vectors % 2 == 0 else (0,)
 
 
+def part_at(width: tuple[int, ...]) -> int:
+    """The address of `attend_part` for such outputs."""
+    if width not in _known:
+        some, read = np.empty(0, np.float32), np.empty(0, np.int64)
+        given = some, some, some, 0, (0,) * 5, read, read, read, NO_STAGED, read, NO_PAGES, 0
+        one = np.float32(0)
+        _known[width] = address_of(attend_part, *given, one, one, some, some, some, width)
+    return _known[width]
+
+
+_known: dict[tuple[int, ...], int] = {}
+
+
 @njit(**OPTIONS)
 def attention(
-    q, ks, vs, shape, reads, members, anc, bounds, pages, page_size, scale, softcap, sinks, threads,
-    width,
+    q, levels, shape, reads, members, anc, bounds, pages, page_size, scale, softcap, sinks,
+    threads, width, part,
 ):  # fmt: skip
-    """Attention of `q[B, heads, nodes, dim]` over `reads` of the levels `ks`, `vs`, both flat.
+    """Attention of `q[B, heads, nodes, dim]` over `reads` of the levels, flat.
 
-    ks, vs: for each level its keys and values `[rows, kv_heads, capacity, dim]`.
-    shape: (B, heads, kv_heads, nodes, dim).
+    levels: `places_of_levels`. shape: (B, heads, kv_heads, nodes, dim).
     reads, members, anc, bounds, pages, page_size: fields of `Reads`.
-    softcap 0 is none; sinks `[heads]` or empty; threads that the work is cut for. Returns o as q
-    and the lse.
+    softcap 0 is none; sinks `[heads]` or empty; threads that the work is cut for; part: `part_at`
+    the width. Returns o as q and the lse.
     """
     _, heads, kv_heads, nodes, dim = shape
     tasks = plan(reads, pages, page_size, kv_heads, threads)
@@ -114,12 +138,14 @@ def attention(
     for t in prange(count):
         i = tasks[t, READ]
         read = reads[i]
-        level = read[LEVEL]
+        level = levels[read[LEVEL]]
+        size = level[ROWS] * kv_heads * level[CAPACITY] * dim
         bound = bounds[i] if bounds.size else bounds[:0].reshape(-1)
         at, to = places[t], places[t + 1]
-        attend_part(
-            q, ks[level], vs[level], shape, read, tasks[t], members, anc, bound, pages, page_size,
-            scale, softcap, o[at * dim : to * dim], top[at:to], total[at * LANES : to * LANES],
-            width,
+        given = (
+            q, floats_at(level[KEYS], size), floats_at(level[VALUES], size), level[CAPACITY], shape,
+            read, tasks[t], members, anc, bound, pages, page_size, scale, softcap,
+            o[at * dim : to * dim], top[at:to], total[at * LANES : to * LANES], width,
         )  # fmt: skip
+        far_call(attend_part, part, given)
     return merged(o, top, total, shape, reads, members, tasks, places, sinks)

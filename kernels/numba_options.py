@@ -16,10 +16,11 @@ import torch
 from llvmlite import binding
 from numba.misc.appdirs import AppDirs
 
-SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-INLINE: dict[str, Any] = {**SERIAL, "forceinline": True}
-APART: dict[str, Any] = {**SERIAL, "forceinline": False}  # also when called where it is forced
+SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 OPTIONS: dict[str, Any] = {**SERIAL, "parallel": True}
+INNER: dict[str, Any] = {**SERIAL, "no_cpython_wrapper": True}  # compiled code alone calls it
+INLINE: dict[str, Any] = {**INNER, "forceinline": True}
+APART: dict[str, Any] = {**INNER, "forceinline": False}  # also when called where it is forced
 
 # What LLVM compiles for: this machine, unless NUMBA_CPU_FEATURES names another.
 _FEATURES: str = numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten()
@@ -48,6 +49,12 @@ def njit(**options: Any) -> Callable[[Any], Any]:
             numba.config.CACHE_DIR = before
 
     return compiled
+
+
+def inner(function: Any) -> Any:
+    """A function for other kernels alone, which have it linked into them: Python cannot call it,
+    and it is not kept on disk."""
+    return numba.njit(**INNER)(function)
 
 
 @functools.cache

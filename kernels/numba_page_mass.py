@@ -21,7 +21,7 @@ from specdec.kernels.numba_attention_part import (
 )
 from specdec.kernels.numba_attention_tasks import padded
 from specdec.kernels.numba_level_attention import fits
-from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads
+from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads
 from specdec.kernels.page_mass import page_mass as op
 
 PART = 1024  # keys of a task, at least
@@ -75,7 +75,7 @@ def _mass(q, k, lse, length, row_map, shape, page_size, scale, softcap, mean, ou
         )  # fmt: skip
 
 
-@njit(**SERIAL)
+@inner
 def _add_masses(
     q, k, lse, row, length, b, head, shape, page_size, first, last, scale, softcap, mean, out
 ):

@@ -8,7 +8,7 @@ import numpy as np
 from numba.extending import overload
 
 from specdec.kernels import simd, simd_memory, simd_words
-from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.numba_options import inner
 from specdec.kernels.panel_formats import WORD, Int4Affine
 from specdec.kernels.simd_type import LANES
 
@@ -70,7 +70,7 @@ def _prepared_again(panels, x, rows, inputs, tile, before, ready):
     return same_format
 
 
-@njit(**SERIAL)
+@inner
 def in_tiles(x, rows, inputs, tile, factors):
     """See `prepared`; factors (of the inputs, over and over) as long as a square of lanes.
 
@@ -97,7 +97,7 @@ def in_tiles(x, rows, inputs, tile, factors):
     return out
 
 
-@njit(**SERIAL)
+@inner
 def group_sums(x, size, group):
     """Sums of each `group` numbers of `x[size]`."""
     out = np.empty(size // group, np.float32)

@@ -12,10 +12,11 @@ import numpy as np
 from numba.extending import overload
 
 from specdec.kernels import simd, simd_memory
-from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.numba_far_calls import address_of
+from specdec.kernels.numba_options import INNER, inner, njit
 from specdec.kernels.numba_panel_codes import TWO, codes_of, scales
 from specdec.kernels.numba_register_tiles import fits, products, stretch_of
-from specdec.kernels.panel_formats import PANEL, Float32
+from specdec.kernels.panel_formats import PANEL, Float32, Panels
 
 
 def accumulate(panels: Any, panel: int, x: Any, sums: Any, row: int, inputs: int, rows: Any) -> Any:
@@ -48,7 +49,25 @@ def _accumulate(panels, panel, x, sums, row, inputs, rows):
     return by_stretches
 
 
-@njit(**SERIAL)
+@njit(**INNER)
+def panel_product(panels, panel, x, sums, row, inputs, rows):
+    """`accumulate` by its address, `product_at`: all kernels share the code of a storage format."""
+    return accumulate(panels, panel, x, sums, row, inputs, rows)
+
+
+def product_at(panels: Panels, rows: tuple[int, ...]) -> int:
+    """The address of `panel_product` for panels of this format and tiles `len(rows)` high."""
+    kinds = (type(panels), *(x.dtype for x in panels if isinstance(x, np.ndarray)), len(rows))
+    if kinds not in _known:
+        _known[kinds] = address_of(panel_product, panels, 0, _SOME, _SOME, 0, 0, rows)
+    return _known[kinds]
+
+
+_SOME = np.empty(0, np.float32)
+_known: dict[tuple[Any, ...], int] = {}
+
+
+@inner
 def dense_panel(panels, panel, inputs):
     """One panel as Float32: worth its cost where many rows will use it."""
     out = np.empty(inputs * PANEL, np.float32)

@@ -41,7 +41,7 @@ from specdec.kernels.numba_attention_tasks import (
     plan,
 )
 from specdec.kernels.numba_level_attention import NO_SINKS, across
-from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads
+from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads
 from specdec.kernels.numba_panel_codes import TWO
 from specdec.kernels.numba_prefix_attention import MANY, row_reads
 from specdec.kernels.quantize_kv import QuantizedKV
@@ -107,7 +107,7 @@ def _attention(q, kv, shape, layout, reads, members, scale, softcap, threads, wi
     return merged(o, top, total, shape, reads, members, tasks, places, NO_SINKS)
 
 
-@njit(**SERIAL)
+@inner
 def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, top, total, width):
     """One task, as `numba_attention_part.attend_part` does it."""
     _, heads, kv_heads, nodes, dim = shape
@@ -148,7 +148,7 @@ def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, t
             add_values(numbers, here, size, scores, r, dim, o, numbers, here, NEVER, 1, width)
 
 
-@njit(**SERIAL)
+@inner
 def _restore_key(codes, at, scales, place, dim, bits, out, to):
     """One key: code * step + low, with a step and a low for each channel."""
     apart = LANES if bits == 8 else dim // 2  # between the channels of the two vectors of a load
@@ -160,7 +160,7 @@ def _restore_key(codes, at, scales, place, dim, bits, out, to):
         simd_memory.store(x, out, to + d, apart, 1)
 
 
-@njit(**SERIAL)
+@inner
 def _restore_value(codes, at, scales, place, group, dim, bits, out, to):
     """One value, with a step and a low for each group of channels."""
     apart, parts = LANES if bits == 8 else dim // 2, dim // group
@@ -173,7 +173,7 @@ def _restore_value(codes, at, scales, place, group, dim, bits, out, to):
         simd_memory.store(x, out, to + d, apart, 1)
 
 
-@njit(**SERIAL)
+@inner
 def _codes(codes, at, bits):
     """Two vectors of codes: 32 bytes, or the halves of sixteen."""
     if bits == 8:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from specdec.kernels import simd, simd_memory
-from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.numba_options import inner
 from specdec.kernels.simd_type import LANES
 
 FOUR = (0,) * 4
 
 
-@njit(**SERIAL)
+@inner
 def row_dots(x, at, rows, where, first, size):
     """A vector (a tuple of one) of the products of `x[at:]` with sixteen rows over `size` numbers.
 
@@ -24,7 +24,7 @@ def row_dots(x, at, rows, where, first, size):
     return simd.pair_sums(ac + simd.pair_sums(b + d, 2), 1)
 
 
-@njit(**SERIAL)
+@inner
 def four_dots(x, at, rows, where, first, size):
     """Products with rows 0, 4, 8 and 12 from `first` on, each summed over every fourth lane."""
     acc = simd.zeros(FOUR, 1)

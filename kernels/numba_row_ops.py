@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from specdec.kernels import simd, simd_memory
-from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.numba_options import inner
 from specdec.kernels.panel_formats import PANEL
 from specdec.kernels.simd_type import LANES
 
@@ -20,7 +20,7 @@ STRIP = 4 * LANES  # numbers that a norm takes at once; what is left of a row go
 ONE = (0,)
 
 
-@njit(**SERIAL)
+@inner
 def heads_apart(x, n, nodes, heads, dim, norm, eps, cos, sin):
     """`x[B, nodes, heads, dim]` as `[B, heads, nodes, dim]`, with head norm and rotation if any."""
     out = np.empty(x.size, np.float32)
@@ -54,7 +54,7 @@ def heads_apart(x, n, nodes, heads, dim, norm, eps, cos, sin):
     return out
 
 
-@njit(**SERIAL)
+@inner
 def copied(x, at, out, to, size):
     """`out[to:] = x[at:]` over `size` numbers, in place."""
     whole = size // LANES * LANES
@@ -64,13 +64,13 @@ def copied(x, at, out, to, size):
         out[to + d] = x[at + d]
 
 
-@njit(**SERIAL)
+@inner
 def zeroed(size):
     """An array of zeros."""
     return np.zeros(size, np.float32)
 
 
-@njit(**SERIAL)
+@inner
 def normed(x, n, rows, norm, eps, hidden):
     """`x[n, hidden]` after an RMS norm, with rows of zeros up to `rows`."""
     out = np.zeros(rows * hidden, np.float32)
@@ -79,7 +79,7 @@ def normed(x, n, rows, norm, eps, hidden):
     return out
 
 
-@njit(**SERIAL)
+@inner
 def add_residual(y, x, n, hidden, norm, eps):
     """`y = x + norm(y)` in place; an empty norm is none."""
     for i in range(n):
@@ -94,7 +94,7 @@ def add_residual(y, x, n, hidden, norm, eps):
             y[d] += x[d]
 
 
-@njit(**SERIAL)
+@inner
 def heads_together(o, n, rows, nodes, heads, dim):
     """`o[B, heads, nodes, dim]` as `[rows, heads, dim]`, with rows of zeros past n = B * nodes."""
     out = np.zeros(rows * heads * dim, np.float32)
@@ -106,7 +106,7 @@ def heads_together(o, n, rows, nodes, heads, dim):
     return out
 
 
-@njit(**SERIAL)
+@inner
 def rms_norm(x, at, weight, eps, out, to, size):
     """`out[to:] = weight * x[at:] / rms(x[at:])` over `size` numbers, in place."""
     whole = size // STRIP * STRIP
@@ -126,7 +126,7 @@ def rms_norm(x, at, weight, eps, out, to, size):
         out[to + d] = weight[d] * (x[at + d] * scale)
 
 
-@njit(**SERIAL)
+@inner
 def biased(acc, bias, panel):
     """Accumulators plus one panel of a bias, or as they are where there is none."""
     if bias.size == 0:
@@ -135,7 +135,7 @@ def biased(acc, bias, panel):
     return simd.row_fma(acc, ones, simd_memory.load(bias, panel * PANEL, 2))
 
 
-@njit(**SERIAL)
+@inner
 def activated(x, kind):
     """The activation of a gated MLP: x times a sigmoid, but for the exact GELU."""
     one = simd.splat(x, np.float32(1))

@@ -9,7 +9,7 @@ from torch import Tensor
 from specdec.kernels import simd, simd_memory
 from specdec.kernels.numba_index_dots import all_dots
 from specdec.kernels.numba_index_logits import flattened
-from specdec.kernels.numba_options import SERIAL, njit, num_threads
+from specdec.kernels.numba_options import SERIAL, inner, njit, num_threads
 from specdec.kernels.simd_type import LANES
 
 
@@ -85,7 +85,7 @@ def _choose(logits, by_max, pool, per_page, scores, all_heads, first, last, out)
         _best(scores[0 if all_heads else head], first, last, out[head])
 
 
-@njit(**SERIAL)
+@inner
 def _importance(logits, head, by_max, pool, per_page, score):
     count, size = logits.shape[1:]
     room = (size + LANES - 1) // LANES * LANES
@@ -115,7 +115,7 @@ def _importance(logits, head, by_max, pool, per_page, score):
         _pooled(score, pool)
 
 
-@njit(**SERIAL)
+@inner
 def _exponentials(line):
     """Weights of a softmax in place, relative to the largest; returns their sum."""
     best = simd_memory.load(line, 0, 1)
@@ -130,7 +130,7 @@ def _exponentials(line):
     return simd.sum_lanes(total)
 
 
-@njit(**SERIAL)
+@inner
 def _sum(x, at, count):
     total = np.float32(0)
     for i in range(at, at + count):
@@ -138,7 +138,7 @@ def _sum(x, at, count):
     return total
 
 
-@njit(**SERIAL)
+@inner
 def _pooled(score, pool):
     """A moving average in place, over what is there of `pool` neighbours."""
     pages = len(score)
@@ -153,7 +153,7 @@ def _pooled(score, pool):
         score[page] = total / np.float32(end - start)
 
 
-@njit(**SERIAL)
+@inner
 def _best(score, first, last, out):
     """The places of the largest scores, best first, once sinks and the recent are put in front."""
     pages, count = len(score), len(out)
@@ -176,7 +176,7 @@ def _best(score, first, last, out):
         _sink(out, 0, end, score)
 
 
-@njit(**SERIAL)
+@inner
 def _sink(heap, at, size, score):
     """Move a place down its heap until nothing below it has a smaller score."""
     while 2 * at + 1 < size:

@@ -8,12 +8,14 @@ from numba import prange
 from torch import Tensor
 
 from specdec.kernels import simd_memory
-from specdec.kernels.numba_options import OPTIONS, SERIAL, njit, num_threads, tile
+from specdec.kernels.numba_far_calls import far_call
+from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads, tile
 from specdec.kernels.numba_panel_inputs import ONES, in_tiles, prepared
-from specdec.kernels.numba_panels import accumulate, dense_panel
-from specdec.kernels.panel_formats import PANEL
+from specdec.kernels.numba_panels import dense_panel, panel_product, product_at
+from specdec.kernels.panel_formats import PANEL, Float32, Panels
 from specdec.kernels.panel_weight import PanelWeight
 
+_DENSE = Float32(np.empty(0, np.float32))
 MANY = 32  # rows from which a panel is dequantised once for all of them
 
 
@@ -24,7 +26,11 @@ def skinny_linear(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) ->
     n = len(flat)
     padded = rows_of(flat, n)
     y = np.empty((n, weight.outputs), np.float32)
-    matrix_product(padded.reshape(-1), weight.panels, y.reshape(-1), n, *_sizes(weight), tile(n))
+    read: Panels = weight.panels if n < MANY else _DENSE
+    matrix_product(
+        padded.reshape(-1), weight.panels, y.reshape(-1), n, *_sizes(weight), tile(n),
+        product_at(read, tile(n)),
+    )  # fmt: skip
     out = torch.from_numpy(y).view(*x.shape[:-1], weight.outputs)
     return out if bias is None else out.add_(bias.detach())
 
@@ -43,8 +49,11 @@ def _sizes(weight: PanelWeight) -> tuple[int, int]:
 
 
 @njit(**OPTIONS)
-def matrix_product(x, panels, y, n, inputs, outputs, tile):
-    """`y[n, outputs] = x[rows, inputs] panels'`, in place; rows is n up to whole tiles."""
+def matrix_product(x, panels, y, n, inputs, outputs, tile, call):
+    """`y[n, outputs] = x[rows, inputs] panels'`, in place; rows is n up to whole tiles.
+
+    call: `product_at` of what is multiplied: the panels, or from `MANY` rows on dense ones.
+    """
     height = len(tile)
     rows = (n + height - 1) // height * height
     if n < MANY:
@@ -54,16 +63,16 @@ def matrix_product(x, panels, y, n, inputs, outputs, tile):
     for panel in prange((outputs + PANEL - 1) // PANEL):
         if n < MANY:
             for row in range(0, n, height):
-                acc = accumulate(panels, panel, ready, sums, row, inputs, tile)
-                store_panel(acc, y, row, n, panel, outputs)
+                given = panels, panel, ready, sums, row, inputs, tile
+                store_panel(far_call(panel_product, call, given), y, row, n, panel, outputs)
         else:
             dense = dense_panel(panels, panel, inputs)
             for row in range(0, n, height):
-                acc = accumulate(dense, 0, ready, sums, row, inputs, tile)
-                store_panel(acc, y, row, n, panel, outputs)
+                given = dense, 0, ready, sums, row, inputs, tile
+                store_panel(far_call(panel_product, call, given), y, row, n, panel, outputs)
 
 
-@njit(**SERIAL)
+@inner
 def store_panel(acc, y, row, n, panel, outputs):
     """Write accumulators to `y[row:, panel * 32:]` as far as rows and outputs are there."""
     at, height = panel * PANEL, len(acc) // 2

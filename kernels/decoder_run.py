@@ -1,0 +1,80 @@
+"""decoder_run: decoder layers of one shape, one after another, over levels in host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from specdec.kernels.decoder_block import (
+    AttentionInputs,
+    LayerOutput,
+    attention_inputs,
+    layer_output,
+)
+from specdec.kernels.dispatch import dispatched
+from specdec.kernels.level_attention import Reads, level_attention
+from specdec.kernels.stage_kv import stage_kv
+
+Block = tuple[AttentionInputs, LayerOutput]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Decoder layers that are `alike`, in order."""
+
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Staging:
+    """Where a pass writes keys and values: staged slots from `at` on, behind `length: int32[R]` of
+    rows `rows: int32[B]` of the last level."""
+
+    length: Tensor
+    rows: Tensor
+    at: int
+
+
+def alike(a: Block, b: Block) -> bool:
+    """Whether two layers differ in nothing but the numbers in their weights."""
+    return bool(_shape(a) == _shape(b))
+
+
+def _shape(x: Any) -> Any:
+    """Types, sizes and settings of all parts."""
+    if isinstance(x, Tensor | np.ndarray):
+        return str(x.dtype), tuple(x.shape)
+    if is_dataclass(x):
+        return type(x), tuple(_shape(getattr(x, part.name)) for part in fields(x))
+    return (type(x), tuple(map(_shape, x))) if isinstance(x, tuple) else x
+
+
+@dispatched
+def decoder_run(
+    x: Tensor,
+    run: Run,
+    cos: Tensor,
+    sin: Tensor,
+    levels: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    staging: Staging,
+    reads: Sequence[Reads],
+    *,
+    scale: float,
+    softcap: float | None = None,
+) -> Tensor:
+    """The last layer's output `[B, N, hidden]` from the first one's input x; keys and values of
+    all layers are staged in place.
+
+    cos, sin: see `attention_inputs`. levels, reads: see `level_attention`, one for each layer;
+    tables and all but the pages are those of the first.
+    """
+    for (inputs, output), pairs, read in zip(run.blocks, levels, reads, strict=True):
+        q, k, v = attention_inputs.plain(x, inputs, cos, sin)
+        stage_kv.plain(*pairs[-1], k, v, staging.length, staging.rows, at=staging.at)
+        o = level_attention.plain(q, pairs, read, scale=scale, softcap=softcap)
+        x = layer_output.plain(x, o, output)
+    return x

@@ -1,0 +1,192 @@
+"""decoder_run on a CPU: one call for all layers.
+
+Entering a kernel from Python takes 20 to 40 us, as long as many of a layer's take; here a run of
+layers is entered once, and its kernels are called by their addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from specdec.kernels.decoder_run import Run, Staging
+from specdec.kernels.level_attention import NO_STAGED, Reads
+from specdec.kernels.numba_addresses import (
+    CAPACITY,
+    KEYS,
+    ROWS,
+    VALUES,
+    floats_at,
+    moved,
+    places_of_arrays,
+    places_of_levels,
+)
+from specdec.kernels.numba_decoder_block import (
+    input_calls,
+    input_weights,
+    make_inputs,
+    make_output,
+    output_calls,
+    output_weights,
+    remembered,
+)
+from specdec.kernels.numba_far_calls import address_of, far_call
+from specdec.kernels.numba_level_attention import (
+    NO_SINKS,
+    across,
+    attention,
+    fields_of,
+    part_at,
+)
+from specdec.kernels.numba_options import SERIAL, inner, njit, num_threads, tile
+from specdec.kernels.numba_row_ops import copied
+from specdec.kernels.simd_type import LANES
+
+_NOTHING = np.empty(0, np.float32)
+_addresses: dict[Any, tuple[int, int, int]] = {}
+
+
+class _Layers(NamedTuple):
+    """What a run never changes: the first layer's weights, and where those of all layers are."""
+
+    inputs: tuple[Any, ...]
+    output: tuple[Any, ...]
+    places: NDArray[np.int64]
+    num_input_arrays: int
+    kept: list[tuple[Any, ...]]  # all weights, alive as long as their addresses are used
+
+
+def decoder_run(
+    x: Tensor,
+    run: Run,
+    cos: Tensor,
+    sin: Tensor,
+    levels: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    staging: Staging,
+    reads: Sequence[Reads],
+    *,
+    scale: float,
+    softcap: float | None = None,
+) -> Tensor:
+    """See `specdec.kernels.decoder_run`."""
+    batch, nodes, hidden = x.shape
+    rows = batch * nodes
+    layers, (inputs, output) = _layers(run), run.blocks[0]
+    in_shape = layers.inputs[-1]
+    _, heads, kv_heads, dim = in_shape
+    if len(cos) != batch:
+        cos, sin = (t.expand(batch, -1, -1).contiguous() for t in (cos, sin))
+    first, pages = reads[0], [read.pages for read in reads]
+    is_paged = any(part is not pages[0] for part in pages)
+    stacked = np.stack(pages) if is_paged else pages[0][None]
+    height, width = tile(rows), across(dim // LANES)
+    out_shape = hidden, heads, dim, output.gate.weight.outputs
+    calls = input_calls(inputs, rows), output_calls(output, rows)
+    settings = np.float32(scale), np.float32(softcap or 0.0), NO_SINKS, num_threads(), width
+    out = _run(
+        x.numpy().reshape(-1),
+        (batch, nodes),
+        (layers.inputs[:-1], layers.output),
+        layers.places,
+        layers.num_input_arrays,
+        cos.numpy().reshape(-1),
+        sin.numpy().reshape(-1),
+        (in_shape, out_shape),
+        height,
+        calls,
+        places_of_levels([pair for pairs in levels for pair in pairs]).reshape(
+            len(levels), len(levels[0]), -1
+        ),
+        (staging.length.numpy(), staging.rows.numpy(), staging.at),
+        *fields_of(first)[:4],
+        stacked,
+        first.page_size,
+        (*settings, part_at(width)),
+        _kernels(layers, height, width, calls),
+    )
+    return torch.from_numpy(out.reshape(x.shape))
+
+
+@remembered
+def _layers(run: Run) -> _Layers:
+    inputs = [input_weights(block[0]) for block in run.blocks]
+    outputs = [output_weights(block[1]) for block in run.blocks]
+    here, there = (
+        places_of_arrays(weights)
+        for weights in ([one[:-1] for one in inputs], outputs)
+    )
+    places = np.ascontiguousarray(np.concatenate([here, there], axis=1))
+    return _Layers(inputs[0], outputs[0], places, here.shape[1], [*inputs, *outputs])
+
+
+def _kernels(
+    layers: _Layers, height: tuple[int, ...], width: tuple[int, ...], calls: Any
+) -> tuple[int, int, int]:
+    """Addresses of `make_inputs`, `attention` and `make_output` for such layers and rows."""
+    key = id(layers), height
+    if key not in _addresses:
+        some, zero, none = _NOTHING, np.float32(0), np.empty(0, np.int64)
+        *weights, shape = layers.inputs
+        levels, table = np.empty((0, 4), np.int64), np.empty((0, 8), np.int64)
+        fields = table, none, NO_STAGED, table, np.empty((0, 0, 0), np.int64), 0
+        _addresses[key] = (
+            address_of(make_inputs, some, 0, 0, *weights, some, some, shape, height, calls[0]),
+            address_of(
+                attention, some, levels, (0,) * 5, *fields, zero, zero, some, 0, width, 0
+            ),
+            address_of(make_output, some, some, 0, 0, *layers.output, (0,) * 4, height, calls[1]),
+        )
+    return _addresses[key]
+
+
+@njit(**SERIAL)
+def _run(
+    x, sizes, weights, places, split, cos, sin, shapes, tile, calls, levels, staging, reads,
+    members, anc, bounds, pages, page_size, settings, kernels,
+):  # fmt: skip
+    """The output of all layers, `[n, hidden]`, flat, for their input x.
+
+    sizes: (B, nodes). weights: (inputs, output) of the first layer; places: where the arrays of
+    all are, `split` of the inputs first. shapes, tile, calls: of `make_inputs` and `make_output`.
+    levels: `[layers, levels, 4]`, see `places_of_levels`. staging: fields of `Staging`. pages:
+    `[layers or 1, K, Hkv, P]`. settings, kernels: the last arguments of `attention`, addresses.
+    """
+    batch, nodes = sizes
+    n = batch * nodes
+    _, heads, kv_heads, dim = shapes[0]
+    shape = batch, heads, kv_heads, nodes, dim
+    table = places.reshape(-1)
+    for i in range(len(places)):
+        at = i * places.shape[1]
+        inputs = moved(weights[0], table, at)
+        given = (x, n, nodes) + inputs + (cos, sin, shapes[0], tile, calls[0])
+        q, k, v = far_call(make_inputs, kernels[0], given)
+        stage(k, v, levels[i, -1], staging, shape)
+        given_here = (
+            q, levels[i], shape, reads, members, anc, bounds, pages[i % len(pages)], page_size,
+        ) + settings  # fmt: skip
+        o = far_call(attention, kernels[1], given_here)[0]
+        output = moved(weights[1], table, at + split)
+        given_there = (x, o, n, nodes) + output + (shapes[1], tile, calls[1])
+        x = far_call(make_output, kernels[2], given_there)
+    return x
+
+
+@inner
+def stage(k, v, level, staging, shape):
+    """Write `k, v[B, kv_heads, nodes, dim]` behind what their rows of a level hold, in place."""
+    batch, _, kv_heads, nodes, dim = shape
+    length, rows, at = staging
+    size = level[ROWS] * kv_heads * level[CAPACITY] * dim
+    keys, values = floats_at(level[KEYS], size), floats_at(level[VALUES], size)
+    for b in range(batch):
+        for head in range(kv_heads):
+            start = (rows[b] * kv_heads + head) * level[CAPACITY] + length[rows[b]] + at
+            source = (b * kv_heads + head) * nodes * dim
+            copied(k, source, keys, start * dim, nodes * dim)
+            copied(v, source, values, start * dim, nodes * dim)
