@@ -19,6 +19,7 @@ from specdec.kernels.dispatch import dispatched
 from specdec.kernels.level_attention import Reads, level_attention
 from specdec.kernels.stage_kv import stage_kv
 
+LANES = 16  # numbers of a vector: sizes of heads are multiples of it
 Block = tuple[AttentionInputs, LayerOutput]
 
 

@@ -8,7 +8,7 @@ thousand numbers and done by one thread; the products are done by all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -42,13 +42,14 @@ from specdec.kernels.numba_skinny_linear import store_panel
 from specdec.kernels.panel_formats import PANEL
 
 NONE = np.empty(0, np.float32)
+Made = TypeVar("Made")
 
 
-def remembered(make: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], tuple[Any, ...]]:
+def remembered(make: Callable[[Any], Made]) -> Callable[[Any], Made]:
     """`make`, called once for each layer that lives."""
-    known: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
+    known: WeakKeyDictionary[Any, Made] = WeakKeyDictionary()
 
-    def ask(layer: Any) -> tuple[Any, ...]:
+    def ask(layer: Any) -> Made:
         if layer not in known:
             known[layer] = make(layer)
         return known[layer]

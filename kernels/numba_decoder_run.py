@@ -48,7 +48,6 @@ from specdec.kernels.numba_row_ops import copied
 from specdec.kernels.simd_type import LANES
 
 _NOTHING = np.empty(0, np.float32)
-_addresses: dict[Any, tuple[int, int, int]] = {}
 
 
 class _Layers(NamedTuple):
@@ -59,6 +58,7 @@ class _Layers(NamedTuple):
     places: NDArray[np.int64]
     num_input_arrays: int
     kept: list[tuple[Any, ...]]  # all weights, alive as long as their addresses are used
+    kernels: dict[tuple[int, ...], tuple[int, int, int]]  # by the height of their tiles
 
 
 def decoder_run(
@@ -116,32 +116,26 @@ def decoder_run(
 def _layers(run: Run) -> _Layers:
     inputs = [input_weights(block[0]) for block in run.blocks]
     outputs = [output_weights(block[1]) for block in run.blocks]
-    here, there = (
-        places_of_arrays(weights)
-        for weights in ([one[:-1] for one in inputs], outputs)
-    )
+    here, there = (places_of_arrays(weights) for weights in ([one[:-1] for one in inputs], outputs))
     places = np.ascontiguousarray(np.concatenate([here, there], axis=1))
-    return _Layers(inputs[0], outputs[0], places, here.shape[1], [*inputs, *outputs])
+    return _Layers(inputs[0], outputs[0], places, here.shape[1], [*inputs, *outputs], {})
 
 
 def _kernels(
     layers: _Layers, height: tuple[int, ...], width: tuple[int, ...], calls: Any
 ) -> tuple[int, int, int]:
     """Addresses of `make_inputs`, `attention` and `make_output` for such layers and rows."""
-    key = id(layers), height
-    if key not in _addresses:
+    if height not in layers.kernels:
         some, zero, none = _NOTHING, np.float32(0), np.empty(0, np.int64)
         *weights, shape = layers.inputs
         levels, table = np.empty((0, 4), np.int64), np.empty((0, 8), np.int64)
         fields = table, none, NO_STAGED, table, np.empty((0, 0, 0), np.int64), 0
-        _addresses[key] = (
+        layers.kernels[height] = (
             address_of(make_inputs, some, 0, 0, *weights, some, some, shape, height, calls[0]),
-            address_of(
-                attention, some, levels, (0,) * 5, *fields, zero, zero, some, 0, width, 0
-            ),
+            address_of(attention, some, levels, (0,) * 5, *fields, zero, zero, some, 0, width, 0),
             address_of(make_output, some, some, 0, 0, *layers.output, (0,) * 4, height, calls[1]),
         )
-    return _addresses[key]
+    return layers.kernels[height]
 
 
 @njit(**SERIAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,27 @@ def attend_spans(
 ) -> Tensor:
     """Attention `[1, H, N, Dv]` of sequence b over runs of committed tokens, read where they lie,
     and over what is staged."""
-    table = np.array(_table(pass_, call, place, spans), np.int64)
-    return _attend(pass_, call, b, levels_of(pass_, call.layer), table)
+    table = np.array(_table(pass_, place, spans), np.int64)
+    return _attend(call, b, levels_of(pass_, call.layer), _reads(pass_, b, table))
+
+
+def whole_reads(pass_: ForwardPass, b: int, place: Place) -> Reads:
+    """What `attend_spans` of all that is committed reads, the same object for all layers."""
+    key = (b, "whole")
+    if key not in pass_.plans:
+        table = np.array(_table(pass_, place, whole(place)), np.int64)
+        pass_.plans[key] = _reads(pass_, b, table)
+    known: Reads = pass_.plans[key]
+    return known
+
+
+def choice_reads(
+    pass_: ForwardPass, b: int, place: Place, choice: Choice, budget: int, size: int
+) -> Reads:
+    """What `attend_choice` reads in host memory, noted as read."""
+    count, table = _plan(pass_, b, place, choice, budget, size)
+    pages = np.ascontiguousarray(choice.local[:, :, :count])
+    return _reads(pass_, b, table, pages, size)
 
 
 def attend_choice(
@@ -46,12 +66,11 @@ def attend_choice(
     where it lies.
     """
     levels = levels_of(pass_, call.layer)
-    count, table = _plan(pass_, call, b, place, choice, budget, size)
     device = call.q.device
     remote = any(level.is_remote(call.layer, device) for level in pass_.store.levels)
     if device.type == "cpu" and not remote:
-        pages = choice.local[:, :, :count]
-        return _attend(pass_, call, b, levels, table, np.ascontiguousarray(pages), size)
+        return _attend(call, b, levels, choice_reads(pass_, b, place, choice, budget, size))
+    count, table = _plan(pass_, b, place, choice, budget, size)
     key = (place.sequence, "gathered", call.layer)
     known = pass_.state.get(key)
     if known is None or known[0] is not choice:
@@ -59,17 +78,12 @@ def attend_choice(
         known = pass_.state[key] = (choice, k[None], v[None])
     gathered = [len(levels), 0, 0, count * size, 0, 0, 1, 0]
     table = np.concatenate([table[table[:, 7] == 0], [gathered]])
-    return _attend(pass_, call, b, [*levels, (known[1], known[2])], table)
+    levels = [*levels, (known[1], known[2])]
+    return _attend(call, b, levels, _reads(pass_, b, table))
 
 
 def _plan(
-    pass_: ForwardPass,
-    call: AttentionCall,
-    b: int,
-    place: Place,
-    choice: Choice,
-    budget: int,
-    size: int,
+    pass_: ForwardPass, b: int, place: Place, choice: Choice, budget: int, size: int
 ) -> tuple[int, NDArray[np.int64]]:
     """How many pages are read of a choice, and the kernel's table of reads: the same for all layers
     of a pass whose choices cover the same tokens."""
@@ -78,7 +92,7 @@ def _plan(
     if key not in pass_.plans:
         count, spans = extent(choice, place, budget, size)
         spans += whole(place, place.readable)
-        table = _table(pass_, call, place, spans)
+        table = _table(pass_, place, spans)
         paged = [
             [at, place.rows[at], 0, covered, 0, 0, 1, i + 1]
             for i, (at, covered) in enumerate(choice.covered_levels)
@@ -109,31 +123,34 @@ def _gathered(buffers: list[Any], place: Place, choice: Choice, size: int) -> Te
     return out
 
 
-def _table(
-    pass_: ForwardPass, call: AttentionCall, place: Place, spans: list[Span]
-) -> list[list[int]]:
+def _table(pass_: ForwardPass, place: Place, spans: list[Span]) -> list[list[int]]:
     """Reads of spans of the levels, and of what is staged behind the last one."""
     last = len(place.lengths) - 1
     table = [[at, place.rows[at], start, end, 0, 0, 1, 0] for at, start, end in spans if at != last]
     start = next((first for at, first, _ in spans if at == last), place.lengths[last])
-    staged = pass_.staged + call.q.shape[2]
+    staged = pass_.staged + pass_.positions.shape[1]
     return [*table, [last, place.rows[last], start, place.lengths[last], staged, 0, 1, 0]]
 
 
-def _attend(
+def _reads(
     pass_: ForwardPass,
-    call: AttentionCall,
     b: int,
-    levels: list[tuple[Tensor, Tensor]],
     table: NDArray[np.int64],
     pages: NDArray[np.int64] = NO_PAGES,
     size: int = 1,
+) -> Reads:
+    """The reads of a table, all of them by sequence b."""
+    return Reads(table, _ONE, _words(pass_)[b : b + 1], NO_BOUNDS, pages, size)
+
+
+def _attend(
+    call: AttentionCall, b: int, levels: list[tuple[Tensor, Tensor]], reads: Reads
 ) -> Tensor:
-    """One sequence over the reads of a table."""
+    """Sequence b over some reads."""
     device, is_alone = call.q.device, len(call.q) == 1  # a slice costs as much as a short kernel
     if any(k.device != device for k, _ in levels):
-        levels, table = _near(levels, table, device)
-    reads = Reads(table, _ONE, _words(pass_)[b : b + 1], NO_BOUNDS, pages, size)
+        levels, table = _near(levels, reads.table, device)
+        reads = replace(reads, table=table)
     return level_attention(
         call.q if is_alone else call.q[b : b + 1],
         levels,

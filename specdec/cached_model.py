@@ -233,6 +233,7 @@ class CachedModel:
             state=self.state,
             recorder=self.recorder,
             records=self.base is None,
+            layers=self.target.num_layers,
         )
         if best and self.target.can_choose:
             return self.target.choose(ids, pass_)

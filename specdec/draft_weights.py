@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from specdec.early_exit import shallow
 from specdec.errors import UnsupportedModel
+from specdec.fused_run import forwards
 from specdec.kernels.panel_weight import PanelWeight, quantise
 from specdec.kernels.skinny_linear import skinny_linear
 from specdec.packing import Packing
@@ -39,12 +40,13 @@ def low_precision(model: PreTrainedModel, packing: Packing | None, kind: str) ->
 
 def _copied(model: PreTrainedModel, packing: Packing, bits: int) -> PreTrainedModel:
     base: Any = shallow(model.base_model)
-    layers = []
-    for index, layer in enumerate(base.layers):
-        twin = shallow(layer)
-        twin.forward = packing.fused[index].quantised(bits)
-        layers.append(twin)
-    base._modules["layers"] = nn.ModuleList(layers)
+    twins = [shallow(layer) for layer in base.layers]
+    smaller = {
+        index: (twin, packing.fused[index].quantised(bits)) for index, twin in enumerate(twins)
+    }
+    for index, forward in forwards(smaller).items():
+        twins[index].forward = forward
+    base._modules["layers"] = nn.ModuleList(twins)
     copied: PreTrainedModel = shallow(model)
     copied._modules[model.base_model_prefix] = base
     for name, module in model.named_children():

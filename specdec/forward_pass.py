@@ -44,6 +44,11 @@ class View(Protocol):
     def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
 
+    # A view may also have
+    #   reads_ahead(pass_, layers, window) -> Sequence[Reads] | None
+    # what each of these layers would read in host memory, if `attend` would read no more and do
+    # nothing else: such layers are then run in one call. None, or no such method: one by one.
+
 
 @dataclass(frozen=True, eq=False)
 class ForwardPass:
@@ -61,6 +66,7 @@ class ForwardPass:
     inputs: of a *placed* pass, what tells it where it stands, on the device. `sequences` are then
         places in its batch, and neither they nor `staged` nor the store's lengths may be asked for:
         the pass may be replayed for others (`graphs`). Views with a `ready` know how.
+    layers: how many layers the model has that is called; None where it was not said.
     ticket: names the pass in a compiled model, see `attention_op`.
     """
 
@@ -77,6 +83,7 @@ class ForwardPass:
     records: bool = False
     plans: dict[Any, Any] = field(default_factory=dict)
     inputs: PassInputs | None = None
+    layers: int | None = None
     ticket: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

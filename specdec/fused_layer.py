@@ -64,6 +64,10 @@ class FusedLayer:
         o = pass_.view.attend(pass_, call)
         return layer_output(x, o.contiguous(), self.output)
 
+    @property
+    def kv_heads(self) -> int:
+        return self.inputs.k.weight.outputs // self.inputs.head_dim
+
     def quantised(self, bits: int) -> FusedLayer:
         """This layer with a copy of its weights in 8 or 4 bits, for drafting."""
 

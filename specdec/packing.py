@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from specdec.errors import SpecdecError
 from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.fused_layer import FusedLayer, NoMatch, recognise
+from specdec.fused_run import RunLayer, forwards
 from specdec.kernels.dispatch import has_numba
 from specdec.kernels.panel_weight import PanelWeight, pack
 from specdec.kernels.skinny_linear import skinny_linear
@@ -41,6 +42,7 @@ class Packing:
     model: PreTrainedModel
     weights: dict[nn.Module, PanelWeight] = field(default_factory=dict)
     fused: dict[int, FusedLayer] = field(default_factory=dict)
+    forwards: dict[int, FusedLayer | RunLayer] = field(default_factory=dict)
     hooks: list[Any] = field(default_factory=list)
 
     @classmethod
@@ -80,9 +82,11 @@ class Packing:
         for index, layer in enumerate(layers):
             try:
                 self.fused[index] = _proven(layer, probe.calls[index], probe.seen[layer], self)
-                layer.forward = self.fused[index]
             except NoMatch as error:
                 reasons[str(error)] += 1
+        self.forwards = forwards({i: (layers[i], fused) for i, fused in self.fused.items()})
+        for index, forward in self.forwards.items():
+            layers[index].forward = forward
         for reason, count in reasons.items():
             log.info("%d of %d layers keep their own forward: %s", count, len(layers), reason)
 
@@ -114,7 +118,7 @@ class Packing:
             if _is_released(module):
                 module.weight = nn.Parameter(weight.dense(), requires_grad=False)
         del self.model.__deepcopy__
-        self.fused, self.weights, self.hooks = {}, {}, []
+        self.fused, self.forwards, self.weights, self.hooks = {}, {}, {}, []
 
     def _copied(self, memo: dict[int, Any]) -> PreTrainedModel:
         """A deep copy of the model with its own forwards and dense weights: `copy.deepcopy`."""
@@ -123,7 +127,7 @@ class Packing:
         for module, weight in self.weights.items():
             if _is_released(module):
                 memo[id(module.weight)] = nn.Parameter(weight.dense(), requires_grad=False)
-        memo |= {id(layer): None for layer in self.fused.values()}
+        memo |= {id(forward): None for forward in self.forwards.values()}
         parts = {key: x for key, x in vars(self.model).items() if key != "__deepcopy__"}
         twin.__dict__.update(copy.deepcopy(parts, memo))
         for module in twin.modules():

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specdec import attention, ranks, support
@@ -52,6 +52,9 @@ class Target:
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
+        layers = getattr(model.base_model, "layers", None)
+        if isinstance(layers, nn.ModuleList):  # fewer than its config says where it ends early
+            self.num_layers = min(self.num_layers, len(layers))
         types = getattr(config, "layer_types", None)
         self.layer_types: list[str] = list(types or _layer_types(config))
         self.max_positions = support.max_positions(config)
@@ -214,6 +217,7 @@ class Target:
             positions,
             anc=ancestor_words([list(range(-1, nodes - 1))], nodes),
             staged_positions=positions,
+            layers=self.num_layers,
         )
         return [token % self.vocab_size for token in range(nodes)], pass_
 

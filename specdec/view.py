@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
 from specdec.device_reads import DeviceReads
 from specdec.forward_pass import AttentionCall, ForwardPass
-from specdec.kernels.level_attention import level_attention
+from specdec.kernels.level_attention import Reads, level_attention
 from specdec.kernels.merge import merge
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.softmax import causal_softmax
@@ -56,6 +56,14 @@ class FullView:
         if call.sinks is not None:
             partials.append(sink_partial(call))
         return merge(partials)[0].to(call.q.dtype)
+
+    def reads_ahead(
+        self, pass_: ForwardPass, layers: Sequence[int], window: int | None
+    ) -> list[Reads] | None:
+        """What each of these layers reads; None where it is elsewhere, or queries are noted."""
+        if not may_read_ahead(pass_):
+            return None
+        return [full_reads(pass_, window)] * len(layers)
 
     def _placed(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """The same for a placed pass. An empty level is read, too: it gives lse = -inf."""
@@ -133,6 +141,14 @@ class FullView:
             count = pass_.staged + k.shape[2]
             k, v = pass_.store.staged(call.layer, pass_.sequences, count)
         return _tree(pass_, call, k, v)
+
+
+def may_read_ahead(pass_: ForwardPass) -> bool:
+    """Whether a pass over nodes reads host memory alone, and nobody keeps its queries."""
+    if pass_.anc is None or pass_.inputs is not None or pass_.store.places:
+        return False
+    noted = pass_.recorder is not None and pass_.recorder.verified and pass_.records
+    return pass_.anc.device.type == "cpu" and not noted
 
 
 def placed_tree(

@@ -19,11 +19,14 @@ pytest.importorskip("numba", reason="numba is not installed")
 
 from specdec import Engine
 from specdec.check import first_difference
+from specdec.early_exit import first_layers
 from specdec.errors import InvalidArgument, SpecdecError, UnsupportedModel
-from specdec.kernels import numba_decoder_block, numba_level_attention
+from specdec.kernels import numba_decoder_run, numba_level_attention
 from specdec.noise import Noise
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.split import Sizes
+from specdec.target import Target
+from specdec.view import FullView
 
 PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [i * i % 37 for i in range(80)]]
 NEW = 16
@@ -121,15 +124,49 @@ def test_the_fused_path_is_the_one_that_runs(fused):
     packing = fused.engine.packing
     assert len(packing.fused) == fused.engine.target.num_layers
     assert packing.weights
-    attention, inputs = numba_level_attention.attention, numba_decoder_block.make_inputs
+    runs = {id(forward.run): forward.run for forward in packing.forwards.values()}
+    assert sum(len(run.layers) for run in runs.values()) == fused.engine.target.num_layers
+    attention, run = numba_level_attention.attention, numba_decoder_run._run
     with (
         patch.object(numba_level_attention, "attention", wraps=attention) as attended,
-        patch.object(numba_decoder_block, "make_inputs", wraps=inputs) as made,
+        patch.object(numba_decoder_run, "_run", wraps=run) as gone_through,
     ):
         fused.engine.generate(PROMPTS[0], drafter="none", max_new_tokens=3)
-    assert attended.call_count == 3 * fused.engine.target.num_layers < made.call_count
+    assert gone_through.call_count == 3 * len(runs) and attended.call_count == 0
     with pytest.raises(SpecdecError, match="without a pass"):
         fused.engine.model(torch.tensor([[1, 2]]))
+
+
+def test_a_hook_gets_every_layer(fused):
+    """Who looks at a layer sees what it gives, and the text stays the same."""
+    want = fused.plain(PROMPTS[2])[0].token_ids
+    layers = fused.engine.model.model.layers
+    seen = []
+    hook = layers[1].register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    attention = numba_level_attention.attention
+    try:
+        with patch.object(numba_level_attention, "attention", wraps=attention) as attended:
+            out = fused.generate([PROMPTS[2]], drafter="none")
+    finally:
+        hook.remove()
+    assert out[0].token_ids == want and attended.call_count
+    assert len(seen) >= NEW and all(not torch.equal(x, y) for x, y in seen)
+
+
+def test_a_model_that_ends_early(fused):
+    """A run is left where the model ends: the logits of its first layers, one by one."""
+    short = Target(first_layers(fused.engine.model, 1), borrowed=True)
+
+    class OneByOne(FullView):
+        def reads_ahead(self, *_):
+            return None
+
+    logits = []
+    for view in (FullView(), OneByOne()):
+        tokens, pass_ = short._probe_pass(view)
+        logits.append(short.forward([tokens], pass_))
+    assert pass_.layers == 1
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize("mode", MODES)
