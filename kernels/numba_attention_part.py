@@ -86,8 +86,10 @@ def packed_queries(q, shape, read, head, members, scale):
     for r in range(rows):
         b, g, node = members[read[FIRST] + r // (nodes * group)], r // nodes % group, r % nodes
         source = ((b * heads + head * group + g) * nodes + node) * dim
-        for d in range(dim):
-            packed[r * dim + d] = q[source + d] * scale
+        for d in range(0, dim, LANES):
+            line = simd_memory.load(q, source + d, 1)
+            line = simd.multiply(line, simd.splat(line, scale))
+            simd_memory.store(line, packed, r * dim + d, 0, 1)
     return packed
 
 
@@ -97,6 +99,7 @@ def paged_slots(pages, page_size, start, end, length):
     slots = np.empty(max(0, end - start), np.int64)
     n = 0
     for i in range(start, end):
+        simd.one_by_one()
         page = pages[i // page_size]
         slot = page * page_size + i % page_size
         if page >= 0 and slot < length:
@@ -168,9 +171,11 @@ def ask_for_block(keys, values, where, size, dim):
     """Prefetch a first block, which no block before it has asked for."""
     for c in range(size):
         for d in range(0, dim, LINE):
+            simd.one_by_one()
             simd_memory.prefetch(keys, where[c] + d)
     for c in range(size):
         for d in range(0, dim, LINE):
+            simd.one_by_one()
             simd_memory.prefetch(values, where[c] + d)
 
 
@@ -188,13 +193,16 @@ def hide(scores, block, size, read, members, anc, bound, r, shape, softcap):
     _, heads, kv_heads, nodes, _ = shape
     at = r * BLOCK
     for c in range(at + size, at + BLOCK):
+        simd.one_by_one()
         scores[c] = -np.inf
     if softcap > 0:
         for c in range(at, at + size):
+            simd.one_by_one()
             scores[c] = softcap * math.tanh(scores[c] / softcap)
     if bound.size:
         first = bound[r // (nodes * (heads // kv_heads)) * nodes + r % nodes]
         for c in range(min(size, max(0, first - block))):
+            simd.one_by_one()
             scores[at + c] = -np.inf
     if read[TAIL]:
         words = anc[members[read[FIRST]], r % nodes]
@@ -215,8 +223,9 @@ def take_up(scores, rows, dim, o, top, total):
             sums = simd_memory.load(total, r * LANES, 1)
             sums = simd.multiply(sums, simd.splat(sums, shrink))
             simd_memory.store(sums, total, r * LANES, 0, 1)
-            for d in range(r * dim, (r + 1) * dim):
-                o[d] *= shrink
+            for d in range(r * dim, (r + 1) * dim, LANES):
+                part = simd_memory.load(o, d, 1)
+                simd_memory.store(simd.multiply(part, simd.splat(part, shrink)), o, d, 0, 1)
             top[r] = best
     for r in range(rows):  # apart from the maxima, so that rows do not wait for each other
         line = simd_memory.load(scores, r * BLOCK, 4)

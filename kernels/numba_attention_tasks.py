@@ -24,6 +24,7 @@ def plan(reads, pages, page_size, kv_heads, threads):
     starts, ends = np.empty(len(reads), np.int64), np.empty(len(reads), np.int64)
     pieces = np.ones(len(reads), np.int64)
     for i in range(len(reads)):
+        simd.one_by_one()
         if reads[i, PAGED]:
             starts[i], ends[i] = 0, pages.shape[2] * page_size
         else:
@@ -35,6 +36,7 @@ def plan(reads, pages, page_size, kv_heads, threads):
         size = -(-(ends[i] - starts[i]) // pieces[i])
         for head in range(kv_heads):
             for piece in range(pieces[i]):
+                simd.one_by_one()
                 out[t, READ], out[t, HEAD] = i, head
                 out[t, FROM] = starts[i] + piece * size
                 out[t, TO] = min(ends[i], starts[i] + (piece + 1) * size)
@@ -53,6 +55,7 @@ def places_of(tasks, reads, queries):
     """Where each task's packed rows begin, and in the end how many there are."""
     places = np.zeros(len(tasks) + 1, np.int64)
     for t in range(len(tasks)):
+        simd.one_by_one()
         places[t + 1] = places[t] + padded(reads[tasks[t, READ], COUNT] * queries)
     return places
 
@@ -77,6 +80,7 @@ def merged(o, top, total, shape, reads, members, tasks, places, sinks):
     out = np.zeros(batch * heads * nodes * dim, np.float32)
     if sinks.size:
         for i in range(best.size):
+            simd.one_by_one()
             best[i] = sinks[i // nodes % heads]
             weight[i] = 1
     for t in range(len(tasks)):

@@ -87,6 +87,7 @@ def take_up(acc, width, panel, best, where, at):
     for r in range(height):
         top = best[at + r]
         for c in range(width):
+            simd.one_by_one()
             value = part[r * PANEL + c]
             if value > top or (value != value and top == top):
                 top = value

@@ -7,7 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from specdec.kernels import simd_memory
+from specdec.kernels import simd, simd_memory
 from specdec.kernels.numba_far_calls import far_call
 from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads, tile
 from specdec.kernels.numba_panel_inputs import ONES, in_tiles, prepared
@@ -84,4 +84,5 @@ def store_panel(acc, y, row, n, panel, outputs):
     width = min(PANEL, outputs - at)
     for r in range(min(height, n - row)):
         for c in range(width):
+            simd.one_by_one()
             y[(row + r) * outputs + at + c] = part[r * PANEL + c]

@@ -28,6 +28,18 @@ from specdec.kernels.simd_type import (
 
 
 @intrinsic
+def one_by_one(typing: Any) -> Any:
+    """Say in a loop over leftovers that LLVM is not to unroll it or make vectors of it, which would
+    take longer to compile than all that the loop ever does."""
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        b.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], side_effect=True)
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
 def kept_apart(typing: Any) -> Any:
     """Keeps LLVM from inlining the function that says this, so that it has all registers."""
 
