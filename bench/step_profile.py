@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -17,6 +18,7 @@ from specdec.bench.contestants import Stepper
 from specdec.cached_model import CachedModel
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
+from specdec.fused_run import FusedRun
 from specdec.kernels.dispatch import Op
 from specdec.noise import Noise
 from specdec.options import DraftOptions
@@ -45,8 +47,8 @@ def profile_steps(
     one node is timed at `budget`. peers: whose plain steps take turns with ours. Returns a
     document with the machine, the bandwidth in GB/s and a list of passes: `total` is the median
     of the pass as it is (widths and views take turns), `ops` the medians with a clock around
-    each op, `other` the rest of those (Python, transformers), and `floor` what reading the
-    weights and the keys once takes at that bandwidth. Where passes are graphs, `ops` holds the
+    each op, layer by layer, `other` the rest of those (Python, transformers), and `floor` what
+    reading the weights and the keys once takes at that bandwidth. Where passes are graphs, `ops` holds the
     same pass `without_graphs` instead, since launches take no time by themselves. A peer has no
     more than its `total`.
     """
@@ -88,7 +90,8 @@ def stream_bandwidth(device: torch.device | str = "cpu") -> float:
 
 @contextmanager
 def clocked() -> Iterator[dict[str, float]]:
-    """Within this context each op adds its seconds to the dict, by name."""
+    """Within this context each op adds its seconds to the dict, by name, and layers that would
+    otherwise run in one call are called one by one."""
     seconds: dict[str, float] = defaultdict(float)
     plain: Callable[..., Any] = Op.__call__
 
@@ -98,11 +101,8 @@ def clocked() -> Iterator[dict[str, float]]:
         seconds[op.plain.__name__] += time.perf_counter() - start
         return out
 
-    Op.__call__ = timed  # type: ignore[method-assign, assignment]
-    try:
+    with patch.object(Op, "__call__", timed), patch.object(FusedRun, "through", lambda *_: None):
         yield seconds
-    finally:
-        Op.__call__ = plain  # type: ignore[method-assign]
 
 
 def _passes(

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from specdec.kernels import simd, simd_memory
 from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads
+from specdec.kernels.numba_row_dots import row_dots
 from specdec.kernels.simd_type import LANES
 
 CHUNK = 256  # units that a thread takes at once
-UNITS = (0,) * LANES
 
 
 def best_dots(queries: Tensor, index: Tensor, length: Tensor, row_map: Tensor, unit: int) -> Tensor:
@@ -97,8 +97,8 @@ def asked_of(queries, signed, scale):
 def dots(x, at, count, width, index, base, first, last, out, stride):
     """Products of `x[at:]`, `count` queries, with units `first .. last` of an index at `base`.
 
-    Written to `out[m * stride + unit - first]`. Sixteen units go together, so that their sums
-    across lanes are one turn of a square; the sixteen after them are asked for meanwhile.
+    Written to `out[m * stride + unit - first]`. Sixteen units go together; the sixteen after them
+    are asked for meanwhile.
     """
     whole = width // LANES * LANES
     lines = (LANES + count - 1) // count  # that each query asks for, of every sixteen
@@ -108,18 +108,17 @@ def dots(x, at, count, width, index, base, first, last, out, stride):
         for i in range(LANES):
             where[i] = base + (group + min(i, size - 1)) * width
         for m in range(count):
-            acc = simd.zeros(UNITS, 1)
-            for d in range(0, whole, LANES):
-                ahead = where[0] + LANES * (width + d)
-                for i in range(m * lines, min(LANES, (m + 1) * lines)):
-                    simd_memory.prefetch(index, ahead + i * LANES)
-                rows = simd_memory.load_rows(index, where, 0, d)
-                acc = simd.row_fma(acc, rows, simd_memory.load(x, at + m * width + d, 1))
-            simd_memory.store(simd.folded(simd.transposed(acc)), line, 0, 0, 1)
+            for i in range(m * lines, min(LANES, (m + 1) * lines)):
+                for d in range(where[i] + LANES * width, where[i] + LANES * width + whole, LANES):
+                    simd.one_by_one()
+                    simd_memory.prefetch(index, d)
+            start = at + m * width
+            simd_memory.store(row_dots(x, start, index, where, 0, whole), line, 0, 0, 1)
             for unit in range(size):
                 total = line[unit]
                 for d in range(whole, width):
-                    total += x[at + m * width + d] * index[where[unit] + d]
+                    simd.one_by_one()
+                    total += x[start + d] * index[where[unit] + d]
                 out[m * stride + group - first + unit] = total
 
 
