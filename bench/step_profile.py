@@ -48,9 +48,9 @@ def profile_steps(
     document with the machine, the bandwidth in GB/s and a list of passes: `total` is the median
     of the pass as it is (widths and views take turns), `ops` the medians with a clock around
     each op, layer by layer, `other` the rest of those (Python, transformers), and `floor` what
-    reading the weights and the keys once takes at that bandwidth. Where passes are graphs, `ops` holds the
-    same pass `without_graphs` instead, since launches take no time by themselves. A peer has no
-    more than its `total`.
+    reading the weights and the keys once takes at that bandwidth. Where passes are graphs,
+    `ops` holds the same pass `without_graphs` instead, since launches take no time by themselves.
+    A peer has no more than its `total`.
     """
     if len(tokens) < max(contexts) + repeats + 1:
         raise InvalidArgument(f"contexts={list(contexts)}: the text has {len(tokens)} tokens")
