@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specdec.kernels.decoder_run import Run, Staging
+from specdec.kernels.decoder_run import Choosing, Run, Staging
 from specdec.kernels.level_attention import NO_STAGED, Reads
 from specdec.kernels.numba_addresses import (
     CAPACITY,
@@ -36,6 +36,7 @@ from specdec.kernels.numba_decoder_block import (
     remembered,
 )
 from specdec.kernels.numba_far_calls import address_of, far_call
+from specdec.kernels.numba_index_logits import flattened
 from specdec.kernels.numba_level_attention import (
     NO_SINKS,
     across,
@@ -45,6 +46,7 @@ from specdec.kernels.numba_level_attention import (
 )
 from specdec.kernels.numba_options import SERIAL, inner, njit, num_threads, tile
 from specdec.kernels.numba_row_ops import copied
+from specdec.kernels.numba_select_pages import choose_by_index
 from specdec.kernels.simd_type import LANES
 
 _NOTHING = np.empty(0, np.float32)
@@ -58,7 +60,7 @@ class _Layers(NamedTuple):
     places: NDArray[np.int64]
     num_input_arrays: int
     kept: list[tuple[Any, ...]]  # all weights, alive as long as their addresses are used
-    kernels: dict[tuple[int, ...], tuple[int, int, int]]  # by the height of their tiles
+    kernels: dict[tuple[int, ...], tuple[int, ...]]  # by the height of their tiles
 
 
 def decoder_run(
@@ -69,6 +71,7 @@ def decoder_run(
     levels: Sequence[Sequence[tuple[Tensor, Tensor]]],
     staging: Staging,
     reads: Sequence[Reads],
+    choosing: Sequence[Choosing | None],
     *,
     scale: float,
     softcap: float | None = None,
@@ -81,9 +84,8 @@ def decoder_run(
     _, heads, kv_heads, dim = in_shape
     if len(cos) != batch:
         cos, sin = (t.expand(batch, -1, -1).contiguous() for t in (cos, sin))
-    first, pages = reads[0], [read.pages for read in reads]
-    is_paged = any(part is not pages[0] for part in pages)
-    stacked = np.stack(pages) if is_paged else pages[0][None]
+    first = reads[0]
+    indices = [None if choice is None else flattened(choice.index) for choice in choosing]
     height, width = tile(rows), across(dim // LANES)
     out_shape = hidden, heads, dim, output.gate.weight.outputs
     calls = input_calls(inputs, rows), output_calls(output, rows)
@@ -103,13 +105,28 @@ def decoder_run(
             len(levels), len(levels[0]), -1
         ),
         (staging.length.numpy(), staging.rows.numpy(), staging.at),
-        *fields_of(first)[:4],
-        stacked,
-        first.page_size,
+        *fields_of(first),
+        places_of_arrays([read.pages for read in reads]).reshape(-1),
+        _asked(choosing, indices),
         (*settings, part_at(width)),
         _kernels(layers, height, width, calls),
     )
     return torch.from_numpy(out.reshape(x.shape))
+
+
+def _asked(choosing: Sequence[Choosing | None], each: Sequence[Any]) -> tuple[Any, ...]:
+    """Of each layer where its index is, 0 for none, and how far from head to head; pages and width;
+    how.
+
+    each: the indices, `flattened`.
+    """
+    first = next((x for x in choosing if x is not None), None)
+    if first is None:
+        return np.zeros((len(choosing), 2), np.int64), (0, 0), (False, False, 0, False, 0, 0)
+    _, pages, width = first.index.shape
+    signed, votes, *rest = first.settings
+    places = [(0, 0) if x is None else (x[0].ctypes.data, x[1]) for x in each]
+    return np.array(places, np.int64), (pages, width), (signed, votes == "max", *rest)
 
 
 @remembered
@@ -123,8 +140,9 @@ def _layers(run: Run) -> _Layers:
 
 def _kernels(
     layers: _Layers, height: tuple[int, ...], width: tuple[int, ...], calls: Any
-) -> tuple[int, int, int]:
-    """Addresses of `make_inputs`, `attention` and `make_output` for such layers and rows."""
+) -> tuple[int, ...]:
+    """Addresses of `make_inputs`, `attention`, `make_output` and `choose_by_index` for such layers
+    and rows."""
     if height not in layers.kernels:
         some, zero, none = _NOTHING, np.float32(0), np.empty(0, np.int64)
         *weights, shape = layers.inputs
@@ -134,21 +152,26 @@ def _kernels(
             address_of(make_inputs, some, 0, 0, *weights, some, some, shape, height, calls[0]),
             address_of(attention, some, levels, (0,) * 5, *fields, zero, zero, some, 0, width, 0),
             address_of(make_output, some, some, 0, 0, *layers.output, (0,) * 4, height, calls[1]),
-        )
+            address_of(
+                choose_by_index, np.empty((0, 0, 0), np.float32), some, 0, 0, zero,
+                (False, False, 0, False, 0, 0), np.empty((0, 0), np.int64),
+            ),
+        )  # fmt: skip
     return layers.kernels[height]
 
 
 @njit(**SERIAL)
 def _run(
     x, sizes, weights, places, split, cos, sin, shapes, tile, calls, levels, staging, reads,
-    members, anc, bounds, pages, page_size, settings, kernels,
+    members, anc, bounds, pages, page_size, page_places, asked, settings, kernels,
 ):  # fmt: skip
     """The output of all layers, `[n, hidden]`, flat, for their input x.
 
     sizes: (B, nodes). weights: (inputs, output) of the first layer; places: where the arrays of
     all are, `split` of the inputs first. shapes, tile, calls: of `make_inputs` and `make_output`.
     levels: `[layers, levels, 4]`, see `places_of_levels`. staging: fields of `Staging`. pages:
-    `[layers or 1, K, Hkv, P]`. settings, kernels: the last arguments of `attention`, addresses.
+    those of the first layer, those of all are at `page_places`; asked: of `_asked`. settings,
+    kernels: the last arguments of `attention`, addresses.
     """
     batch, nodes = sizes
     n = batch * nodes
@@ -161,8 +184,15 @@ def _run(
         given = (x, n, nodes) + inputs + (cos, sin, shapes[0], tile, calls[0])
         q, k, v = far_call(make_inputs, kernels[0], given)
         stage(k, v, levels[i, -1], staging, shape)
+        (pages_here,) = moved((pages,), page_places, i)
+        if asked[0][i, 0]:
+            (count, width), stride = asked[1], asked[0][i, 1]
+            index = floats_at(asked[0][i, 0], (kv_heads - 1) * stride + count * width)
+            queries = q.reshape((kv_heads, heads // kv_heads * nodes, dim))
+            chooser = (queries, index, stride, count, settings[0], asked[2], pages_here[0])
+            far_call(choose_by_index, kernels[3], chooser)
         given_here = (
-            q, levels[i], shape, reads, members, anc, bounds, pages[i % len(pages)], page_size,
+            q, levels[i], shape, reads, members, anc, bounds, pages_here, page_size,
         ) + settings  # fmt: skip
         o = far_call(attention, kernels[1], given_here)[0]
         output = moved(weights[1], table, at + split)

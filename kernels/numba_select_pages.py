@@ -51,25 +51,24 @@ def select_by_index(
     """See `specdec.kernels.select_pages`."""
     num_threads()
     flat, stride = flattened(index)
-    asked = q.contiguous().numpy()
-    chosen = _choose_by_index(
-        asked, signed, flat, stride, index.shape[1], np.float32(scale), votes == "max", pool,
-        all_heads, count, first, last,
+    chosen = np.empty((len(q), count), np.int64)
+    choose_by_index(
+        q.contiguous().numpy(), flat, stride, index.shape[1], np.float32(scale),
+        (signed, votes == "max", pool, all_heads, first, last), chosen,
     )  # fmt: skip
     return torch.from_numpy(chosen)
 
 
 @njit(**SERIAL)
-def _choose_by_index(
-    q, signed, index, stride, pages, scale, by_max, pool, all_heads, count, first, last
-):
-    """One call, because entering a kernel costs a sixth of what choosing does."""
+def choose_by_index(q, index, stride, pages, scale, how, out):
+    """Fill `out[Hkv, count]` in one call, because entering a kernel costs a sixth of what choosing
+    does. how: (signed, votes are by the largest, pool, all_heads, first, last)."""
+    signed, by_max, pool, all_heads, first, last = how
     heads = len(q)
     logits = np.empty((heads, q.shape[1], pages), np.float32)
     all_dots(q, signed, index, stride, scale, logits)
-    scores, out = np.zeros((heads, pages), np.float32), np.empty((heads, count), np.int64)
+    scores = np.zeros((heads, pages), np.float32)
     _choose(logits, by_max, pool, 1, scores, all_heads, first, last, out)
-    return out
 
 
 @njit(**SERIAL)

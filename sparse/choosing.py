@@ -73,16 +73,7 @@ def choose(
         indices.append((index, keys[row]))
     if not indices:
         return Choice(place.round)
-    total = sum(pages)
-    tail = sum(place.lengths[: place.readable]) - total * size
-    how: dict[str, Any] = {
-        "votes": view.votes,
-        "pool": view.pool,
-        "all_heads": view.sharing.all_heads,
-        "count": min(total, max(0, view.budget - tail) // size),
-        "first": min(total, -(-view.sink // size)),
-        "last": min(total, -(-max(0, view.recent - tail) // size)),
-    }
+    how = settings(view, place, sum(pages))
     per_page = size // view.scorer.per_logit
     if len(indices) == 1:
         ((index, keys),) = indices
@@ -91,6 +82,20 @@ def choose(
         logits = [index.logits(queries, keys, call.scale) for index, keys in indices]
         best = select_pages(torch.cat(logits, dim=-1), per_page=per_page, **how)
     return Choice(place.round, best, [n * size for n in pages], size)
+
+
+def settings(view: SparseView, place: Place, pages: int) -> dict[str, Any]:
+    """How `select_pages` chooses among so many full pages of a sequence."""
+    size = view.scorer.page_size
+    tail = sum(place.lengths[: place.readable]) - pages * size
+    return {
+        "votes": view.votes,
+        "pool": view.pool,
+        "all_heads": view.sharing.all_heads,
+        "count": min(pages, max(0, view.budget - tail) // size),
+        "first": min(pages, -(-view.sink // size)),
+        "last": min(pages, -(-max(0, view.recent - tail) // size)),
+    }
 
 
 def _queries(

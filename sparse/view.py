@@ -11,20 +11,19 @@ from torch import Tensor
 
 from specdec.drafter import Wants
 from specdec.errors import InvalidArgument, UnsupportedModel
-from specdec.forward_pass import AttentionCall, ForwardPass
-from specdec.kernels.level_attention import Reads
+from specdec.forward_pass import AttentionCall, ForwardPass, ReadAhead
 from specdec.pass_ahead import PassAhead
-from specdec.sparse import placed, readiness
+from specdec.sparse import placed, readiness, reads_ahead
 from specdec.sparse.choosing import Choice, choose
 from specdec.sparse.extent import whole
 from specdec.sparse.layout import Layout, Place
 from specdec.sparse.page_index import PageIndex
-from specdec.sparse.reading import attend_choice, attend_spans, choice_reads, whole_reads
+from specdec.sparse.reading import attend_choice, attend_spans
 from specdec.sparse.scorer import Memo, Scorer
 from specdec.sparse.sharing import Sharing
 from specdec.store import Level
 from specdec.target import Target
-from specdec.view import FullView, may_read_ahead
+from specdec.view import FullView
 
 QUERIES = ("draft", "verified", "prompt")
 PROMPT_QUERIES = 32  # of the prompt's end, that vote for it (SnapKV) or calibrate labels
@@ -121,37 +120,9 @@ class SparseView:
 
     def reads_ahead(
         self, pass_: ForwardPass, layers: Sequence[int], window: int | None
-    ) -> list[Reads] | None:
-        """What each of these layers reads; None where one of them has to choose, or shares a pass
-        with another sequence that reads other pages."""
-        if not may_read_ahead(pass_):
-            return None
-        places = Layout.of(pass_, layers[0]).places
-        if window is not None or all(place.total <= self.budget for place in places):
-            return FullView().reads_ahead(pass_, layers, window)
-        if len(places) > 1:
-            return None
-        choices = [self._standing(pass_, layer, places[0]) for layer in layers]
-        if any(choice is None for choice in choices):
-            return None
-        return [
-            whole_reads(pass_, 0, places[0])
-            if choice.pages is None
-            else choice_reads(pass_, 0, places[0], choice, self.budget, self.scorer.page_size)
-            for choice in choices
-            if choice is not None
-        ]
-
-    def _standing(self, pass_: ForwardPass, layer: int, place: Place) -> Choice | None:
-        """What a layer reads without choosing, None if it must; no pages: everything."""
-        anchor = self.sharing.anchor_of(layer)
-        if anchor is None:
-            return Choice(place.round)
-        known: Choice | None = pass_.state.get((place.sequence, anchor))
-        here = pass_.state, place.sequence, place.round, place.lengths
-        if known is None or self.is_due(known, *here):
-            return None
-        return Choice(place.round) if self.sharing.reads_all(layer) else known
+    ) -> list[ReadAhead] | None:
+        """See `specdec.sparse.reads_ahead`."""
+        return reads_ahead.reads_ahead(self, pass_, layers, window)
 
     def _row(self, pass_: ForwardPass, call: AttentionCall, b: int, place: Place) -> Tensor:
         """Attention of one sequence over what it reads of the committed text, and the staged."""

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from specdec.attention_op import ticket_of
+from specdec.kernels.decoder_run import Choosing
+from specdec.kernels.level_attention import Reads
 from specdec.pass_inputs import PassInputs
 from specdec.recorder import QueryRecorder
 from specdec.store import KVStore
@@ -32,6 +34,9 @@ class AttentionCall:
     sinks: Tensor | None = None
 
 
+ReadAhead = tuple[Reads, Choosing | None]
+
+
 class View(Protocol):
     """What a forward pass reads of the store."""
 
@@ -45,9 +50,9 @@ class View(Protocol):
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
 
     # A view may also have
-    #   reads_ahead(pass_, layers, window) -> Sequence[Reads] | None
-    # what each of these layers would read in host memory, if `attend` would read no more and do
-    # nothing else: such layers are then run in one call. None, or no such method: one by one.
+    #   reads_ahead(pass_, layers, window) -> Sequence[ReadAhead] | None
+    # what `attend` would read of host memory in each of these layers, and choose before: they are
+    # then run in one call. None, or no such method: one by one.
 
 
 @dataclass(frozen=True, eq=False)

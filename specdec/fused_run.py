@@ -86,7 +86,7 @@ class FusedRun:
         x, start = x.contiguous(), 0
         while start < len(reads):  # as far as the table of reads is the same
             stop = start + 1
-            while stop < len(reads) and reads[stop].table is reads[start].table:
+            while stop < len(reads) and reads[stop][0].table is reads[start][0].table:
                 stop += 1
             x = decoder_run(
                 x,
@@ -95,7 +95,8 @@ class FusedRun:
                 sin,
                 [levels_of(pass_, index) for index in indices[start:stop]],
                 staging,
-                reads[start:stop],
+                [read for read, _ in reads[start:stop]],
+                [choosing for _, choosing in reads[start:stop]],
                 scale=settings.scale,
                 softcap=settings.softcap,
             )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from specdec.device_reads import DeviceReads
-from specdec.forward_pass import AttentionCall, ForwardPass
-from specdec.kernels.level_attention import Reads, level_attention
+from specdec.forward_pass import AttentionCall, ForwardPass, ReadAhead
+from specdec.kernels.level_attention import level_attention
 from specdec.kernels.merge import merge
 from specdec.kernels.prefix_attention import prefix_attention
 from specdec.kernels.softmax import causal_softmax
@@ -59,11 +59,11 @@ class FullView:
 
     def reads_ahead(
         self, pass_: ForwardPass, layers: Sequence[int], window: int | None
-    ) -> list[Reads] | None:
+    ) -> list[ReadAhead] | None:
         """What each of these layers reads; None where it is elsewhere, or queries are noted."""
         if not may_read_ahead(pass_):
             return None
-        return [full_reads(pass_, window)] * len(layers)
+        return [(full_reads(pass_, window), None)] * len(layers)
 
     def _placed(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """The same for a placed pass. An empty level is read, too: it gives lse = -inf."""

@@ -18,14 +18,22 @@ import torch
 pytest.importorskip("numba", reason="numba is not installed")
 
 from specdec import Engine
+from specdec.cached_model import CachedModel
 from specdec.check import first_difference
 from specdec.early_exit import first_layers
 from specdec.errors import InvalidArgument, SpecdecError, UnsupportedModel
+from specdec.fused_run import FusedRun
 from specdec.kernels import numba_decoder_run, numba_level_attention
 from specdec.noise import Noise
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.split import Sizes
+from specdec.options import DraftOptions
+from specdec.recorder import QueryRecorder
+from specdec.registry import VIEWS
+from specdec.row import Row
+from specdec.sampler import Sampler
 from specdec.target import Target
+from specdec.tree import TokenTree
 from specdec.view import FullView
 
 PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [i * i % 37 for i in range(80)]]
@@ -167,6 +175,33 @@ def test_a_model_that_ends_early(fused):
         logits.append(short.forward([tokens], pass_))
     assert pass_.layers == 1
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize(
+    "name", ["quest", "triforce-chunks", "snapkv", "streaming", "tidal", "full"]
+)
+@torch.inference_mode()
+def test_views_that_know_their_reads(fused, name):
+    """Layers in one call give the bits of layers one by one, whatever a view chooses, and when."""
+    target, tokens = fused.engine.target, [i * i % 37 for i in range(130)]
+    options = DraftOptions(budget=40, sink=3, recent=4)
+    row = Row(0, 0, tokens[:100], 100, 130, Sampler([], False, Noise(0)), 100)
+    base = CachedModel(target, FullView(), [row], recorder=QueryRecorder(window=8))
+    view = VIEWS[name].load()(target, options)
+    models = [CachedModel(target, view, [row], base=base) for _ in range(2)]
+    run = numba_decoder_run._run
+    for turn in range(12):
+        tree = TokenTree.chain(row.tokens[-1], tokens[: turn % 3])
+        with patch.object(numba_decoder_run, "_run", wraps=run) as gone_through:
+            (ours,) = models[0].forward([row], [tree])
+        with patch.object(FusedRun, "through", lambda *_: None):
+            (one_by_one,) = models[1].forward([row], [tree])
+        assert torch.equal(ours, one_by_one)
+        if turn % 2:  # else the same text is drafted for once more
+            row.tokens.append(tokens[100 + turn])
+            row.stable = len(row.tokens)
+    assert gone_through.call_count or name == "tidal"
+    assert models[0].reads(0) == models[1].reads(0)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -23,8 +23,9 @@ from specdec.kernels.decoder_block import (
     attention_inputs,
     layer_output,
 )
-from specdec.kernels.decoder_run import Run, Staging, alike, decoder_run
+from specdec.kernels.decoder_run import Choosing, Run, Staging, alike, decoder_run
 from specdec.kernels.level_attention import NO_BOUNDS, Reads, level_attention
+from specdec.kernels.select_pages import select_by_index
 from specdec.kernels.stage_kv import stage_kv
 
 LAYERS = [(("float32",) * 3, 1), (("bfloat16", "int8/float16", "int4affine/float16"), 4),
@@ -95,10 +96,16 @@ def test_bits_of_the_layers(names, height):
         table = [[1, int(row), 0, int(length[row]), at + nodes, b, 1, 0]
                  for b, row in enumerate(rows)]  # fmt: skip
         members, pages = list(range(batch)), [np.zeros((0, 0, 0), np.int64)] * len(blocks)
+        choosing = [None] * len(blocks)
         if shared and batch == 1 and d.one_of(False, True):  # pages, other ones in each layer
             table.append([0, 0, 0, shared, 0, 0, 1, 1])
             pages = [d.numpy.integers(-1, -(-shared // 4), (1, kv_heads, 3)) for _ in blocks]
             pages = [np.where(np.arange(3) == 0, 0, x) for x in pages]
+            if shared > 12 and d.one_of(False, True):  # chosen on the way, but for the last layer
+                signed, how = d.one_of(False, True), (d.one_of("max", "mean"), 1, False, 1, 1)
+                for i in range(max(1, len(blocks) - 1)):
+                    room = d.normal(kv_heads, 32 + i, dim * (2 if signed else 1))
+                    choosing[i] = Choosing(room[:, : shared // 4], pages[i], signed, *how)
         elif shared:
             table.append([0, 0, 0, shared, 0, batch, batch, 0])
             members += list(range(batch))
@@ -120,21 +127,49 @@ def test_bits_of_the_layers(names, height):
             patch.object(numba_decoder_run, "tile", lambda n: (0,) * height),
         ):
             ours = decoder_run.numba(
-                x, Run(tuple(blocks)), cos, sin, levels, staging, reads, scale=0.3, softcap=softcap
+                x,
+                Run(tuple(blocks)),
+                cos,
+                sin,
+                levels,
+                staging,
+                reads,
+                choosing,
+                scale=0.3,
+                softcap=softcap,
             )
             y = x
-            for (inputs, output), pairs, read in zip(blocks, kept, reads):
+            chosen = [read.pages.copy() for read in reads]
+            for (inputs, output), pairs, read, choice in zip(blocks, kept, reads, choosing):
                 q, k, v = attention_inputs.numba(y, inputs, cos, sin)
                 stage_kv.numba(*pairs[-1], k, v, length, rows, at=at)
+                if choice is not None:
+                    signed, votes, pool, all_heads, first, last = choice.settings
+                    best = select_by_index.numba(
+                        q.reshape(kv_heads, -1, dim), choice.index, scale=0.3, signed=signed,
+                        votes=votes, pool=pool, all_heads=all_heads, count=3, first=first,
+                        last=last,
+                    )  # fmt: skip
+                    assert np.array_equal(best.numpy(), read.pages[0])
                 o = level_attention.numba(q, pairs, read, scale=0.3, softcap=softcap)
                 y = layer_output.numba(y, o, output)
         assert torch.equal(ours, y) and not ours.isnan().any()
+        assert all(np.array_equal(x, read.pages) for x, read in zip(chosen, reads))
         for one, other in zip(levels, kept):
             for pair in zip(one, other):
                 for a, b in zip(*pair):
                     torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
         plain = decoder_run.plain(
-            x, Run(tuple(blocks)), cos, sin, kept, staging, reads, scale=0.3, softcap=softcap
+            x,
+            Run(tuple(blocks)),
+            cos,
+            sin,
+            kept,
+            staging,
+            reads,
+            choosing,
+            scale=0.3,
+            softcap=softcap,
         )
         # layers make rounding errors larger; how large they are is proven for each op alone
         assert (ours - plain).abs().max() <= 0.05 * plain.abs().max()
