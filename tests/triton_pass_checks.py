@@ -11,8 +11,9 @@ import random
 import models
 import pytest
 import torch
+from graphed import NEVER, graphed
 from passes import Oracle, make_row, random_tree, take_up
-from test_graphs import NEVER, _lengths_apart, graphed, same_passes  # noqa: F401
+from test_graphs import _lengths_apart, same_passes  # noqa: F401
 from triton_drawn import DEVICE
 
 from specdec import cached_model
