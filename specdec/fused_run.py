@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -70,8 +71,9 @@ class FusedRun:
             return None
         first, settings = self.layers[0], self.layers[0].settings
         indices = [i for x in self.layers if (i := x.settings.layer) < pass_.layers]
-        ask = getattr(pass_.view, "reads_ahead", None)
-        reads = None if ask is None else ask(pass_, indices, settings.window)
+        if not _speaks_for_itself(type(pass_.view)):
+            return None
+        reads = pass_.view.reads_ahead(pass_, indices, settings.window)  # type: ignore[attr-defined]
         if reads is None:
             return None
         store = pass_.store
@@ -134,6 +136,15 @@ def forwards(
         for place, index in enumerate(indices):
             made[index] = RunLayer(run, place) if _can_run(fused[0]) else fused[place]
     return made
+
+
+@cache
+def _speaks_for_itself(view: type) -> bool:
+    """Whether a view's `reads_ahead` is that of its `attend`: a class derived from it may have
+    changed the one and not the other."""
+    names = ("attend", "reads_ahead")
+    owner = next((x for x in view.__mro__ if any(name in vars(x) for name in names)), object)
+    return "reads_ahead" in vars(owner)
 
 
 def _can_run(layer: FusedLayer) -> bool:

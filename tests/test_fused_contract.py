@@ -161,6 +161,26 @@ def test_a_hook_gets_every_layer(fused):
     assert len(seen) >= NEW and all(not torch.equal(x, y) for x, y in seen)
 
 
+def test_a_view_with_an_attention_of_its_own(fused):
+    """What a class inherits does not speak for what it does itself."""
+
+    class Watching(FullView):
+        def attend(self, pass_, call):
+            seen.append(call.layer)
+            return super().attend(pass_, call)
+
+    seen = []
+    tokens, pass_ = fused.engine.target._probe_pass(Watching())
+    logits = fused.engine.target.forward([tokens], pass_)
+    assert seen == list(range(fused.engine.target.num_layers))
+    assert torch.equal(logits, fused.engine.target.forward(*_again(fused)))
+
+
+def _again(fused):
+    tokens, pass_ = fused.engine.target._probe_pass(FullView())
+    return [tokens], pass_
+
+
 def test_a_model_that_ends_early(fused):
     """A run is left where the model ends: the logits of its first layers, one by one."""
     short = Target(first_layers(fused.engine.model, 1), borrowed=True)
