@@ -7,28 +7,23 @@ thousand numbers and done by one thread; the products are done by all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
-
 import numpy as np
 import torch
 from numba import prange
-from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.kernels import simd
-from specdec.kernels.decoder_block import (
-    ACTIVATIONS,
-    AttentionInputs,
-    LayerOutput,
-    Linear,
-    Norm,
-)
+from specdec.kernels.decoder_block import AttentionInputs, LayerOutput
 from specdec.kernels.numba_far_calls import far_call
+from specdec.kernels.numba_layer_weights import (
+    input_calls,
+    input_weights,
+    output_calls,
+    output_weights,
+)
 from specdec.kernels.numba_options import OPTIONS, njit, num_threads, tile
 from specdec.kernels.numba_panel_inputs import prepared, prepared_again
-from specdec.kernels.numba_panels import panel_product, product_at
+from specdec.kernels.numba_panels import panel_product
 from specdec.kernels.numba_row_ops import (
     activated,
     add_residual,
@@ -41,21 +36,6 @@ from specdec.kernels.numba_row_ops import (
 from specdec.kernels.numba_skinny_linear import store_panel
 from specdec.kernels.panel_formats import PANEL
 
-NONE = np.empty(0, np.float32)
-Made = TypeVar("Made")
-
-
-def remembered(make: Callable[[Any], Made]) -> Callable[[Any], Made]:
-    """`make`, called once for each layer that lives."""
-    known: WeakKeyDictionary[Any, Made] = WeakKeyDictionary()
-
-    def ask(layer: Any) -> Made:
-        if layer not in known:
-            known[layer] = make(layer)
-        return known[layer]
-
-    return ask
-
 
 def attention_inputs(
     x: Tensor, layer: AttentionInputs, cos: Tensor, sin: Tensor
@@ -63,7 +43,7 @@ def attention_inputs(
     """See `specdec.kernels.decoder_block`."""
     num_threads()
     batch, nodes, _ = x.shape
-    weights = input_weights(layer)
+    weights, height = input_weights(layer), tile(batch * nodes)
     heads, kv_heads, dim = weights[-1][1:]
     if len(cos) != batch:
         cos, sin = (t.expand(batch, -1, -1).contiguous() for t in (cos, sin))
@@ -75,8 +55,8 @@ def attention_inputs(
         cos.numpy().reshape(-1),
         sin.numpy().reshape(-1),
         weights[-1],
-        tile(batch * nodes),
-        input_calls(layer, batch * nodes),
+        height,
+        input_calls(layer, height),
     )
     kv_shape = (batch, kv_heads, nodes, dim)
     return (
@@ -90,6 +70,7 @@ def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
     """See `specdec.kernels.decoder_block`."""
     num_threads()
     batch, nodes, hidden = x.shape
+    height = tile(batch * nodes)
     out = make_output(
         x.numpy().reshape(-1),
         o.numpy().reshape(-1),
@@ -97,71 +78,10 @@ def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
         nodes,
         *output_weights(layer),
         (hidden, o.shape[1], o.shape[3], layer.gate.weight.outputs),
-        tile(batch * nodes),
-        output_calls(layer, batch * nodes),
+        height,
+        output_calls(layer, height),
     )
     return torch.from_numpy(out.reshape(x.shape))
-
-
-@remembered
-def input_weights(layer: AttentionInputs) -> tuple[Any, ...]:
-    """The arguments of `make_inputs` that a layer never changes."""
-    linears, norms = (layer.q, layer.k, layer.v), (layer.q_norm, layer.k_norm)
-    dim = layer.head_dim
-    shape = (
-        layer.q.weight.inputs,
-        layer.q.weight.outputs // dim,
-        layer.k.weight.outputs // dim,
-        dim,
-    )
-    return (
-        _array(layer.norm),
-        layer.norm.eps,
-        *(linear.weight.panels for linear in linears),
-        tuple(map(_bias, linears)),
-        tuple(map(_array, norms)),
-        tuple(0.0 if norm is None else norm.eps for norm in norms),
-        shape,
-    )
-
-
-@remembered
-def output_weights(layer: LayerOutput) -> tuple[Any, ...]:
-    """The arguments of `make_output` that a layer never changes."""
-    norms = (layer.post_norm, layer.mlp_norm, layer.mlp_post_norm)
-    mlp = (layer.gate, layer.up, layer.down)
-    return (
-        layer.o.weight.panels,
-        _bias(layer.o),
-        *map(_array, norms),
-        tuple(0.0 if norm is None else norm.eps for norm in norms),
-        *(linear.weight.panels for linear in mlp),
-        tuple(map(_bias, mlp)),
-        ACTIVATIONS.index(layer.activation),
-    )
-
-
-def input_calls(layer: AttentionInputs, rows: int) -> tuple[int, ...]:
-    """`product_at` for q, k and v, and so many rows."""
-    return tuple([product_at(x.weight.panels, tile(rows)) for x in (layer.q, layer.k, layer.v)])
-
-
-def output_calls(layer: LayerOutput, rows: int) -> tuple[int, ...]:
-    """`product_at` for o, gate, up and down, and so many rows."""
-    linears = layer.o, layer.gate, layer.up, layer.down
-    return tuple([product_at(x.weight.panels, tile(rows)) for x in linears])
-
-
-def _array(norm: Norm | None) -> NDArray[Any]:
-    return NONE if norm is None else norm.weight.detach().float().contiguous().numpy()
-
-
-def _bias(linear: Linear) -> NDArray[Any]:
-    """A bias with zeros up to a whole panel, or an empty array."""
-    if linear.bias is None:
-        return NONE
-    bias = linear.bias.detach().float().numpy()
-    return np.concatenate([bias, np.zeros(-len(bias) % PANEL, np.float32)])
 
 
 @njit(**OPTIONS)

@@ -26,17 +26,16 @@ from specdec.kernels.numba_addresses import (
     places_of_arrays,
     places_of_levels,
 )
-from specdec.kernels.numba_decoder_block import (
+from specdec.kernels.numba_decoder_block import make_inputs, make_output
+from specdec.kernels.numba_far_calls import address_of, far_call
+from specdec.kernels.numba_index_logits import flattened
+from specdec.kernels.numba_layer_weights import (
     input_calls,
     input_weights,
-    make_inputs,
-    make_output,
     output_calls,
     output_weights,
     remembered,
 )
-from specdec.kernels.numba_far_calls import address_of, far_call
-from specdec.kernels.numba_index_logits import flattened
 from specdec.kernels.numba_level_attention import (
     NO_SINKS,
     across,
@@ -88,7 +87,7 @@ def decoder_run(
     indices = [None if choice is None else flattened(choice.index) for choice in choosing]
     height, width = tile(rows), across(dim // LANES)
     out_shape = hidden, heads, dim, output.gate.weight.outputs
-    calls = input_calls(inputs, rows), output_calls(output, rows)
+    calls = input_calls(inputs, height), output_calls(output, height)
     settings = np.float32(scale), np.float32(softcap or 0.0), NO_SINKS, num_threads(), width
     out = _run(
         x.numpy().reshape(-1),
