@@ -43,9 +43,9 @@ from specdec.kernels.numba_level_attention import (
     fields_of,
     part_at,
 )
-from specdec.kernels.numba_options import SERIAL, inner, njit, num_threads, tile
-from specdec.kernels.numba_row_ops import copied
+from specdec.kernels.numba_options import SERIAL, njit, num_threads, tile
 from specdec.kernels.numba_select_pages import choose_by_index
+from specdec.kernels.numba_stage_kv import stage_rows
 from specdec.kernels.simd_type import LANES
 
 _NOTHING = np.empty(0, np.float32)
@@ -182,7 +182,10 @@ def _run(
         inputs = moved(weights[0], table, at)
         given = (x, n, nodes) + inputs + (cos, sin, shapes[0], tile, calls[0])
         q, k, v = far_call(make_inputs, kernels[0], given)
-        stage(k, v, levels[i, -1], staging, shape)
+        last = levels[i, -1]
+        size, fresh = last[ROWS] * kv_heads * last[CAPACITY] * dim, (batch, kv_heads, nodes, dim)
+        stage_rows(k, floats_at(last[KEYS], size), fresh, last[CAPACITY], staging)
+        stage_rows(v, floats_at(last[VALUES], size), fresh, last[CAPACITY], staging)
         (pages_here,) = moved((pages,), page_places, i)
         if asked[0][i, 0]:
             (count, width), stride = asked[1], asked[0][i, 1]
@@ -198,18 +201,3 @@ def _run(
         given_there = (x, o, n, nodes) + output + (shapes[1], tile, calls[1])
         x = far_call(make_output, kernels[2], given_there)
     return x
-
-
-@inner
-def stage(k, v, level, staging, shape):
-    """Write `k, v[B, kv_heads, nodes, dim]` behind what their rows of a level hold, in place."""
-    batch, _, kv_heads, nodes, dim = shape
-    length, rows, at = staging
-    size = level[ROWS] * kv_heads * level[CAPACITY] * dim
-    keys, values = floats_at(level[KEYS], size), floats_at(level[VALUES], size)
-    for b in range(batch):
-        for head in range(kv_heads):
-            start = (rows[b] * kv_heads + head) * level[CAPACITY] + length[rows[b]] + at
-            source = (b * kv_heads + head) * nodes * dim
-            copied(k, source, keys, start * dim, nodes * dim)
-            copied(v, source, values, start * dim, nodes * dim)

@@ -7,6 +7,7 @@ and values are read once. Partials are merged by their log-sum-exp at the end.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,17 +106,12 @@ def across(vectors: int) -> tuple[Any, ...]:
     return ACROSS if vectors % len(ACROSS) == 0 else (0, 0) if vectors % 2 == 0 else (0,)
 
 
+@functools.cache
 def part_at(width: tuple[int, ...]) -> int:
     """The address of `attend_part` for such outputs."""
-    if width not in _known:
-        some, read = np.empty(0, np.float32), np.empty(0, np.int64)
-        given = some, some, some, 0, (0,) * 5, read, read, read, NO_STAGED, read, NO_PAGES, 0
-        one = np.float32(0)
-        _known[width] = address_of(attend_part, *given, one, one, some, some, some, width)
-    return _known[width]
-
-
-_known: dict[tuple[int, ...], int] = {}
+    some, read, one = np.empty(0, np.float32), np.empty(0, np.int64), np.float32(0)
+    given = some, some, some, 0, (0,) * 5, read, read, read, NO_STAGED, read, NO_PAGES, 0
+    return address_of(attend_part, *given, one, one, some, some, some, width)
 
 
 @njit(**OPTIONS)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from specdec.kernels.numba_options import SERIAL, njit
+from specdec.kernels.numba_options import SERIAL, inner, njit
+from specdec.kernels.numba_row_ops import copied
 
 
 def stage_kv(
     keys: Tensor, values: Tensor, k: Tensor, v: Tensor, length: Tensor, rows: Tensor, *, at: int
 ) -> None:
     """See `specdec.kernels.stage_kv`."""
-    _stage(keys.numpy(), values.numpy(), k.numpy(), v.numpy(), length.numpy(), rows.numpy(), at)
+    capacity, staging = keys.shape[2], (length.numpy(), rows.numpy(), at)
+    for buffer, fresh in ((keys, k), (values, v)):  # a view: a copy of the buffer would be lost
+        flat = fresh.contiguous().numpy().reshape(-1)
+        _stage(flat, buffer.view(-1).numpy(), tuple(fresh.shape), capacity, staging)
 
 
 def commit_path(keys: Tensor, values: Tensor, path: Tensor, length: Tensor, rows: Tensor) -> None:
@@ -22,16 +26,24 @@ def commit_path(keys: Tensor, values: Tensor, path: Tensor, length: Tensor, rows
 
 
 @njit(**SERIAL)
-def _stage(keys, values, k, v, length, rows, at):
-    for b in range(len(rows)):
+def _stage(x, buffer, shape, capacity, staging):
+    stage_rows(x, buffer, shape, capacity, staging)
+
+
+@inner
+def stage_rows(x, buffer, shape, capacity, staging):
+    """Write `x[B, Hkv, n, D]` to `buffer[R, Hkv, capacity, D]`, both flat, as far as there is room.
+
+    staging: (length, rows, at), as in `stage_kv`.
+    """
+    batch, heads, nodes, dim = shape
+    length, rows, at = staging
+    for b in range(batch):
         start = length[rows[b]] + at
-        count = min(k.shape[2], keys.shape[2] - start)
-        for h in range(k.shape[1]):
-            for i in range(count):
-                for d in range(k.shape[3]):
-                    keys[rows[b], h, start + i, d] = k[b, h, i, d]
-                for d in range(v.shape[3]):
-                    values[rows[b], h, start + i, d] = v[b, h, i, d]
+        size = max(0, min(nodes, capacity - start)) * dim
+        for head in range(heads):
+            to = ((rows[b] * heads + head) * capacity + start) * dim
+            copied(x, (b * heads + head) * nodes * dim, buffer, to, size)
 
 
 @njit(**SERIAL)
