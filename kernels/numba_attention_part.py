@@ -24,8 +24,9 @@ from specdec.kernels.numba_attention_tasks import (
     TO,
     padded,
 )
-from specdec.kernels.numba_options import HAS_32_WIDE_REGISTERS, INNER, inner, njit
+from specdec.kernels.numba_options import INNER, inner, njit
 from specdec.kernels.numba_row_dots import row_dots
+from specdec.kernels.registers import HAS_32_WIDE_REGISTERS
 from specdec.kernels.simd_type import LANES
 
 BLOCK = 4 * LANES  # keys between two updates of the running maximum

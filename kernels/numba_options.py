@@ -13,8 +13,9 @@ from typing import Any
 
 import numba
 import torch
-from llvmlite import binding
 from numba.misc.appdirs import AppDirs
+
+from specdec.kernels.registers import REGISTER_TILE
 
 SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 OPTIONS: dict[str, Any] = {**SERIAL, "parallel": True}
@@ -22,11 +23,6 @@ INNER: dict[str, Any] = {**SERIAL, "no_cpython_wrapper": True}  # compiled code 
 INLINE: dict[str, Any] = {**INNER, "forceinline": True}
 APART: dict[str, Any] = {**INNER, "forceinline": False}  # also when called where it is forced
 
-# What LLVM compiles for: this machine, unless NUMBA_CPU_FEATURES names another.
-_FEATURES: str = numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten()
-HAS_32_WIDE_REGISTERS: bool = "+avx512f" in _FEATURES.split(",")
-# Rows times vectors whose accumulators are in registers, beside what is being multiplied.
-REGISTER_TILE: tuple[int, int] = (8, 2) if HAS_32_WIDE_REGISTERS else (4, 1)
 log = logging.getLogger("specdec")
 _forked: list[bool] = []  # not empty in a child of a process that has started its threads
 
@@ -59,10 +55,12 @@ def inner(function: Any) -> Any:
 
 @functools.cache
 def _cache_folder() -> str | None:
-    """Where compiled kernels are kept: by the contents of all sources, in NUMBA_CACHE_DIR if set,
-    else beside the sources, else in the user's cache; None if nothing of these can be written."""
+    """Where compiled kernels are kept: by the contents of all sources and the registers they were
+    made for, in NUMBA_CACHE_DIR if set, else beside the sources, else in the user's cache; None if
+    nothing of these can be written."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    contents = b"".join([path.read_bytes() for path in sources] + [repr(REGISTER_TILE).encode()])
+    digest = hashlib.sha256(contents).hexdigest()[:16]
     places = (
         [numba.config.CACHE_DIR]
         if numba.config.CACHE_DIR

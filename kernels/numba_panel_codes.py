@@ -1,8 +1,7 @@
-"""Codes, scales and minima of weights in panels, read as vectors from Numba code.
+"""Codes, scales and minima of weights in columns, read as the vectors of a column from Numba code.
 
 Each function of this file stands for several, one for each storage format, chosen when a kernel is
-compiled: the type of the `panels` argument says which. `width` is any tuple: as many vectors as it
-is long are read, from the given lane of a panel on.
+compiled: the type of the `panels` argument says which.
 """
 
 from __future__ import annotations
@@ -12,70 +11,68 @@ from typing import Any
 from numba.extending import overload
 
 from specdec.kernels import simd, simd_memory, simd_words
-from specdec.kernels.panel_formats import (
-    PANEL,
-    WORD,
-    BFloat16,
-    Float16,
-    Float32,
-    Int8,
-    Int8Affine,
-)
+from specdec.kernels.numba_options import inner
+from specdec.kernels.panel_formats import COLUMN, WORD, BFloat16, Float16, Int4Affine
+from specdec.kernels.registers import REGISTER_TILE
 
-ONE, TWO = (0,), (0, 0)
+VECTORS = REGISTER_TILE[1]  # of a column
+ACROSS = (0,) * VECTORS
+_LOADS = {
+    BFloat16: simd_memory.load_bfloat16,
+    Float16: simd_memory.load_float16,
+    Int4Affine: simd_words.load_words,
+}
 
 
-def codes_of(panels: Any, at: int, lane: int, width: Any) -> Any:
-    """The codes of one input, `at` inputs into the matrix."""
+def codes_of(panels: Any, at: int) -> Any:
+    """The codes of one input from `codes[at]` on, or the words of eight."""
     raise NotImplementedError("for compiled code only")
 
 
 @overload(codes_of, inline="always")
-def _codes_of(panels, at, lane, width):
-    kind = panels.instance_class
-    if kind is Float32 or kind is Int8 or kind is Int8Affine:
-        field = 0
-        return lambda panels, at, lane, width: simd_memory.load(
-            panels[field], at * PANEL + lane, width
-        )
-    if kind is BFloat16:
-        return lambda panels, at, lane, width: simd_memory.load_bfloat16(
-            panels.weights, at * PANEL + lane, width
-        )
-    if kind is Float16:
-        return lambda panels, at, lane, width: simd_memory.load_float16(
-            panels.weights, at * PANEL + lane, width
-        )
-
-    def words(panels, at, lane, width):
-        codes = simd_words.load_words(panels.codes, at // WORD * PANEL + lane, width)
-        return simd_words.nibble(codes, at % WORD)
-
-    return words
+def _codes_of(panels, at):
+    load, field = _LOADS.get(panels.instance_class, simd_memory.load), 0
+    return lambda panels, at: load(panels[field], at, ACROSS)
 
 
-def scales(array: Any, at: int, width: Any) -> Any:
+def scales(array: Any, at: int) -> Any:
     """Scales or minima from `array[at]` on: float32 as they are, uint16 as bits of float16."""
     raise NotImplementedError("for compiled code only")
 
 
 @overload(scales, inline="always")
-def _scales(array, at, width):
-    if array.dtype.bitwidth == 16:
-        return lambda array, at, width: simd_memory.load_float16(array, at, width)
-    return lambda array, at, width: simd_memory.load(array, at, width)
+def _scales(array, at):
+    load = simd_memory.load_float16 if array.dtype.bitwidth == 16 else simd_memory.load
+    return lambda array, at: load(array, at, ACROSS)
 
 
-def minima(acc: Any, panels: Any, at: int, width: Any, sums: Any, place: int, stride: int) -> Any:
-    """`acc` plus the minima of one group, from `at` on, times the sums of its inputs, of row r at
-    `sums[place + r * stride]`, if the format has any."""
+def weights_of(panels: Any, column: int, j: int, inputs: int) -> Any:
+    """The weights of input `j` in one column, widened and scaled."""
     raise NotImplementedError("for compiled code only")
 
 
-@overload(minima, inline="always")
-def _minima(acc, panels, at, width, sums, place, stride):
-    if hasattr(panels.instance_class, "minimum"):
-        return lambda acc, panels, at, width, sums, place, stride: simd.outer_fma(
-            acc, scales(panels.minimum, at, width), sums, place, stride
-        )
-    return lambda acc, panels, at, width, sums, place, stride: acc
+@overload(weights_of, inline="always")
+def _weights_of(panels, column, j, inputs):
+    kind = panels.instance_class
+
+    def codes(panels, column, j, inputs):
+        return codes_of(panels, (column * inputs + j) * COLUMN)
+
+    def nibbles(panels, column, j, inputs):
+        words = codes_of(panels, (column * inputs + j) // WORD * COLUMN)
+        return simd_words.nibble(words, j % WORD)
+
+    if not hasattr(kind, "scale"):
+        return codes
+    unscaled = inner(nibbles if kind is Int4Affine else codes)
+
+    def scaled(panels, column, j, inputs):
+        at = (column * inputs + j) // panels.group * COLUMN
+        return simd.multiply(unscaled(panels, column, j, inputs), scales(panels.scale, at))
+
+    def affine(panels, column, j, inputs):
+        at = (column * inputs + j) // panels.group * COLUMN
+        scale, minimum = scales(panels.scale, at), scales(panels.minimum, at)
+        return simd.fma(unscaled(panels, column, j, inputs), scale, minimum)
+
+    return affine if hasattr(kind, "minimum") else scaled

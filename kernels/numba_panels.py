@@ -1,52 +1,17 @@
-"""A panel of weights times a tile of inputs, whatever the format, from Numba code.
-
-Each function of this file stands for several, one for each storage format, chosen when a kernel is
-compiled: the type of the `panels` argument says which.
-"""
+"""A panel of weights times a tile of inputs, by its address, and a panel in float32."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numba.extending import overload
 
-from specdec.kernels import simd, simd_memory
+from specdec.kernels import simd_memory
 from specdec.kernels.numba_far_calls import address_of
 from specdec.kernels.numba_options import INNER, inner, njit
-from specdec.kernels.numba_panel_codes import TWO, codes_of, scales
-from specdec.kernels.numba_register_tiles import fits, products, stretch_of
-from specdec.kernels.panel_formats import PANEL, Float32, Panels
-
-
-def accumulate(panels: Any, panel: int, x: Any, sums: Any, row: int, inputs: int, rows: Any) -> Any:
-    """Products of one panel with the tile of x that begins with `row`, `len(rows)` high.
-
-    Returns the accumulators, `len(rows) x 2` vectors. x, sums: of `prepared` for these panels.
-    """
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(accumulate)
-def _accumulate(panels, panel, x, sums, row, inputs, rows):
-    if fits(len(rows)):
-        return lambda panels, panel, x, sums, row, inputs, rows: products(
-            panels, panel, x, sums, row, (0, inputs, inputs), rows
-        )
-    grouped = hasattr(panels.instance_class, "scale")
-    most = stretch_of(panels)
-
-    def by_stretches(panels, panel, x, sums, row, inputs, rows):
-        stretch = min(inputs, most)
-        if grouped:
-            stretch = max(panels.group, stretch // panels.group * panels.group)
-        acc = simd.zeros(rows, 2)
-        for first in range(0, inputs, stretch):
-            span = first, min(stretch, inputs - first), inputs
-            acc = simd.add(acc, products(panels, panel, x, sums, row, span, rows))
-        return acc
-
-    return by_stretches
+from specdec.kernels.numba_panel_codes import VECTORS, weights_of
+from specdec.kernels.numba_panel_tiles import accumulate
+from specdec.kernels.panel_formats import COLUMN, PANEL, Float32, Panels
 
 
 @njit(**INNER)
@@ -71,33 +36,9 @@ _known: dict[tuple[Any, ...], int] = {}
 def dense_panel(panels, panel, inputs):
     """One panel as Float32: worth its cost where many rows will use it."""
     out = np.empty(inputs * PANEL, np.float32)
-    for j in range(inputs):
-        simd_memory.store(weights_of(panels, panel, j, inputs), out, j * PANEL, 0, 2)
+    for c in range(PANEL // COLUMN):
+        column = panel * (PANEL // COLUMN) + c
+        for j in range(inputs):
+            weights = weights_of(panels, column, j, inputs)
+            simd_memory.store(weights, out, (c * inputs + j) * COLUMN, 0, VECTORS)
     return Float32(out)
-
-
-def weights_of(panels: Any, panel: int, j: int, inputs: int) -> Any:
-    """The weights of input `j` in one panel, widened and scaled, as two vectors."""
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(weights_of, inline="always")
-def _weights_of(panels, panel, j, inputs):
-    kind = panels.instance_class
-    if not hasattr(kind, "scale"):
-        return lambda panels, panel, j, inputs: codes_of(panels, panel * inputs + j, 0, TWO)
-    if not hasattr(kind, "minimum"):
-
-        def scaled(panels, panel, j, inputs):
-            place = (panel * inputs + j) // panels.group * PANEL
-            codes = codes_of(panels, panel * inputs + j, 0, TWO)
-            return simd.multiply(codes, scales(panels.scale, place, TWO))
-
-        return scaled
-
-    def affine(panels, panel, j, inputs):
-        place = (panel * inputs + j) // panels.group * PANEL
-        codes = codes_of(panels, panel * inputs + j, 0, TWO)
-        return simd.fma(codes, scales(panels.scale, place, TWO), scales(panels.minimum, place, TWO))
-
-    return affine

@@ -42,13 +42,13 @@ from specdec.kernels.numba_attention_tasks import (
 )
 from specdec.kernels.numba_level_attention import NO_SINKS, across
 from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads
-from specdec.kernels.numba_panel_codes import TWO
 from specdec.kernels.numba_prefix_attention import MANY, row_reads
 from specdec.kernels.quantize_kv import QuantizedKV
 from specdec.kernels.quantized_attention import quantized_attention as op
 from specdec.kernels.simd_type import LANES
 
 NO_BOUND = NO_BOUNDS.reshape(-1)
+TWO = (0, 0)
 
 
 def quantized_attention(

@@ -1,10 +1,10 @@
-"""Weights as a CPU kernel reads them: panels of 32 outputs, in the precision they are stored in.
+"""Weights as a CPU kernel reads them: columns of outputs, in the precision they are stored in.
 
-A matrix `[out, in]` is cut into panels of 32 output rows; within a panel the 32 weights of one
-input stand together, one a lane. A pass over few rows then reads every weight once, in order, and
-multiplies it with a number that is the same for all lanes: no sums across lanes, no shuffles, and
-each row of activations costs only arithmetic. Quantised weights are widened in registers; scales
-apply to groups of inputs.
+A matrix `[out, in]` is cut into columns of 16 output rows, or 32; within a column the weights of
+one input stand together, one a lane. A pass over few rows then reads every weight once, in order,
+and multiplies it with a number that is the same for all lanes: no sums across lanes, no shuffles,
+and each row of activations costs only arithmetic. Quantised weights are widened in registers;
+scales apply to groups of inputs. A thread takes a panel at a time, 32 outputs.
 """
 
 from __future__ import annotations
@@ -13,30 +13,33 @@ from typing import Any, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
 
-PANEL = 32  # outputs
+from specdec.kernels.registers import REGISTER_TILE
+
+PANEL = 32  # outputs: two vectors
+COLUMN = PANEL // 2 * REGISTER_TILE[1]  # outputs whose products are made at a time, and so read
 WORD = 8  # inputs whose 4-bit codes share a word
 
 
 class Float32(NamedTuple):
-    """`weights: float32[panels, in, 32]`, flat, as are all arrays here."""
+    """`weights: float32[columns, in, COLUMN]`, flat, as are all arrays here."""
 
     weights: NDArray[Any]
 
 
 class BFloat16(NamedTuple):
-    """Bits of bfloat16: `weights: uint16[panels, in, 32]`."""
+    """Bits of bfloat16: `weights: uint16[columns, in, COLUMN]`."""
 
     weights: NDArray[Any]
 
 
 class Float16(NamedTuple):
-    """Bits of float16: `weights: uint16[panels, in, 32]`."""
+    """Bits of float16: `weights: uint16[columns, in, COLUMN]`."""
 
     weights: NDArray[Any]
 
 
 class Int8(NamedTuple):
-    """`codes: int8[panels, in, 32]` times `scale[panels, in / group, 32]`.
+    """`codes: int8[columns, in, COLUMN]` times `scale[columns, in / group, COLUMN]`.
 
     scale: float32, or uint16 for the bits of float16.
     """
@@ -47,7 +50,7 @@ class Int8(NamedTuple):
 
 
 class Int8Affine(NamedTuple):
-    """As Int8, plus `minimum[panels, in / group, 32]`."""
+    """As Int8, plus `minimum[columns, in / group, COLUMN]`."""
 
     codes: NDArray[Any]
     scale: NDArray[Any]
@@ -56,8 +59,8 @@ class Int8Affine(NamedTuple):
 
 
 class Int4Affine(NamedTuple):
-    """As Int8Affine, with `codes: uint32[panels, in / 8, 32]`: a word holds an output's codes of
-    eight inputs, the first in the lowest bits. Groups are multiples of 8."""
+    """As Int8Affine, with `codes: uint32[columns, in / 8, COLUMN]`: a word holds an output's codes
+    of eight inputs, the first in the lowest bits. Groups are multiples of 8."""
 
     codes: NDArray[Any]
     scale: NDArray[Any]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.kernels.panel_formats import (
+    COLUMN,
     PANEL,
     WORD,
     BFloat16,
@@ -48,12 +49,12 @@ class PanelWeight:
         """The weight as float32 `[outputs, inputs]`, a copy: codes times scales plus minima."""
         p = self.panels
         if isinstance(p, Float32):
-            values = _from_panels(p.weights, self.inputs)
+            values = _from_columns(p.weights, self.inputs)
         elif isinstance(p, BFloat16):
-            bits = _from_panels(p.weights, self.inputs).astype(np.uint32) << 16
+            bits = _from_columns(p.weights, self.inputs).astype(np.uint32) << 16
             values = bits.view(np.float32)
         elif isinstance(p, Float16):
-            values = _from_panels(p.weights, self.inputs).view(np.float16).astype(np.float32)
+            values = _from_columns(p.weights, self.inputs).view(np.float16).astype(np.float32)
         else:
             values = self._dequantised(p)
         return torch.from_numpy(np.ascontiguousarray(values[: self.outputs]))
@@ -71,11 +72,11 @@ class PanelWeight:
 
     def _dequantised(self, p: Int8 | Int8Affine | Int4Affine) -> NDArray[Any]:
         if isinstance(p, Int4Affine):
-            words = p.codes.reshape(-1, self.inputs // WORD, 1, PANEL)
+            words = p.codes.reshape(-1, self.inputs // WORD, 1, COLUMN)
             each = words >> _SHIFTS & 15
-            codes = _from_panels(each.astype(np.uint8).reshape(-1), self.inputs)
+            codes = _from_columns(each.astype(np.uint8).reshape(-1), self.inputs)
         else:
-            codes = _from_panels(p.codes, self.inputs)
+            codes = _from_columns(p.codes, self.inputs)
         grouped = codes.reshape(len(codes), -1, p.group).astype(np.float32)
         values = grouped * _scales(p.scale, grouped.shape[1])
         if not isinstance(p, Int8):
@@ -92,11 +93,11 @@ def pack(weight: Tensor) -> PanelWeight:
     bits = w.view(np.uint32)
     panels: Panels
     if not (bits & 0xFFFF).any():
-        panels = BFloat16(_to_panels((bits >> 16).astype(np.uint16)))
+        panels = BFloat16(_to_columns((bits >> 16).astype(np.uint16)))
     elif (half := _exact_half(w)) is not None:
-        panels = Float16(_to_panels(half.view(np.uint16)))
+        panels = Float16(_to_columns(half.view(np.uint16)))
     else:
-        panels = Float32(_to_panels(w))
+        panels = Float32(_to_columns(w))
     return PanelWeight(w.shape[0], w.shape[1], panels)
 
 
@@ -109,19 +110,19 @@ def pack_groups(
     where groups are no multiple of 8. Scales and minima are float32 or float16 and kept so.
     """
     inputs, group = codes.shape[1], codes.shape[1] // scale.shape[1]
-    scales = _to_panels(_stored(scale))
+    scales = _to_columns(_stored(scale))
     panels: Panels
     if bits == 4 and group % WORD == 0:
         assert minimum is not None
-        each = _to_panels(codes.astype(np.uint32)).reshape(-1, WORD, PANEL) << _SHIFTS
+        each = _to_columns(codes.astype(np.uint32)).reshape(-1, WORD, COLUMN) << _SHIFTS
         words = np.bitwise_or.reduce(each, axis=1).reshape(-1)
-        panels = Int4Affine(words, scales, _to_panels(_stored(minimum)), group)
+        panels = Int4Affine(words, scales, _to_columns(_stored(minimum)), group)
     elif minimum is not None:
         panels = Int8Affine(
-            _to_panels(codes.astype(np.int8)), scales, _to_panels(_stored(minimum)), group
+            _to_columns(codes.astype(np.int8)), scales, _to_columns(_stored(minimum)), group
         )
     else:
-        panels = Int8(_to_panels(codes.astype(np.int8)), scales, group)
+        panels = Int8(_to_columns(codes.astype(np.int8)), scales, group)
     return PanelWeight(codes.shape[0], inputs, panels)
 
 
@@ -159,23 +160,23 @@ def _stored(scale: NDArray[Any]) -> NDArray[Any]:
     return scale.view(np.uint16) if scale.dtype == np.float16 else scale.astype(np.float32)
 
 
-def _to_panels(x: NDArray[Any]) -> NDArray[Any]:
-    """`[out, n]` as `[panels, n, 32]`, flat, with rows of zeros up to a whole panel."""
+def _to_columns(x: NDArray[Any]) -> NDArray[Any]:
+    """`[out, n]` as `[columns, n, COLUMN]`, flat, with rows of zeros up to a whole panel."""
     missing = -len(x) % PANEL
     if missing:
         x = np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)])
-    return np.ascontiguousarray(x.reshape(-1, PANEL, x.shape[1]).transpose(0, 2, 1)).reshape(-1)
+    return np.ascontiguousarray(x.reshape(-1, COLUMN, x.shape[1]).transpose(0, 2, 1)).reshape(-1)
 
 
-def _from_panels(x: NDArray[Any], columns: int) -> NDArray[Any]:
-    """The inverse of `_to_panels`, rows of zeros included."""
-    rows = x.reshape(-1, columns, PANEL).transpose(0, 2, 1)
-    return np.ascontiguousarray(rows).reshape(-1, columns)
+def _from_columns(x: NDArray[Any], n: int) -> NDArray[Any]:
+    """The inverse of `_to_columns`, rows of zeros included."""
+    rows = x.reshape(-1, n, COLUMN).transpose(0, 2, 1)
+    return np.ascontiguousarray(rows).reshape(-1, n)
 
 
 def _scales(x: NDArray[Any], groups: int) -> NDArray[Any]:
     """`[out, groups, 1]`, float32."""
-    rows = _from_panels(x, groups)
+    rows = _from_columns(x, groups)
     if rows.dtype == np.uint16:
         rows = rows.view(np.float16)
     return rows.astype(np.float32)[..., None]

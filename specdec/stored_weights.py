@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from specdec.errors import WeightsError
 from specdec.gguf_blocks import TYPES, decode
 from specdec.kernels import panel_formats
+from specdec.kernels.panel_formats import COLUMN, PANEL
 from specdec.kernels.panel_weight import PanelWeight, pack_groups
 
 log = logging.getLogger("specdec")
 FILE = "panels.safetensors"
+_COLUMNS = PANEL // COLUMN
 _KINDS = {kind.__name__: kind for kind in (
     panel_formats.Int8, panel_formats.Int8Affine, panel_formats.Int4Affine)}  # fmt: skip
 
@@ -53,7 +55,10 @@ def find(model: nn.Module, tensors: Iterable[Any]) -> dict[str, PanelWeight]:
 
 
 def save(weights: Mapping[str, PanelWeight], folder: Path) -> None:
-    """Write weights into `folder`, to be read by `load`; nothing where there are none."""
+    """Write weights into `folder`, to be read by `load`; nothing where there are none.
+
+    The file is the same whatever registers the machine has: in columns of whole panels.
+    """
     arrays: dict[str, Any] = {}
     index: dict[str, Any] = {}
     for name, weight in weights.items():
@@ -64,7 +69,10 @@ def save(weights: Mapping[str, PanelWeight], folder: Path) -> None:
             "inputs": weight.inputs,
             "group": fields.pop("group"),
         }
-        arrays |= {f"{name}.{field}": array for field, array in fields.items()}
+        arrays |= {
+            f"{name}.{field}": _by_input(array, _COLUMNS, weight.outputs)
+            for field, array in fields.items()
+        }
     if arrays:
         save_file(arrays, folder / FILE, metadata={"index": json.dumps(index)})
 
@@ -92,13 +100,23 @@ def _read(file: Any, name: str, entry: dict[str, Any]) -> PanelWeight:
     kind: Any = _KINDS[entry["format"]]
     outputs, inputs, group = (int(entry[key]) for key in ("outputs", "inputs", "group"))
     fields = [field for field in kind._fields if field != "group"]
-    arrays = [_array(file.get_tensor(f"{name}.{field}")) for field in fields]
+    tensors = [file.get_tensor(f"{name}.{field}") for field in fields]
+    arrays = [_by_column(tensor, _COLUMNS, outputs) for tensor in tensors]
     return PanelWeight(outputs, inputs, kind(*arrays, group))
 
 
-def _array(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.clone().numpy()
-    return array
+def _by_input(x: NDArray[Any], columns: int, outputs: int) -> NDArray[Any]:
+    """`[panels, columns, n, 32 / columns]` as `[panels, n, 32]`, flat both."""
+    n = len(x) // (-(-outputs // PANEL) * PANEL)
+    apart = x.reshape(-1, columns, n, PANEL // columns)
+    return np.ascontiguousarray(apart.swapaxes(1, 2)).reshape(-1)
+
+
+def _by_column(x: Tensor, columns: int, outputs: int) -> NDArray[Any]:
+    """The inverse of `_by_input`, a copy."""
+    n = len(x) // (-(-outputs // PANEL) * PANEL)
+    together: NDArray[Any] = x.numpy().reshape(-1, n, columns, PANEL // columns)
+    return together.swapaxes(1, 2).copy().reshape(-1)
 
 
 @dataclass

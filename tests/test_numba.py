@@ -26,7 +26,7 @@ from specdec.kernels.decoder_block import (
     layer_output,
 )
 from specdec.kernels.head_argmax import head_argmax
-from specdec.kernels.panel_weight import PanelWeight, _to_panels, pack, pack_groups, quantise
+from specdec.kernels.panel_weight import PanelWeight, _to_columns, pack, pack_groups, quantise
 from specdec.kernels.skinny_linear import skinny_linear
 
 # -- weights in panels -----------------------------------------------------------------------------
@@ -84,19 +84,19 @@ def test_skinny_linear(name, height):
     check()
 
 
-@pytest.mark.parametrize("group", [96, 1344])  # that divides no stretch, and one longer than any
+@pytest.mark.parametrize("group", [96, 4128])  # 43 groups make no even stretches, one no two
 @pytest.mark.parametrize(("name", "height"), [(n, h) for n, hs in FORMATS.items() for h in hs])
 def test_inputs_of_several_stretches(name, height, group):
     """Panels longer than what is multiplied at a time where registers are few."""
     numbers = np.random.default_rng(group)
-    codes = numbers.integers(*((0, 16) if name.startswith("int4") else (-128, 128)), (40, 1344))
+    codes = numbers.integers(*((0, 16) if name.startswith("int4") else (-128, 128)), (40, 4128))
     if name.startswith("int"):
-        scale = numbers.uniform(0.01, 0.1, (40, 1344 // group)).astype(name.rpartition("/")[2])
+        scale = numbers.uniform(0.01, 0.1, (40, 4128 // group)).astype(name.rpartition("/")[2])
         minimum = None if name.startswith("int8/") else (scale * 3).astype(scale.dtype)
         weight = pack_groups(codes, scale, minimum, 4 if name.startswith("int4") else 8)
     else:
         weight = pack(torch.from_numpy(codes / 9).to(getattr(torch, name)).float())
-    x = torch.from_numpy(numbers.normal(size=(height, 1344))).float()
+    x = torch.from_numpy(numbers.normal(size=(height, 4128))).float()
     dense = weight.dense().double()
     size = (x.double().abs() @ dense.abs().T).max().item()
     judge(skinny_linear(x, weight), x @ weight.dense().T, x.double() @ dense.T, size)
@@ -144,7 +144,7 @@ def stored_as(weight: PanelWeight, dense: torch.Tensor) -> PanelWeight:
     panels = pack(dense).panels
     if type(panels) is not type(weight.panels):  # bfloat16 holds them too
         bits = {"float32": np.float32, "float16": np.float16}[weight.format]
-        values = _to_panels(dense.numpy().astype(bits))
+        values = _to_columns(dense.numpy().astype(bits))
         panels = type(weight.panels)(values if bits is np.float32 else values.view(np.uint16))
     return PanelWeight(weight.outputs, weight.inputs, panels)
 

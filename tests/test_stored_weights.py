@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -14,7 +15,8 @@ from torch import nn
 from specdec import Engine, convert, stored_weights
 from specdec.check import first_difference, top2_gap
 from specdec.errors import WeightsError
-from specdec.kernels.panel_weight import pack
+from specdec.kernels.panel_formats import Int8
+from specdec.kernels.panel_weight import PanelWeight, pack
 from specdec.loader import load
 from specdec.packing import Packing
 
@@ -83,6 +85,25 @@ def test_the_panels_are_made_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -
     assert first.keys() == again.keys()
     assert all(torch.equal(first[name].dense(), again[name].dense()) for name in first)
     assert not load(tiny, dtype="bfloat16", device="cpu").stored
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_panel_file_serves_any_registers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Written and read with either layout, it holds 32 outputs of an input side by side."""
+    monkeypatch.setattr(stored_weights, "_COLUMNS", columns)
+    values = np.arange(40 * 24, dtype=np.int64).reshape(40, 24)
+    padded = np.pad(values, ((0, 24), (0, 0)))
+    width = 32 // columns
+    laid = padded.reshape(-1, width, 24).swapaxes(1, 2).astype(np.int8).reshape(-1)
+    scale = padded[:, :1].reshape(-1, width, 1).swapaxes(1, 2).astype(np.float32).reshape(-1)
+    weight = PanelWeight(40, 24, Int8(laid, scale, 24))
+    stored_weights.save({"a": weight}, tmp_path)
+    codes = load_file(tmp_path / stored_weights.FILE)["a.codes"].reshape(2, 24, 32)
+    assert np.array_equal(codes, padded.astype(np.int8).reshape(2, 32, 24).swapaxes(1, 2))
+    again = stored_weights.load(tmp_path)["a"].panels
+    assert np.array_equal(again.codes, laid) and np.array_equal(again.scale, scale)
 
 
 def test_older_conversions_are_not_taken(tiny: Path, cache: Path) -> None:
