@@ -1,4 +1,5 @@
-"""What happens where Numba is missing, broken, limited to a thread, or cannot write its cache."""
+"""What happens where Numba is missing, broken, limited to a thread, or cannot write its cache, and
+on a machine with other registers."""
 
 from __future__ import annotations
 
@@ -198,3 +199,30 @@ def test_a_containers_share_of_cpus(tmp_path: Path) -> None:
     ):
         (tmp_path / str(i)).write_text(text)
         assert cpu_quota(tmp_path / str(i)) == count
+
+
+OTHERS = """
+import sys, types
+other = types.ModuleType("specdec.kernels.registers")
+other.HAS_32_WIDE_REGISTERS, other.REGISTER_TILE = {wide}, {tile}
+sys.modules[other.__name__] = other
+import torch
+from specdec.kernels.panel_formats import COLUMN
+from specdec.kernels.panel_weight import pack, quantise
+from specdec.kernels.skinny_linear import skinny_linear
+assert COLUMN == {column}
+torch.manual_seed(0)
+dense = torch.randn(70, 480)
+for weight in (pack(dense), quantise(dense, 8), quantise(dense, 4)):
+    for rows in (1, 4, 8, 33):
+        x = torch.randn(rows, 480)
+        want = (x.double() @ weight.dense().double().T).float()
+        torch.testing.assert_close(skinny_linear.numba(x, weight), want, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(skinny_linear.plain(x, weight), want, rtol=1e-4, atol=1e-3)
+"""
+
+
+@pytest.mark.parametrize(("wide", "tile", "column"), [(True, (8, 2), 32), (False, (4, 1), 16)])
+def test_weights_as_either_kind_of_registers_has_them(wide, tile, column):
+    """The layout that this machine does not use, too: LLVM splits vectors that are too wide."""
+    run(OTHERS.format(wide=wide, tile=tile, column=column))
