@@ -19,9 +19,8 @@ from specdec.kernels.panel_formats import COLUMN, WORD, Int4Affine
 from specdec.kernels.registers import HAS_32_WIDE_REGISTERS
 
 PAIRED = 8 if HAS_32_WIDE_REGISTERS else 2  # so many accumulators are in registers twice
-# Whether codes are asked for ahead. Not those of a single row that stand alone: it reads as fast as
-# the hardware asks.
-ASKS = not HAS_32_WIDE_REGISTERS
+# Not for a single row of codes that stand alone, which the hardware's own prefetch keeps up with.
+PREFETCHES = not HAS_32_WIDE_REGISTERS
 
 
 def code_products(
@@ -30,7 +29,7 @@ def code_products(
     """`acc` plus the products of the codes of `size` inputs of a column with some rows of a tile.
 
     Input j has its code at `at + j * COLUMN` and row r of it at `x[here + j * height + r]`; when it
-    is its turn, the code at `asked + j * step` may be asked for.
+    is its turn, the code at `asked + j * step` may be prefetched.
     """
     raise NotImplementedError("for compiled code only")
 
@@ -74,7 +73,7 @@ def of_words(count: int, rows: tuple[int, ...]) -> Callable[..., Any]:
 @numba.njit(**INLINE)
 def next_words(panels, at, j, asked, step):
     """The words from input j on."""
-    if ASKS:
+    if PREFETCHES:
         simd_memory.prefetch(panels.codes, (asked + j * step) // WORD)
     return codes_of(panels, (at + j * COLUMN) // WORD)
 
@@ -105,7 +104,7 @@ def of_inputs(count: int, rows: tuple[int, ...]) -> Callable[..., Any]:
 
     def single(acc, panels, at, x, here, height, size, asked, step):
         for j in range(size):
-            if ASKS:
+            if PREFETCHES:
                 simd_memory.prefetch(panels[0], asked + j * step)
             acc = with_input(acc, panels, at, x, here, height, j)
         return acc

@@ -2,8 +2,8 @@
 
 A tile of inputs is `x[inputs, height]`. With 32 registers of 16 lanes its products fit whole: 8
 rows of 2 vectors. With 16 registers of 8 lanes they are made 4 rows and one vector at a time, a
-column; 8 rows take turns over a stretch of it that the first cache keeps meanwhile, and between
-them ask for the next.
+column; 8 rows take turns over a stretch of it that the first cache keeps meanwhile, and prefetch
+half of the next one each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from specdec.kernels.panel_formats import COLUMN, PANEL, WORD, Int4Affine
 from specdec.kernels.registers import REGISTER_TILE
 
 STRETCH = 12288  # bytes of codes that stay in the first cache while all rows pass over them
-AHEAD = 1024  # bytes between the codes that are read and those that are asked for, otherwise
+AHEAD = 1024  # bytes from the codes that are read to those that are prefetched, otherwise
 
 
 def inputs_in(panels: Any, size: int) -> int:

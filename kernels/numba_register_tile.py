@@ -19,7 +19,7 @@ def register_tile(
     """`acc` plus the products of some rows of a tile with a column of weights.
 
     tile: its first row, how far below it the rows begin, and its height. span: first input, how
-    many (whole groups), and those of the matrix. ask: which codes to ask for meanwhile: how many
+    many (whole groups), and those of the matrix. ask: which codes to prefetch meanwhile: how many
     inputs behind the first, and how many codes further with each.
     """
     raise NotImplementedError("for compiled code only")

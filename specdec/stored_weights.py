@@ -28,7 +28,7 @@ from specdec.kernels.panel_weight import PanelWeight, pack_groups
 
 log = logging.getLogger("specdec")
 FILE = "panels.safetensors"
-_COLUMNS = PANEL // COLUMN
+_COLUMNS = PANEL // COLUMN  # of a panel
 _KINDS = {kind.__name__: kind for kind in (
     panel_formats.Int8, panel_formats.Int8Affine, panel_formats.Int4Affine)}  # fmt: skip
 
@@ -70,8 +70,7 @@ def save(weights: Mapping[str, PanelWeight], folder: Path) -> None:
             "group": fields.pop("group"),
         }
         arrays |= {
-            f"{name}.{field}": _by_input(array, _COLUMNS, weight.outputs)
-            for field, array in fields.items()
+            f"{name}.{field}": _by_input(array, weight.outputs) for field, array in fields.items()
         }
     if arrays:
         save_file(arrays, folder / FILE, metadata={"index": json.dumps(index)})
@@ -101,21 +100,21 @@ def _read(file: Any, name: str, entry: dict[str, Any]) -> PanelWeight:
     outputs, inputs, group = (int(entry[key]) for key in ("outputs", "inputs", "group"))
     fields = [field for field in kind._fields if field != "group"]
     tensors = [file.get_tensor(f"{name}.{field}") for field in fields]
-    arrays = [_by_column(tensor, _COLUMNS, outputs) for tensor in tensors]
+    arrays = [_by_column(tensor, outputs) for tensor in tensors]
     return PanelWeight(outputs, inputs, kind(*arrays, group))
 
 
-def _by_input(x: NDArray[Any], columns: int, outputs: int) -> NDArray[Any]:
-    """`[panels, columns, n, 32 / columns]` as `[panels, n, 32]`, flat both."""
+def _by_input(x: NDArray[Any], outputs: int) -> NDArray[Any]:
+    """`[panels, _COLUMNS, n, 32 / _COLUMNS]` as `[panels, n, 32]`, flat both."""
     n = len(x) // (-(-outputs // PANEL) * PANEL)
-    apart = x.reshape(-1, columns, n, PANEL // columns)
+    apart = x.reshape(-1, _COLUMNS, n, PANEL // _COLUMNS)
     return np.ascontiguousarray(apart.swapaxes(1, 2)).reshape(-1)
 
 
-def _by_column(x: Tensor, columns: int, outputs: int) -> NDArray[Any]:
+def _by_column(x: Tensor, outputs: int) -> NDArray[Any]:
     """The inverse of `_by_input`, a copy."""
     n = len(x) // (-(-outputs // PANEL) * PANEL)
-    together: NDArray[Any] = x.numpy().reshape(-1, n, columns, PANEL // columns)
+    together: NDArray[Any] = x.numpy().reshape(-1, n, _COLUMNS, PANEL // _COLUMNS)
     return together.swapaxes(1, 2).copy().reshape(-1)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from specdec.kernels.numba_options import cpu_quota
+from specdec.kernels.registers import HAS_32_WIDE_REGISTERS
 
 TESTS = Path(__file__).resolve().parent
 
@@ -222,7 +223,8 @@ for weight in (pack(dense), quantise(dense, 8), quantise(dense, 4)):
 """
 
 
-@pytest.mark.parametrize(("wide", "tile", "column"), [(True, (8, 2), 32), (False, (4, 1), 16)])
-def test_weights_as_either_kind_of_registers_has_them(wide, tile, column):
-    """The layout that this machine does not use, too: LLVM splits vectors that are too wide."""
+def test_weights_as_other_registers_have_them():
+    """The layout that this machine does not use: LLVM splits vectors that are too wide."""
+    wide = not HAS_32_WIDE_REGISTERS
+    tile, column = ((8, 2), 32) if wide else ((4, 1), 16)
     run(OTHERS.format(wide=wide, tile=tile, column=column))
