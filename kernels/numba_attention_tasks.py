@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from specdec.kernels import simd, simd_memory
+from specdec.kernels import simd, simd_lanes, simd_memory
 from specdec.kernels.numba_options import inner
 from specdec.kernels.simd_type import LANES
 
@@ -87,7 +87,7 @@ def merged(o, top, total, shape, reads, members, tasks, places, sinks):
         read, head = reads[tasks[t, READ]], tasks[t, HEAD]
         for r in range(read[COUNT] * nodes * group):
             part = places[t] + r
-            mass = simd.sum_lanes(simd_memory.load(total, part * LANES, 1))
+            mass = simd_lanes.sum_lanes(simd_memory.load(total, part * LANES, 1))
             if mass == 0:
                 continue
             b, g, node = members[read[FIRST] + r // (nodes * group)], r // nodes % group, r % nodes

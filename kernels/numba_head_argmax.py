@@ -7,7 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from specdec.kernels import simd, simd_memory
+from specdec.kernels import simd, simd_lanes, simd_memory
 from specdec.kernels.numba_far_calls import far_call
 from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads, tile
 from specdec.kernels.numba_panel_inputs import prepared
@@ -61,7 +61,7 @@ def _best(x, panels, bias, n, inputs, outputs, out, tile, call):
                 given = panels, panel, ready, sums, row, inputs, tile
                 acc = biased(far_call(panel_product, call, given), bias, panel)
                 at = chunk * rows + row
-                if simd.any_above(acc, best, at, 2):
+                if simd_lanes.any_above(acc, best, at, 2):
                     take_up(acc, min(PANEL, outputs - panel * PANEL), panel, best, where, at)
     for row in range(n):
         top = best[row]

@@ -27,8 +27,9 @@ from specdec.kernels.numba_addresses import (
     floats_at,
     places_of_levels,
 )
-from specdec.kernels.numba_attention_part import ACROSS, attend_part
+from specdec.kernels.numba_attention_part import attend_part
 from specdec.kernels.numba_attention_tasks import LEVEL, READ, merged, partials, places_of, plan
+from specdec.kernels.numba_attention_tiles import ACROSS
 from specdec.kernels.numba_far_calls import address_of, far_call
 from specdec.kernels.numba_options import OPTIONS, njit, num_threads
 from specdec.kernels.simd_type import LANES

@@ -10,16 +10,17 @@ from numba import prange
 from torch import Tensor
 
 from specdec.kernels import simd, simd_memory
-from specdec.kernels.numba_attention_part import (
+from specdec.kernels.numba_attention_part import locate, packed_queries
+from specdec.kernels.numba_attention_tasks import padded
+from specdec.kernels.numba_attention_tiles import (
+    ACROSS,
     BLOCK,
     NEVER,
     TILE,
-    locate,
-    packed_queries,
+    VECTORS,
     score,
-    turn_keys,
+    transpose_keys,
 )
-from specdec.kernels.numba_attention_tasks import padded
 from specdec.kernels.numba_level_attention import fits
 from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads
 from specdec.kernels.page_mass import page_mass as op
@@ -85,7 +86,7 @@ def _add_masses(
     packed = packed_queries(q, shape, read, head, members, scale)
     keys = k.reshape(-1)
     base = (row * kv_heads + head) * k.shape[2] * dim
-    turned = np.empty(dim * BLOCK, np.float32)
+    columns = np.empty(dim * BLOCK, np.float32)
     scores = np.empty(padded(rows) * BLOCK, np.float32)
     masses = np.zeros((rows, last - first), np.float32)
     where = np.empty(BLOCK, np.int64)
@@ -93,16 +94,16 @@ def _add_masses(
     for block in range(first * page_size, end, BLOCK):
         locate(where, block, end, where[:0], base, dim)
         size = min(BLOCK, end - block)
-        turn_keys(keys, where, size, dim, turned)
+        transpose_keys(keys, where, size, dim, columns)
         for r in range(0, rows, len(TILE)):
-            score(turned, size, packed, r, dim, scores, keys, where, NEVER, 1)
+            score(columns, packed, r, dim, scores, keys, where, NEVER, 0)
         for r in range(rows):
             if softcap > 0:
                 for c in range(r * BLOCK, r * BLOCK + size):
                     scores[c] = softcap * math.tanh(scores[c] / softcap)
-            line = simd_memory.load(scores, r * BLOCK, 4)
+            line = simd_memory.load(scores, r * BLOCK, ACROSS)
             weights = simd.exp(simd.add(line, simd.splat(line, -lse[r])))
-            simd_memory.store(weights, scores, r * BLOCK, 0, 4)
+            simd_memory.store(weights, scores, r * BLOCK, 0, VECTORS)
             for c in range(size):
                 masses[r, (block + c) // page_size - first] += scores[r * BLOCK + c]
     for r in range(rows):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from specdec.kernels import simd, simd_memory, simd_words
+from specdec.kernels import simd, simd_lanes, simd_memory, simd_places, simd_words
 from specdec.kernels.numba_options import inner
 from specdec.kernels.panel_formats import WORD, Int4Affine
 from specdec.kernels.simd_type import LANES
@@ -87,10 +87,10 @@ def in_tiles(x, rows, inputs, tile, factors):
         at = row * inputs
         whole = inputs // stretch * stretch
         for j in range(0, whole, stretch):
-            square = simd_memory.load_rows(x, where, 0, at + j)
+            square = simd_places.load_rows(x, where, 0, at + j)
             square = simd.multiply(square, simd_memory.load_like(square, factors))
             if height > 1:
-                square = simd.transposed(square)
+                square = simd_lanes.transposed(square)
             simd_memory.store_parts(square, out, at + j * height, tile)
         for j in range(whole, inputs):
             for r in range(height):
@@ -111,7 +111,7 @@ def group_sums(x, size, group):
             vector = simd_memory.load(x, at, 1)
             for j in range(LANES, whole, LANES):
                 vector = simd.add(vector, simd_memory.load(x, at + j, 1))
-            total = simd.sum_lanes(vector)
+            total = simd_lanes.sum_lanes(vector)
         for j in range(whole, group):
             simd.one_by_one()
             total += x[at + j]

@@ -1,7 +1,7 @@
 """quantized_attention on a CPU: a block of codes becomes numbers in the first cache, then attends.
 
-The tasks are those of `numba_level_attention`. 64 keys at a time are read as codes, widened and
-scaled in registers and turned, so that memory is read in the few bits that the copy has.
+The tasks are those of `numba_level_attention`. A block of keys is read as codes, widened and scaled
+in registers and transposed, so that memory is read in the few bits that the copy has.
 """
 
 from __future__ import annotations
@@ -13,20 +13,7 @@ from torch import Tensor
 
 from specdec.kernels import simd, simd_memory
 from specdec.kernels.level_attention import NO_BOUNDS, NO_PAGES, NO_STAGED
-from specdec.kernels.numba_attention_part import (
-    BLOCK,
-    LINE,
-    NEVER,
-    ONE,
-    TILE,
-    add_values,
-    hide,
-    locate,
-    packed_queries,
-    score,
-    take_up,
-    turn_keys,
-)
+from specdec.kernels.numba_attention_part import hide, locate, packed_queries, take_up
 from specdec.kernels.numba_attention_tasks import (
     COUNT,
     FROM,
@@ -39,6 +26,16 @@ from specdec.kernels.numba_attention_tasks import (
     partials,
     places_of,
     plan,
+)
+from specdec.kernels.numba_attention_tiles import (
+    BLOCK,
+    LINE,
+    NEVER,
+    ONE,
+    TILE,
+    add_values,
+    score,
+    transpose_keys,
 )
 from specdec.kernels.numba_level_attention import NO_SINKS, across
 from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads
@@ -117,7 +114,7 @@ def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, t
     packed = packed_queries(q, shape, read, task[HEAD], members, scale)
     first = (read[ROW] * kv_heads + task[HEAD]) * capacity  # token of the level
     size_of = dim * bits // 8
-    numbers, turned = np.empty(BLOCK * dim, np.float32), np.empty(dim * BLOCK, np.float32)
+    numbers, columns = np.empty(BLOCK * dim, np.float32), np.empty(dim * BLOCK, np.float32)
     scores = np.empty(padded(rows) * BLOCK, np.float32)
     here = np.empty(BLOCK, np.int64)
     for block in range(task[FROM], task[TO], BLOCK):
@@ -132,9 +129,9 @@ def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, t
             token = first + block + c
             scales = token // group * 2 * dim
             _restore_key(k, token * size_of, k_scales, scales, dim, bits, numbers, c * dim)
-        turn_keys(numbers, here, size, dim, turned)
+        transpose_keys(numbers, here, size, dim, columns)
         for r in range(0, rows, len(TILE)):
-            score(turned, size, packed, r, dim, scores, numbers, here, NEVER, 1)
+            score(columns, packed, r, dim, scores, numbers, here, NEVER, 0)
         for r in range(rows):
             hide(scores, block, size, read, members, NO_STAGED, NO_BOUND, r, shape, softcap)
         take_up(scores, rows, dim, o, top, total)
@@ -145,7 +142,7 @@ def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, t
             _restore_value(v, token * size_of, v_scales, scales, value_group, dim, bits, numbers,
                            c * dim)  # fmt: skip
         for r in range(0, rows, len(TILE)):
-            add_values(numbers, here, size, scores, r, dim, o, numbers, here, NEVER, 1, width)
+            add_values(numbers, here, size, scores, r, dim, o, numbers, here, NEVER, 0, width)
 
 
 @inner

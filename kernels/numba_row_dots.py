@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specdec.kernels import simd, simd_memory
+from specdec.kernels import simd, simd_lanes, simd_memory, simd_places
 from specdec.kernels.numba_options import inner
 from specdec.kernels.simd_type import LANES
 
@@ -18,10 +18,10 @@ def row_dots(x, at, rows, where, first, size):
     """
     a = four_dots(x, at, rows, where, first, size)
     c = four_dots(x, at, rows, where, first + 2, size)
-    ac = simd.pair_sums(a + c, 2)
+    ac = simd_lanes.pair_sums(a + c, 2)
     b = four_dots(x, at, rows, where, first + 1, size)
     d = four_dots(x, at, rows, where, first + 3, size)
-    return simd.pair_sums(ac + simd.pair_sums(b + d, 2), 1)
+    return simd_lanes.pair_sums(ac + simd_lanes.pair_sums(b + d, 2), 1)
 
 
 @inner
@@ -29,6 +29,6 @@ def four_dots(x, at, rows, where, first, size):
     """Products with rows 0, 4, 8 and 12 from `first` on, each summed over every fourth lane."""
     acc = simd.zeros(FOUR, 1)
     for d in range(0, size, LANES):
-        few = simd_memory.load_four_rows(rows, where, first, d)
+        few = simd_places.load_four_rows(rows, where, first, d)
         acc = simd.row_fma(acc, few, simd_memory.load(x, at + d, 1))
-    return simd.pair_sums(simd.pair_sums(acc, 8), 4)
+    return simd_lanes.pair_sums(simd_lanes.pair_sums(acc, 8), 4)

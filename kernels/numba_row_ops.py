@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from specdec.kernels import simd, simd_memory
+from specdec.kernels import simd, simd_lanes, simd_memory
 from specdec.kernels.numba_options import inner
 from specdec.kernels.panel_formats import PANEL
 from specdec.kernels.simd_type import LANES
@@ -117,7 +117,7 @@ def rms_norm(x, at, weight, eps, out, to, size):
     for d in range(0, whole, STRIP):
         strip = simd_memory.load(x, at + d, 4)
         squares = simd.fma(strip, strip, squares)
-    total = float(simd.sum_lanes(squares))
+    total = float(simd_lanes.sum_lanes(squares))
     for d in range(whole, size):
         simd.one_by_one()
         total += float(x[at + d]) * float(x[at + d])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specdec.kernels import simd, simd_memory
+from specdec.kernels import simd, simd_lanes, simd_memory
 from specdec.kernels.numba_index_dots import all_dots
 from specdec.kernels.numba_index_logits import flattened
 from specdec.kernels.numba_options import SERIAL, inner, njit, num_threads
@@ -120,13 +120,13 @@ def _exponentials(line):
     best = simd_memory.load(line, 0, 1)
     for i in range(0, line.size, LANES):
         best = simd.maximum(best, simd_memory.load(line, i, 1))
-    minus = simd.splat(best, -simd.max_lanes(best))
+    minus = simd.splat(best, -simd_lanes.max_lanes(best))
     total = simd.zeros((0,), 1)
     for i in range(0, line.size, LANES):
         weights = simd.exp_or_zero(simd.add(simd_memory.load(line, i, 1), minus))
         simd_memory.store(weights, line, i, 0, 1)
         total = simd.add(total, weights)
-    return simd.sum_lanes(total)
+    return simd_lanes.sum_lanes(total)
 
 
 @inner

@@ -6,7 +6,6 @@ Arrays are addressed by flat element index, without bounds checks. A tuple of ac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -30,7 +29,7 @@ _BYTES, _SHORTS = ir.VectorType(I8, LANES), ir.VectorType(ir.IntType(16), LANES)
 _HALVES = ir.VectorType(ir.HalfType(), LANES)
 
 
-def _load(context: Any, b: Any, kind: Any, array: Any, at: Any, vector: Any) -> Any:
+def load_vector(context: Any, b: Any, kind: Any, array: Any, at: Any, vector: Any) -> Any:
     pointer = b.bitcast(address(context, b, kind, array, at), vector.as_pointer())
     return b.load(pointer, align=kind.dtype.bitwidth // 8)
 
@@ -55,9 +54,9 @@ def load(typing: Any, array: Any, at: Any, vectors: Any) -> Any:
         for i in range(count):
             at = b.add(args[1], I64(i * LANES))
             if array.dtype == types.float32:
-                out.append(_load(context, b, array, args[0], at, FLOATS))
+                out.append(load_vector(context, b, array, args[0], at, FLOATS))
             else:
-                codes = _load(context, b, array, args[0], at, _BYTES)
+                codes = load_vector(context, b, array, args[0], at, _BYTES)
                 wide = b.sext(codes, INTS) if array.dtype.signed else b.zext(codes, INTS)
                 out.append(b.sitofp(wide, FLOATS))
         return context.make_tuple(b, kind, out)
@@ -76,7 +75,7 @@ def _load_16_bit(convert: Any) -> Any:
             out = []
             for i in range(count):
                 at = b.add(args[1], I64(i * LANES))
-                out.append(convert(b, _load(context, b, array, args[0], at, _SHORTS)))
+                out.append(convert(b, load_vector(context, b, array, args[0], at, _SHORTS)))
             return context.make_tuple(b, kind, out)
 
         return kind(array, types.int64, vectors), emit
@@ -96,7 +95,7 @@ def load_nibbles(typing: Any, array: Any, at: Any) -> Any:
     kind = types.UniTuple(floats, 2)
 
     def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        codes = b.zext(_load(context, b, array, args[0], args[1], _BYTES), INTS)
+        codes = b.zext(load_vector(context, b, array, args[0], args[1], _BYTES), INTS)
         low = b.and_(codes, ir.Constant(INTS, [15] * LANES))
         high = b.lshr(codes, ir.Constant(INTS, [4] * LANES))
         return context.make_tuple(b, kind, [b.uitofp(x, FLOATS) for x in (low, high)])
@@ -146,7 +145,10 @@ def load_like(typing: Any, like: Any, array: Any) -> Any:
     """A tuple shaped as `like`, read from the start of a float32 array."""
 
     def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        out = [_load(context, b, array, args[1], I64(i * LANES), FLOATS) for i in range(len(like))]
+        out = [
+            load_vector(context, b, array, args[1], I64(i * LANES), FLOATS)
+            for i in range(len(like))
+        ]
         return context.make_tuple(b, like, out)
 
     return like(like, array), emit
@@ -162,7 +164,7 @@ def load_tile(typing: Any, array: Any, at: Any, stride: Any, rows: Any, width: A
         for i in range(len(kind)):
             row = b.mul(args[2], I64(i // len(width)))
             at = b.add(b.add(args[1], row), I64(i % len(width) * LANES))
-            out.append(_load(context, b, array, args[0], at, FLOATS))
+            out.append(load_vector(context, b, array, args[0], at, FLOATS))
         return context.make_tuple(b, kind, out)
 
     return kind(array, types.int64, types.int64, rows, width), emit
@@ -179,28 +181,6 @@ def load_splats(typing: Any, array: Any, at: Any, stride: Any) -> Any:
         return context.make_tuple(b, kind, [every_lane(b, value) for value in values])
 
     return kind(array, types.int64, types.int64), emit
-
-
-def _load_indirect(places: Sequence[int]) -> Any:
-    kind = types.UniTuple(floats, len(places))
-
-    def typed(typing: Any, array: Any, where: Any, at: Any, offset: Any) -> Any:
-        def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-            out = []
-            for i in places:
-                start = b.load(address(context, b, where, args[1], b.add(args[2], I64(i))))
-                out.append(_load(context, b, array, args[0], b.add(start, args[3]), FLOATS))
-            return context.make_tuple(b, kind, out)
-
-        return kind(array, where, types.int64, types.int64), emit
-
-    return intrinsic(typed)
-
-
-# (array, where, at, offset): vectors from `array[where[at + i] + offset]` on, for LANES places i,
-# or for the four whose sums `pair_sums` of 8 and 4 puts into neighbouring groups of lanes.
-load_rows = _load_indirect(range(LANES))
-load_four_rows = _load_indirect((0, 8, 4, 12))
 
 
 @intrinsic
