@@ -46,10 +46,11 @@ def profile_steps(
     tokens: a text of at least the longest context. views: sparse views whose draft pass over
     one node is timed at `budget`. peers: whose plain steps take turns with ours. Returns a
     document with the machine, the bandwidth in GB/s and a list of passes: `total` is the median
-    of the pass as it is (widths and views take turns), `ops` the medians with a clock around
-    each op, layer by layer, `other` the rest of those (Python, transformers), and `floor` what
-    reading the weights and the keys once takes at that bandwidth. Where passes are graphs,
-    `ops` holds the same pass `without_graphs` instead, since launches take no time by themselves.
+    of the pass as it is (widths and views take turns), `calls` the medians of the same with a
+    clock around each op, `ops` those with layers called one by one that otherwise run in one call,
+    each with the rest as `other` (Python, transformers), and `floor` what reading the weights and
+    the keys once takes at that bandwidth. Where passes are graphs, `calls` holds the same pass
+    `without_graphs` instead and `ops` nothing, since launches take no time by themselves.
     A peer has no more than its `total`.
     """
     if len(tokens) < max(contexts) + repeats + 1:
@@ -90,8 +91,7 @@ def stream_bandwidth(device: torch.device | str = "cpu") -> float:
 
 @contextmanager
 def clocked() -> Iterator[dict[str, float]]:
-    """Within this context each op adds its seconds to the dict, by name, and layers that would
-    otherwise run in one call are called one by one."""
+    """Within this context each op adds its seconds to the dict, by name."""
     seconds: dict[str, float] = defaultdict(float)
     plain: Callable[..., Any] = Op.__call__
 
@@ -101,8 +101,20 @@ def clocked() -> Iterator[dict[str, float]]:
         seconds[op.plain.__name__] += time.perf_counter() - start
         return out
 
-    with patch.object(Op, "__call__", timed), patch.object(FusedRun, "through", lambda *_: None):
+    with patch.object(Op, "__call__", timed):
         yield seconds
+
+
+def _parts(run: Callable[[], object]) -> dict[str, float]:
+    """The seconds of each op, and of the rest."""
+    with clocked() as seconds:
+        whole = _seconds(run)
+    return {**seconds, "other": whole - sum(seconds.values())}
+
+
+def _milliseconds(parts: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each part."""
+    return {name: 1e3 * statistics.median(p[name] for p in parts) for name in parts[-1]}
 
 
 def _passes(
@@ -125,7 +137,8 @@ def _passes(
         view = VIEWS[name].load()(engine.target, options)
         runs[name] = CachedModel(engine.target, view, [row], base=full), 1
     totals: dict[str, list[float]] = defaultdict(list)
-    parts: dict[str, list[dict[str, float]]] = defaultdict(list)
+    calls: dict[str, list[dict[str, float]]] = defaultdict(list)
+    ops: dict[str, list[dict[str, float]]] = defaultdict(list)
     for peer in peers:
         peer.read(tokens[:context])
     for turn in range(repeats):
@@ -141,26 +154,25 @@ def _passes(
             graphs = engine.target.graphs
             if graphs is not None:
                 engine.target.graphs = None
-                parts[name].append({"without_graphs": _seconds(run)})
+                calls[name].append({"without_graphs": _seconds(run)})
                 engine.target.graphs = graphs
                 continue
-            with clocked() as seconds:
-                whole = _seconds(run)
-            parts[name].append({**seconds, "other": whole - sum(seconds.values())})
+            calls[name].append(_parts(run))
+            with patch.object(FusedRun, "through", lambda *_: None):
+                ops[name].append(_parts(run))
     level = full.store.levels[-1]
     keys = sum(x[:, :, :context].nbytes for x in (*level.k, *level.v) if x is not None)
     entries = []
     for name, (model, n) in runs.items():
         reads = model.reads(0).get(name)
-        ops = {op: 1e3 * statistics.median(p[op] for p in parts[name]) for op in parts[name][-1]}
         entries.append(
             {
                 "context": context,
                 "nodes": n,
                 "view": name if name in views else "full",
                 "total": 1e3 * statistics.median(totals[name]),
-                "other": ops.pop("other", 0.0),
-                "ops": ops,
+                "calls": _milliseconds(calls[name]),
+                "ops": _milliseconds(ops[name]) if ops[name] else {},
                 "kv_bytes": keys * (reads.bytes[-1] / reads.full_bytes[-1] if reads else 1.0),
             }
         )

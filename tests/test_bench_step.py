@@ -12,10 +12,12 @@ import letters
 import pytest
 import torch
 from command import run
+from tiny_llama import tiny_llama
 
 from specdec import Engine
 from specdec.bench import llama_cpp, step_profile
 from specdec.bench.contestants import HuggingFace
+from specdec.cli.bench_step import _print
 from specdec.loader import load
 
 
@@ -43,11 +45,24 @@ def test_widths_views_and_peers_take_turns(folder: str, tmp_path: Path) -> None:
     ]
     assert all(p["total"] > 0 for p in passes)
     for p in passes:
-        assert p["view"] == "hf" or set(p) > {"floor", "other", "ops"}
+        if p["view"] != "hf":
+            assert p["floor"] > 0 and "other" in p["calls"] and "other" in p["ops"]
     for name in ("streaming", "hf", "of plain", "other "):
         assert name in result.output
     shown = run("bench", "step", *arguments, "--json")
     assert [p["view"] for p in json.loads(shown.stdout)["passes"]] == [p["view"] for p in passes]
+
+
+def test_layers_in_one_call_are_also_timed_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+    document = step_profile.profile_steps(Engine(tiny_llama()), [1] * 50, [40], [1, 4], repeats=3)
+    for entry in document["passes"]:
+        assert {"decoder_run", "head_argmax", "other"} == set(entry["calls"])
+        assert {"level_attention", "layer_output", "head_argmax", "other"} <= set(entry["ops"])
+        assert "decoder_run" not in entry["ops"]
+        assert min(entry["calls"].values()) > 0
+    _print(document)
+    assert "decoder run" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_step_of_transformers_is_one_pass_behind_what_was_read(folder: str) -> None:

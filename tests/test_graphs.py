@@ -300,8 +300,8 @@ def test_steps_are_timed_with_graphs_and_without(device, monkeypatch):
     engine.target.graphs = Graphs(capture_for(engine.model), after=1)
     text = [n * n % models.VOCAB for n in range(60)]
     document = step_profile.profile_steps(engine, text, [40], [1, 4], ["quest"], 100, repeats=5)
-    assert [x["ops"].keys() for x in document["passes"]] == [{"without_graphs"}] * 3
-    assert all(min(x["total"], x["ops"]["without_graphs"]) > 0 for x in document["passes"])
+    assert [x["calls"].keys() for x in document["passes"]] == [{"without_graphs"}] * 3
+    assert all(min(x["total"], x["calls"]["without_graphs"]) > 0 for x in document["passes"])
     assert engine.target.graphs.replays > 15 and not engine.target.graphs.refused
 
 

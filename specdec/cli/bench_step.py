@@ -82,7 +82,7 @@ def _print(document: dict[str, Any]) -> None:
             f"{entry['total']:.1f}",
             "" if share is None else f"{share:.2f}",
             f"{entry['floor']:.1f}" if ours else "",
-            _parts({**entry["ops"], "other": entry["other"]}) if ours else "",
+            _parts(entry) if ours else "",
         )
     console.out().print(table)
     rate = f"{document['bandwidth']:.1f} GB/s"
@@ -91,7 +91,14 @@ def _print(document: dict[str, Any]) -> None:
     )
 
 
-def _parts(ops: dict[str, float]) -> str:
-    """The milliseconds of each op, the longest first, down to 0.1."""
-    longest = sorted(ops.items(), key=lambda op: -op[1])
+def _parts(entry: dict[str, Any]) -> str:
+    """What the pass spends in each call, and in each op where a call runs several layers."""
+    calls, ops = entry["calls"], entry["ops"]
+    whole = _listed(calls)
+    return f"{whole}; layer by layer: {_listed(ops)}" if ops and set(ops) != set(calls) else whole
+
+
+def _listed(parts: dict[str, float]) -> str:
+    """The milliseconds of each part, the longest first, down to 0.1."""
+    longest = sorted(parts.items(), key=lambda part: -part[1])
     return ", ".join(f"{name.replace('_', ' ')} {ms:.1f}" for name, ms in longest if ms >= 0.05)
