@@ -207,11 +207,14 @@ import sys, types
 other = types.ModuleType("specdec.kernels.registers")
 other.HAS_32_WIDE_REGISTERS, other.REGISTER_TILE = {wide}, {tile}
 sys.modules[other.__name__] = other
+import numpy as np
 import torch
+from specdec.kernels.level_attention import Reads, level_attention
+from specdec.kernels.numba_attention_tiles import BLOCK
 from specdec.kernels.panel_formats import COLUMN
 from specdec.kernels.panel_weight import pack, quantise
 from specdec.kernels.skinny_linear import skinny_linear
-assert COLUMN == {column}
+assert (COLUMN, BLOCK) == {sizes}
 torch.manual_seed(0)
 dense = torch.randn(70, 480)
 for weight in (pack(dense), quantise(dense, 8), quantise(dense, 4)):
@@ -220,11 +223,21 @@ for weight in (pack(dense), quantise(dense, 8), quantise(dense, 4)):
         want = (x.double() @ weight.dense().double().T).float()
         torch.testing.assert_close(skinny_linear.numba(x, weight), want, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(skinny_linear.plain(x, weight), want, rtol=1e-4, atol=1e-3)
+table, member = np.array([[0, 0, 0, 137, 8, 0, 1, 0]]), np.zeros(1, np.int64)
+for dim, nodes in ((32, 4), (64, 1), (64, 4), (64, 8), (80, 8)):
+    q = torch.randn(1, 6, nodes, dim)
+    levels = [(torch.randn(1, 2, 150, dim), torch.randn(1, 2, 150, dim))]
+    anc = (2 ** np.arange(1, nodes + 1, dtype=np.uint64) - 1).reshape(1, nodes, 1)
+    reads = Reads(table, member, anc)
+    ours, plain = (f(q, levels, reads, scale=0.3) for f in
+                   (level_attention.numba, level_attention.plain))
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 """
 
 
-def test_weights_as_other_registers_have_them():
-    """The layout that this machine does not use: LLVM splits vectors that are too wide."""
+def test_kernels_as_other_registers_have_them():
+    """Weights and attention in the tiles that this machine does not use: LLVM splits vectors that
+    are too wide."""
     wide = not HAS_32_WIDE_REGISTERS
-    tile, column = ((8, 2), 32) if wide else ((4, 1), 16)
-    run(OTHERS.format(wide=wide, tile=tile, column=column))
+    tile, sizes = ((8, 2), (32, 64)) if wide else ((4, 1), (16, 16))
+    run(OTHERS.format(wide=wide, tile=tile, sizes=sizes))
