@@ -32,7 +32,9 @@ def places_of_levels(levels: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.int6
 
 def places_of_arrays(nested: Sequence[Any]) -> NDArray[np.int64]:
     """`int64[tuples, arrays]`: where the arrays of nested tuples are, in order, for `moved`."""
-    return np.array([[x.ctypes.data for x in _arrays(one)] for one in nested], np.int64)
+    each = {id(one): one for one in nested}  # layers that read the same are asked once
+    places = {key: [x.ctypes.data for x in _arrays(one)] for key, one in each.items()}
+    return np.array([places[id(one)] for one in nested], np.int64)
 
 
 def _arrays(nested: Any) -> Iterator[NDArray[Any]]:

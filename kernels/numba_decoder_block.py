@@ -12,7 +12,6 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from specdec.kernels import simd
 from specdec.kernels.decoder_block import AttentionInputs, LayerOutput
 from specdec.kernels.numba_far_calls import far_call
 from specdec.kernels.numba_layer_weights import (
@@ -21,19 +20,16 @@ from specdec.kernels.numba_layer_weights import (
     output_calls,
     output_weights,
 )
-from specdec.kernels.numba_options import OPTIONS, njit, num_threads, tile
-from specdec.kernels.numba_panel_inputs import prepared, prepared_again
-from specdec.kernels.numba_panels import panel_product
+from specdec.kernels.numba_options import OPTIONS, njit, num_threads, tile_height
+from specdec.kernels.numba_panels import gated, prepare, prepared_again, share
 from specdec.kernels.numba_row_ops import (
-    activated,
     add_residual,
-    biased,
     heads_apart,
     heads_together,
     normed,
     zeroed,
 )
-from specdec.kernels.numba_skinny_linear import store_panel
+from specdec.kernels.numba_shares import num_shares, shares
 from specdec.kernels.panel_formats import PANEL
 
 
@@ -43,7 +39,7 @@ def attention_inputs(
     """See `specdec.kernels.decoder_block`."""
     num_threads()
     batch, nodes, _ = x.shape
-    weights, height = input_weights(layer), tile(batch * nodes)
+    weights, height = input_weights(layer), tile_height(batch * nodes)
     heads, kv_heads, dim = weights[-1][1:]
     if len(cos) != batch:
         cos, sin = (t.expand(batch, -1, -1).contiguous() for t in (cos, sin))
@@ -70,7 +66,7 @@ def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
     """See `specdec.kernels.decoder_block`."""
     num_threads()
     batch, nodes, hidden = x.shape
-    height = tile(batch * nodes)
+    height = tile_height(batch * nodes)
     out = make_output(
         x.numpy().reshape(-1),
         o.numpy().reshape(-1),
@@ -86,43 +82,36 @@ def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
 
 @njit(**OPTIONS)
 def make_inputs(
-    x, n, nodes, norm, eps, wq, wk, wv, biases, head_norms, head_eps, cos, sin, shape, tile, calls
+    x, n, nodes, norm, eps, wq, wk, wv, biases, head_norms, head_eps, cos, sin, shape, height, calls
 ):
     """Queries, keys and values `[B, heads, nodes, dim]` (flat) of `x[n, hidden]`, n = B * nodes.
 
     norm[hidden], biases (q, k, v: padded to panels, or empty), head_norms (q, k: `[dim]` or empty)
-    with head_eps, cos, sin `[n, rotary]`; shape (hidden, heads, kv_heads, dim).
+    with head_eps, cos, sin `[n, rotary]`; shape (hidden, heads, kv_heads, dim); height: of tiles;
+    calls: of `input_calls`.
     """
     hidden, heads, kv_heads, dim = shape
-    height = len(tile)
+    bias_q, bias_k, bias_v = biases
     rows = (n + height - 1) // height * height
     h = normed(x, n, rows, norm, eps, hidden)
-    h_q, sums_q = prepared(wq, h, rows, hidden, tile)
-    h_k, sums_k = prepared_again(wk, h, rows, hidden, tile, wq, (h_q, sums_q))
-    h_v, sums_v = prepared_again(wv, h, rows, hidden, tile, wk, (h_k, sums_k))
+    (prepare_q, product_q, share_q), (prepare_k, product_k, share_k), v_calls = calls
+    prepare_v, product_v, share_v = v_calls
+    h_q, sums_q = far_call(prepare, prepare_q, (wq, h, rows, hidden))
+    h_k, sums_k = prepared_again(wk, h, rows, hidden, prepare_k, wq, (h_q, sums_q))
+    h_v, sums_v = prepared_again(wv, h, rows, hidden, prepare_v, wk, (h_k, sums_k))
     q_size, kv_size = heads * dim, kv_heads * dim
     q = np.empty(n * q_size, np.float32)
     k = np.empty(n * kv_size, np.float32)
     v = np.empty(n * kv_size, np.float32)
     q_panels, kv_panels = (q_size + PANEL - 1) // PANEL, (kv_size + PANEL - 1) // PANEL
-    for p in prange(q_panels + 2 * kv_panels):
-        if p < q_panels:
-            for row in range(0, n, height):
-                given = wq, p, h_q, sums_q, row, hidden, tile
-                acc = biased(far_call(panel_product, calls[0], given), biases[0], p)
-                store_panel(acc, q, row, n, p, q_size)
-        elif p < q_panels + kv_panels:
-            at = p - q_panels
-            for row in range(0, n, height):
-                given = wk, at, h_k, sums_k, row, hidden, tile
-                acc = biased(far_call(panel_product, calls[1], given), biases[1], at)
-                store_panel(acc, k, row, n, at, kv_size)
-        else:
-            at = p - q_panels - kv_panels
-            for row in range(0, n, height):
-                given = wv, at, h_v, sums_v, row, hidden, tile
-                acc = biased(far_call(panel_product, calls[2], given), biases[2], at)
-                store_panel(acc, v, row, n, at, kv_size)
+    q_todo, k_todo, v_todo = shares(q_panels), shares(kv_panels), shares(kv_panels)
+    for t in prange(num_shares(q_todo)):
+        given = q_todo, t, q_panels, q, wq, h_q, sums_q, bias_q, n, hidden, q_size, product_q
+        far_call(share, share_q, given)
+        given_k = k_todo, t, kv_panels, k, wk, h_k, sums_k, bias_k, n, hidden, kv_size, product_k
+        far_call(share, share_k, given_k)
+        given_v = v_todo, t, kv_panels, v, wv, h_v, sums_v, bias_v, n, hidden, kv_size, product_v
+        far_call(share, share_v, given_v)
     return (
         heads_apart(q, n, nodes, heads, dim, head_norms[0], head_eps[0], cos, sin),
         heads_apart(k, n, nodes, kv_heads, dim, head_norms[1], head_eps[1], cos, sin),
@@ -148,46 +137,50 @@ def make_output(
     biases,
     activation,
     shape,
-    tile,
+    height,
     calls,
 ):
     """The layer's output `[n, hidden]` from its input x and attention `o[B, heads, nodes, dim]`.
 
     All flat. post_norm, mlp_post_norm `[hidden]` or empty; epsilons of the three norms; biases
-    (gate, up, down: padded to panels, or empty); shape (hidden, heads, dim, intermediate).
+    (gate, up, down: padded to panels, or empty); shape (hidden, heads, dim, intermediate); height:
+    of tiles; calls: of `output_calls`.
     """
     hidden, heads, dim, wide = shape
-    height = len(tile)
+    (call_o, call_g, call_u, call_d), gated_at = calls
+    prepare_o, product_o, share_o = call_o
+    prepare_g, product_g, _ = call_g
+    prepare_u, product_u, _ = call_u
+    prepare_d, product_d, share_d = call_d
+    bias_g, bias_u, bias_d = biases
     rows = (n + height - 1) // height * height
     a = heads_together(o, n, rows, nodes, heads, dim)
-    a_o, sums_o = prepared(wo, a, rows, heads * dim, tile)
+    a_o, sums_o = far_call(prepare, prepare_o, (wo, a, rows, heads * dim))
     y = np.empty(n * hidden, np.float32)
-    panels = (hidden + PANEL - 1) // PANEL
-    for p in prange(panels):
-        for row in range(0, n, height):
-            given = wo, p, a_o, sums_o, row, heads * dim, tile
-            acc = biased(far_call(panel_product, calls[0], given), o_bias, p)
-            store_panel(acc, y, row, n, p, hidden)
+    panels, wide_panels = (hidden + PANEL - 1) // PANEL, (wide + PANEL - 1) // PANEL
+    todo = shares(panels)
+    for t in prange(num_shares(todo)):
+        given = todo, t, panels, y, wo, a_o, sums_o, o_bias, n, heads * dim, hidden, product_o
+        far_call(share, share_o, given)
 
     add_residual(y, x, n, hidden, post_norm, epsilons[0])
     h = normed(y, n, rows, mlp_norm, epsilons[1], hidden)
-    h_g, sums_g = prepared(wg, h, rows, hidden, tile)
-    h_u, sums_u = prepared_again(wu, h, rows, hidden, tile, wg, (h_g, sums_g))
+    h_g, sums_g = far_call(prepare, prepare_g, (wg, h, rows, hidden))
+    h_u, sums_u = prepared_again(wu, h, rows, hidden, prepare_u, wg, (h_g, sums_g))
     m = zeroed(rows * wide)
-    for p in prange((wide + PANEL - 1) // PANEL):
-        for row in range(0, n, height):
-            given = wg, p, h_g, sums_g, row, hidden, tile
-            gate = biased(far_call(panel_product, calls[1], given), biases[0], p)
-            given_up = wu, p, h_u, sums_u, row, hidden, tile
-            up = biased(far_call(panel_product, calls[2], given_up), biases[1], p)
-            store_panel(simd.multiply(activated(gate, activation), up), m, row, n, p, wide)
+    todo_m = shares(wide_panels)
+    for t in prange(num_shares(todo_m)):
+        given_m = (
+            todo_m, t, wide_panels, m, (wg, wu), (h_g, h_u), (sums_g, sums_u), (bias_g, bias_u),
+            n, hidden, wide, activation, (product_g, product_u),
+        )  # fmt: skip
+        far_call(gated, gated_at, given_m)
 
-    m_d, sums_d = prepared(wd, m, rows, wide, tile)
+    m_d, sums_d = far_call(prepare, prepare_d, (wd, m, rows, wide))
     out = np.empty(n * hidden, np.float32)
-    for p in prange(panels):
-        for row in range(0, n, height):
-            given = wd, p, m_d, sums_d, row, wide, tile
-            acc = biased(far_call(panel_product, calls[3], given), biases[2], p)
-            store_panel(acc, out, row, n, p, hidden)
+    todo_d = shares(panels)
+    for t in prange(num_shares(todo_d)):
+        given_d = todo_d, t, panels, out, wd, m_d, sums_d, bias_d, n, wide, hidden, product_d
+        far_call(share, share_d, given_d)
     add_residual(out, y, n, hidden, mlp_post_norm, epsilons[2])
     return out

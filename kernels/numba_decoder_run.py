@@ -43,9 +43,10 @@ from specdec.kernels.numba_level_attention import (
     fields_of,
     part_at,
 )
-from specdec.kernels.numba_options import SERIAL, njit, num_threads, tile
+from specdec.kernels.numba_options import SERIAL, njit, num_threads, tile_height
 from specdec.kernels.numba_select_pages import choose_by_index
 from specdec.kernels.numba_stage_kv import stage_rows
+from specdec.kernels.registers import TILE_HEIGHTS
 from specdec.kernels.simd_type import LANES
 
 _NOTHING = np.empty(0, np.float32)
@@ -59,7 +60,8 @@ class _Layers(NamedTuple):
     places: NDArray[np.int64]
     num_input_arrays: int
     kept: list[tuple[Any, ...]]  # all weights, alive as long as their addresses are used
-    kernels: dict[tuple[int, ...], tuple[int, ...]]  # by the height of their tiles
+    kernels: tuple[int, ...]  # addresses of those that take them
+    calls: dict[int, tuple[Any, ...]]  # and of what these call, by the height of tiles
 
 
 def decoder_run(
@@ -85,9 +87,10 @@ def decoder_run(
         cos, sin = (t.expand(batch, -1, -1).contiguous() for t in (cos, sin))
     first = reads[0]
     indices = [None if choice is None else flattened(choice.index) for choice in choosing]
-    height, width = tile(rows), across(dim // LANES)
+    height, width = tile_height(rows), across(dim // LANES)
     out_shape = hidden, heads, dim, output.gate.weight.outputs
-    calls = input_calls(inputs, height), output_calls(output, height)
+    if height not in layers.calls:
+        layers.calls[height] = input_calls(inputs, height), output_calls(output, height)
     settings = np.float32(scale), np.float32(softcap or 0.0), NO_SINKS, num_threads(), width
     out = _run(
         x.numpy().reshape(-1),
@@ -99,7 +102,7 @@ def decoder_run(
         sin.numpy().reshape(-1),
         (in_shape, out_shape),
         height,
-        calls,
+        layers.calls[height],
         places_of_levels([pair for pairs in levels for pair in pairs]).reshape(
             len(levels), len(levels[0]), -1
         ),
@@ -108,7 +111,7 @@ def decoder_run(
         places_of_arrays([read.pages for read in reads]).reshape(-1),
         _asked(choosing, indices),
         (*settings, part_at(width)),
-        _kernels(layers, height, width, calls),
+        layers.kernels,
     )
     return torch.from_numpy(out.reshape(x.shape))
 
@@ -134,40 +137,41 @@ def _layers(run: Run) -> _Layers:
     outputs = [output_weights(block[1]) for block in run.blocks]
     here, there = (places_of_arrays(weights) for weights in ([one[:-1] for one in inputs], outputs))
     places = np.ascontiguousarray(np.concatenate([here, there], axis=1))
-    return _Layers(inputs[0], outputs[0], places, here.shape[1], [*inputs, *outputs], {})
+    kernels = _kernels(run)
+    return _Layers(inputs[0], outputs[0], places, here.shape[1], [*inputs, *outputs], kernels, {})
 
 
-def _kernels(
-    layers: _Layers, height: tuple[int, ...], width: tuple[int, ...], calls: Any
-) -> tuple[int, ...]:
-    """Addresses of `make_inputs`, `attention`, `make_output` and `choose_by_index` for such layers
-    and rows."""
-    if height not in layers.kernels:
-        some, zero, none = _NOTHING, np.float32(0), np.empty(0, np.int64)
-        *weights, shape = layers.inputs
-        levels, table = np.empty((0, 4), np.int64), np.empty((0, 8), np.int64)
-        fields = table, none, NO_STAGED, table, np.empty((0, 0, 0), np.int64), 0
-        layers.kernels[height] = (
-            address_of(make_inputs, some, 0, 0, *weights, some, some, shape, height, calls[0]),
-            address_of(attention, some, levels, (0,) * 5, *fields, zero, zero, some, 0, width, 0),
-            address_of(make_output, some, some, 0, 0, *layers.output, (0,) * 4, height, calls[1]),
-            address_of(
-                choose_by_index, np.empty((0, 0, 0), np.float32), some, 0, 0, zero,
-                (False, False, 0, False, 0, 0), np.empty((0, 0), np.int64),
-            ),
-        )  # fmt: skip
-    return layers.kernels[height]
+def _kernels(run: Run) -> tuple[int, ...]:
+    """Addresses of `make_inputs`, `attention`, `make_output` and `choose_by_index` for such
+    layers."""
+    inputs, output = run.blocks[0]
+    some, zero, none = _NOTHING, np.float32(0), np.empty(0, np.int64)
+    *weights, shape = input_weights(inputs)
+    height, width = TILE_HEIGHTS[0], across(inputs.head_dim // LANES)
+    calls = input_calls(inputs, height), output_calls(output, height)
+    levels, table = np.empty((0, 4), np.int64), np.empty((0, 8), np.int64)
+    fields = table, none, NO_STAGED, table, np.empty((0, 0, 0), np.int64), 0
+    given = some, some, 0, 0, *output_weights(output), (0,) * 4, height, calls[1]
+    return (
+        address_of(make_inputs, some, 0, 0, *weights, some, some, shape, height, calls[0]),
+        address_of(attention, some, levels, (0,) * 5, *fields, zero, zero, some, 0, width, 0),
+        address_of(make_output, *given),
+        address_of(
+            choose_by_index, np.empty((0, 0, 0), np.float32), some, 0, 0, zero,
+            (False, False, 0, False, 0, 0), np.empty((0, 0), np.int64),
+        ),
+    )  # fmt: skip
 
 
 @njit(**SERIAL)
 def _run(
-    x, sizes, weights, places, split, cos, sin, shapes, tile, calls, levels, staging, reads,
+    x, sizes, weights, places, split, cos, sin, shapes, height, calls, levels, staging, reads,
     members, anc, bounds, pages, page_size, page_places, asked, settings, kernels,
 ):  # fmt: skip
     """The output of all layers, `[n, hidden]`, flat, for their input x.
 
     sizes: (B, nodes). weights: (inputs, output) of the first layer; places: where the arrays of
-    all are, `split` of the inputs first. shapes, tile, calls: of `make_inputs` and `make_output`.
+    all are, `split` of the inputs first. shapes, height, calls: of `make_inputs` and `make_output`.
     levels: `[layers, levels, 4]`, see `places_of_levels`. staging: fields of `Staging`. pages:
     those of the first layer, those of all are at `page_places`; asked: of `_asked`. settings,
     kernels: the last arguments of `attention`, addresses.
@@ -180,7 +184,7 @@ def _run(
     for i in range(len(places)):
         at = i * places.shape[1]
         inputs = moved(weights[0], table, at)
-        given = (x, n, nodes) + inputs + (cos, sin, shapes[0], tile, calls[0])
+        given = (x, n, nodes) + inputs + (cos, sin, shapes[0], height, calls[0])
         q, k, v = far_call(make_inputs, kernels[0], given)
         last = levels[i, -1]
         size, fresh = last[ROWS] * kv_heads * last[CAPACITY] * dim, (batch, kv_heads, nodes, dim)
@@ -198,6 +202,6 @@ def _run(
         ) + settings  # fmt: skip
         o = far_call(attention, kernels[1], given_here)[0]
         output = moved(weights[1], table, at + split)
-        given_there = (x, o, n, nodes) + output + (shapes[1], tile, calls[1])
+        given_there = (x, o, n, nodes) + output + (shapes[1], height, calls[1])
         x = far_call(make_output, kernels[2], given_there)
     return x

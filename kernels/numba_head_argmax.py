@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
 
 from specdec.kernels import simd, simd_lanes, simd_memory
-from specdec.kernels.numba_far_calls import far_call
-from specdec.kernels.numba_options import OPTIONS, inner, njit, num_threads, tile
-from specdec.kernels.numba_panel_inputs import prepared
-from specdec.kernels.numba_panels import panel_product, product_at
+from specdec.kernels.numba_far_calls import address_of, far_call
+from specdec.kernels.numba_options import INNER, OPTIONS, inner, njit, num_threads, tile_height
+from specdec.kernels.numba_panels import calls_of, kinds_of, panel_product, prepare
 from specdec.kernels.numba_row_ops import biased
-from specdec.kernels.numba_skinny_linear import MANY, rows_of, skinny_linear
-from specdec.kernels.panel_formats import PANEL
+from specdec.kernels.numba_shares import next_piece, num_shares, shares
+from specdec.kernels.numba_skinny_linear import MANY, in_whole_tiles, skinny_linear
+from specdec.kernels.panel_formats import PANEL, Panels
 from specdec.kernels.panel_weight import PanelWeight
+from specdec.kernels.registers import TILE_HEIGHTS
 
 CHUNK = 16  # panels that a thread takes at once
 NONE = np.empty(0, np.float32)
@@ -28,12 +31,12 @@ def head_argmax(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) -> T
     n = len(flat)
     if n >= MANY:
         return skinny_linear(x, weight, bias).argmax(-1)
-    out = np.empty(n, np.int64)
-    rows = rows_of(flat, n).reshape(-1)
+    out, height = np.empty(n, np.int64), tile_height(n)
     added = NONE if bias is None else _padded(bias.detach().float())
+    calls = calls_of(weight.panels, height)
     _best(
-        rows, weight.panels, added, n, weight.inputs, weight.outputs, out, tile(n),
-        product_at(weight.panels, tile(n)),
+        in_whole_tiles(flat, height), weight.panels, added, n, weight.inputs, weight.outputs, out,
+        height, calls, address_of_search(weight.panels, height),
     )  # fmt: skip
     return torch.from_numpy(out).view(x.shape[:-1])
 
@@ -44,25 +47,20 @@ def _padded(bias: Tensor) -> np.ndarray:
 
 
 @njit(**OPTIONS)
-def _best(x, panels, bias, n, inputs, outputs, out, tile, call):
+def _best(x, panels, bias, n, inputs, outputs, out, height, calls, search):
     """Fill `out[n]`: chunks of panels are searched side by side, and then compared in order.
 
-    call: `product_at` of the panels.
+    calls: `calls_of` the panels; search: `address_of_search`.
     """
-    height = len(tile)
     rows = (n + height - 1) // height * height
-    ready, sums = prepared(panels, x, rows, inputs, tile)
-    count = (outputs + PANEL - 1) // PANEL
-    chunks = (count + CHUNK - 1) // CHUNK
+    prepare_at, product, _ = calls
+    ready, sums = far_call(prepare, prepare_at, (panels, x, rows, inputs))
+    chunks = ((outputs + PANEL - 1) // PANEL + CHUNK - 1) // CHUNK
     best, where = nothing_yet(chunks * rows)
-    for chunk in prange(chunks):
-        for panel in range(chunk * CHUNK, min(count, (chunk + 1) * CHUNK)):
-            for row in range(0, n, height):
-                given = panels, panel, ready, sums, row, inputs, tile
-                acc = biased(far_call(panel_product, call, given), bias, panel)
-                at = chunk * rows + row
-                if simd_lanes.any_above(acc, best, at, 2):
-                    take_up(acc, min(PANEL, outputs - panel * PANEL), panel, best, where, at)
+    todo = shares(chunks)
+    for t in prange(num_shares(todo)):
+        given = todo, t, chunks, best, where, panels, ready, sums, bias, n, inputs, outputs, product
+        far_call(_search, search, given)
     for row in range(n):
         top = best[row]
         out[row] = where[row]
@@ -70,6 +68,56 @@ def _best(x, panels, bias, n, inputs, outputs, out, tile, call):
             at = chunk * rows + row
             if best[at] > top or (best[at] != best[at] and top == top):
                 top, out[row] = best[at], where[at]
+
+
+@inner
+def search_share(
+    todo, thread, chunks, best, where, panels, x, sums, bias, n, inputs, outputs, product, rows
+):
+    """Find the best outputs of each chunk of a thread's share, in place."""
+    height, count = len(rows), (outputs + PANEL - 1) // PANEL
+    padded = (n + height - 1) // height * height
+    while True:
+        chunk = next_piece(todo, thread, chunks)
+        if chunk < 0:
+            return
+        for panel in range(chunk * CHUNK, min(count, (chunk + 1) * CHUNK)):
+            for row in range(0, n, height):
+                given = panels, panel, x, sums, row, inputs, rows
+                acc = biased(far_call(panel_product, product, given), bias, panel)
+                at = chunk * padded + row
+                if simd_lanes.any_above(acc, best, at, 2):
+                    take_up(acc, min(PANEL, outputs - panel * PANEL), panel, best, where, at)
+
+
+def _for_height(rows: tuple[int, ...]) -> Any:
+    """`search_share` of tiles `len(rows)` high, whose type does not tell how high."""
+
+    @njit(**INNER)
+    def search(
+        todo, thread, chunks, best, where, panels, x, sums, bias, n, inputs, outputs, product
+    ):
+        search_share(
+            todo, thread, chunks, best, where, panels, x, sums, bias, n, inputs, outputs, product,
+            rows,
+        )  # fmt: skip
+
+    return search
+
+
+_BY_HEIGHT = {height: _for_height((0,) * height) for height in TILE_HEIGHTS}
+_search = _BY_HEIGHT[1]
+_known: dict[tuple[Any, ...], int] = {}
+
+
+def address_of_search(panels: Panels, height: int) -> int:
+    """Where the search for the best outputs of such panels is, for tiles so high."""
+    kinds = (*kinds_of(panels), height)
+    if kinds not in _known:
+        places, some = np.empty(0, np.int64), NONE
+        given = places, 0, 0, some, places, panels, some, some, some, 0, 0, 0, 0
+        _known[kinds] = address_of(_BY_HEIGHT[height], *given)
+    return _known[kinds]
 
 
 @inner

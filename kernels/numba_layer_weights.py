@@ -16,7 +16,7 @@ from specdec.kernels.decoder_block import (
     Linear,
     Norm,
 )
-from specdec.kernels.numba_panels import product_at
+from specdec.kernels.numba_panels import Calls, calls_of, gated_at
 from specdec.kernels.panel_formats import PANEL
 
 NONE = np.empty(0, np.float32)
@@ -73,15 +73,16 @@ def output_weights(layer: LayerOutput) -> tuple[Any, ...]:
     )
 
 
-def input_calls(layer: AttentionInputs, height: tuple[int, ...]) -> tuple[int, ...]:
-    """`product_at` for q, k and v, and tiles so high."""
-    return tuple([product_at(x.weight.panels, height) for x in (layer.q, layer.k, layer.v)])
+def input_calls(layer: AttentionInputs, height: int) -> tuple[Calls, ...]:
+    """What `make_inputs` calls for q, k and v, and tiles so high."""
+    return tuple([calls_of(x.weight.panels, height) for x in (layer.q, layer.k, layer.v)])
 
 
-def output_calls(layer: LayerOutput, height: tuple[int, ...]) -> tuple[int, ...]:
-    """`product_at` for o, gate, up and down, and tiles so high."""
+def output_calls(layer: LayerOutput, height: int) -> tuple[Any, ...]:
+    """What `make_output` calls for o, gate, up and down, and for gate and up together."""
     linears = layer.o, layer.gate, layer.up, layer.down
-    return tuple([product_at(x.weight.panels, height) for x in linears])
+    calls = tuple([calls_of(x.weight.panels, height) for x in linears])
+    return calls, gated_at(layer.gate.weight.panels, layer.up.weight.panels, height)
 
 
 def _array(norm: Norm | None) -> NDArray[Any]:

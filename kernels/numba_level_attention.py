@@ -32,6 +32,7 @@ from specdec.kernels.numba_attention_tasks import LEVEL, READ, merged, partials,
 from specdec.kernels.numba_attention_tiles import ACROSS
 from specdec.kernels.numba_far_calls import address_of, far_call
 from specdec.kernels.numba_options import OPTIONS, njit, num_threads
+from specdec.kernels.numba_shares import next_piece, num_shares, shares
 from specdec.kernels.simd_type import LANES
 
 NO_SINKS = np.empty(0, np.float32)
@@ -132,17 +133,22 @@ def attention(
     count = len(tasks)
     places = places_of(tasks, reads, nodes * (heads // kv_heads))
     o, top, total = partials(places[count], dim)
-    for t in prange(count):
-        i = tasks[t, READ]
-        read = reads[i]
-        level = levels[read[LEVEL]]
-        size = level[ROWS] * kv_heads * level[CAPACITY] * dim
-        bound = bounds[i] if bounds.size else bounds[:0].reshape(-1)
-        at, to = places[t], places[t + 1]
-        given = (
-            q, floats_at(level[KEYS], size), floats_at(level[VALUES], size), level[CAPACITY], shape,
-            read, tasks[t], members, anc, bound, pages, page_size, scale, softcap,
-            o[at * dim : to * dim], top[at:to], total[at * LANES : to * LANES], width,
-        )  # fmt: skip
-        far_call(attend_part, part, given)
+    todo = shares(count)
+    for thread in prange(num_shares(todo)):
+        while True:
+            t = next_piece(todo, thread, count)
+            if t < 0:
+                break
+            i = tasks[t, READ]
+            read = reads[i]
+            level = levels[read[LEVEL]]
+            size = level[ROWS] * kv_heads * level[CAPACITY] * dim
+            bound = bounds[i] if bounds.size else bounds[:0].reshape(-1)
+            at, to = places[t], places[t + 1]
+            given = (
+                q, floats_at(level[KEYS], size), floats_at(level[VALUES], size), level[CAPACITY],
+                shape, read, tasks[t], members, anc, bound, pages, page_size, scale, softcap,
+                o[at * dim : to * dim], top[at:to], total[at * LANES : to * LANES], width,
+            )  # fmt: skip
+            far_call(attend_part, part, given)
     return merged(o, top, total, shape, reads, members, tasks, places, sinks)

@@ -15,7 +15,7 @@ import numba
 import torch
 from numba.misc.appdirs import AppDirs
 
-from specdec.kernels.registers import REGISTER_TILE
+from specdec.kernels.registers import REGISTER_TILE, TILE_HEIGHTS
 
 SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 OPTIONS: dict[str, Any] = {**SERIAL, "parallel": True}
@@ -81,9 +81,9 @@ def _cache_folder() -> str | None:
     return None
 
 
-def tile(rows: int) -> tuple[int, ...]:
-    """A tuple as long as a product of `rows` rows is cut into: kernels compile for it."""
-    return (0,) * (1 if rows == 1 else 4 if rows <= 4 else 8)
+def tile_height(rows: int) -> int:
+    """How many of `rows` rows a product takes at once: see `TILE_HEIGHTS`."""
+    return next((height for height in TILE_HEIGHTS if rows <= height), TILE_HEIGHTS[-1])
 
 
 def num_threads() -> int:

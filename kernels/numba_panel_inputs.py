@@ -46,30 +46,6 @@ def _prepared(panels, x, rows, inputs, tile):
     return with_sums
 
 
-def prepared_again(
-    panels: Any, x: Any, rows: int, inputs: int, tile: Any, before: Any, ready: Any
-) -> Any:
-    """`prepared`, or the same that was made `ready` for the panels `before` if that will do."""
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(prepared_again)
-def _prepared_again(panels, x, rows, inputs, tile, before, ready):
-    if panels is not before:
-        return lambda panels, x, rows, inputs, tile, before, ready: prepared(
-            panels, x, rows, inputs, tile
-        )
-    if not hasattr(panels.instance_class, "minimum"):
-        return lambda panels, x, rows, inputs, tile, before, ready: ready
-
-    def same_format(panels, x, rows, inputs, tile, before, ready):
-        if panels.group == before.group:
-            return ready
-        return prepared(panels, x, rows, inputs, tile)
-
-    return same_format
-
-
 @inner
 def in_tiles(x, rows, inputs, tile, factors):
     """See `prepared`; factors (of the inputs, over and over) as long as a square of lanes.

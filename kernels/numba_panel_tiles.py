@@ -44,32 +44,32 @@ def _accumulate(panels, panel, x, sums, row, inputs, rows):
     grouped = hasattr(panels.instance_class, "scale")
     ahead, longest = inputs_in(panels, AHEAD), inputs_in(panels, STRETCH)
 
-    def whole(panels, column, x, sums, row, inputs):
-        acc, tile, span = simd.zeros(some, VECTORS), (row, 0, height), (0, inputs, inputs)
+    def whole(panels, column, x, sums, row, inputs, rows):
+        acc, tile, span = simd.zeros(some, VECTORS), (row, 0, rows), (0, inputs, inputs)
         return register_tile(acc, panels, column, x, sums, tile, span, (ahead, COLUMN))
 
-    def by_stretches(panels, column, x, sums, row, inputs):
+    def by_stretches(panels, column, x, sums, row, inputs, rows):
         unit = panels.group if grouped else 1
         parts = (inputs + longest - 1) // longest
         stretch = (inputs // unit + parts - 1) // parts * unit
         top, bottom = simd.zeros(some, VECTORS), simd.zeros(some, VECTORS)
         for first in range(0, inputs, stretch):
             size = min(stretch, inputs - first)
-            span, tile, half = (first, size, inputs), (row, 0, height), COLUMN // 2
+            span, tile, half = (first, size, inputs), (row, 0, rows), COLUMN // 2
             top = register_tile(top, panels, column, x, sums, tile, span, (size, half))
-            ask, tile = (size + size // 2, half), (row, most, height)
+            ask, tile = (size + size // 2, half), (row, most, rows)
             bottom = register_tile(bottom, panels, column, x, sums, tile, span, ask)
         return top + bottom
 
     column = inner(whole if height <= most else by_stretches)
     if COLUMN == PANEL:
         return lambda panels, panel, x, sums, row, inputs, rows: column(
-            panels, panel, x, sums, row, inputs
+            panels, panel, x, sums, row, inputs, rows
         )
 
     def two_columns(panels, panel, x, sums, row, inputs, rows):
-        left = column(panels, 2 * panel, x, sums, row, inputs)
-        right = column(panels, 2 * panel + 1, x, sums, row, inputs)
+        left = column(panels, 2 * panel, x, sums, row, inputs, rows)
+        right = column(panels, 2 * panel + 1, x, sums, row, inputs, rows)
         return simd.beside(left, right, rows)
 
     return two_columns

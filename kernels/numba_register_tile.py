@@ -18,7 +18,8 @@ def register_tile(
 ) -> Any:
     """`acc` plus the products of some rows of a tile with a column of weights.
 
-    tile: its first row, how far below it the rows begin, and its height. span: first input, how
+    tile: its first row, how far below it the rows begin, and a tuple as long as it is high, so that
+    addresses are constants apart. span: first input, how
     many (whole groups), and those of the matrix. ask: which codes to prefetch meanwhile: how many
     inputs behind the first, and how many codes further with each.
     """
@@ -31,7 +32,7 @@ def _register_tile(acc, panels, column, x, sums, tile, span, ask):
 
     def whole(acc, panels, column, x, sums, tile, span, ask):
         simd.kept_apart()
-        row, below, height = tile
+        row, below, height = tile[0], tile[1], len(tile[2])
         first, size, inputs = span
         ahead, step = ask
         at = (column * inputs + first) * COLUMN
@@ -40,7 +41,7 @@ def _register_tile(acc, panels, column, x, sums, tile, span, ask):
 
     def grouped(acc, panels, column, x, sums, tile, span, ask):
         simd.kept_apart()
-        row, below, height = tile
+        row, below, height = tile[0], tile[1], len(tile[2])
         first, size, inputs = span
         ahead, step = ask
         group, groups = panels.group, inputs // panels.group

@@ -15,3 +15,5 @@ HAS_32_WIDE_REGISTERS: bool = (
 )
 # Rows times vectors whose accumulators are in registers, beside what is being multiplied.
 REGISTER_TILE: tuple[int, int] = (8, 2) if HAS_32_WIDE_REGISTERS else (4, 1)
+# Rows that a matrix product takes at once; its kernels are compiled once for each.
+TILE_HEIGHTS: tuple[int, ...] = (1, 2, 4, 8)

@@ -18,6 +18,7 @@ from specdec.forward_pass import ForwardPass, View
 from specdec.fused_head import FusedHead
 from specdec.graphs import CudaCapture, Graphs
 from specdec.kernels.panel_weight import PanelWeight
+from specdec.kernels.registers import TILE_HEIGHTS
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.kv_shape import KVShape
 from specdec.packing import Packing
@@ -30,7 +31,6 @@ from specdec.view import FullView
 
 log = logging.getLogger("specdec")
 
-TILE_HEIGHTS = (1, 4, 8)  # rows; our CPU kernels are compiled once for each
 PREFILL_CHUNK = 1024  # tokens; long enough for matrix products to run at full speed
 
 

@@ -51,10 +51,10 @@ def stored(d: Drawn, name: str, outputs: int, inputs: int, group: int):
 
 # format and scales -> heights of the register tile it is compiled for
 FORMATS = {
-    "float32": (1, 4, 8), "bfloat16": (1,), "float16": (4,),
-    "int8/float16": (1, 8), "int8/float32": (4,),
+    "float32": (1, 2, 4, 8), "bfloat16": (1,), "float16": (4,),
+    "int8/float16": (1, 8), "int8/float32": (2, 4),
     "int8affine/float16": (4,), "int8affine/float32": (8,),
-    "int4affine/float16": (1, 8), "int4affine/float32": (4,),
+    "int4affine/float16": (1, 2, 8), "int4affine/float32": (4,),
 }  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_skinny_linear(name, height):
         torch.testing.assert_close(weight.dense().double(), dense, rtol=1e-6, atol=1e-6)
         x, bias = d.normal(rows, inputs), d.one_of(None, d.normal(outputs))
         exact = functional.linear(x.double(), dense, None if bias is None else bias.double())
-        with patch.object(numba_skinny_linear, "tile", lambda n: (0,) * height):
+        with patch.object(numba_skinny_linear, "tile_height", lambda n: height):
             ours = skinny_linear.numba(x, weight, bias)
         # codes and minima are summed apart, and may cancel: the unit is of what is summed
         size = functional.linear(x.double().abs(), dense.abs()).max().item()
@@ -126,8 +126,8 @@ def test_head_argmax(name, height):
         if bias is not None:
             bias[d.one_of(0, outputs - 1)] = d.one_of(1.0, 9.0, torch.nan, -torch.inf)
         with (
-            patch.object(numba_skinny_linear, "tile", lambda n: (0,) * height),
-            patch.object(numba_head_argmax, "tile", lambda n: (0,) * height),
+            patch.object(numba_skinny_linear, "tile_height", lambda n: height),
+            patch.object(numba_head_argmax, "tile_height", lambda n: height),
         ):
             ours, logits = head_argmax.numba(x, weight, bias), skinny_linear.numba(x, weight, bias)
         assert torch.equal(ours, logits.argmax(-1))
@@ -238,7 +238,7 @@ def test_attention_inputs(names, height):
         cos, sin = (cos, sin) if len(cos) == len(sin) else (cos[:1], sin[:1])
         exact = attention_inputs.plain(x.double(), widened(layer), cos.double(), sin.double())
         plain = attention_inputs.plain(x, layer, cos, sin)
-        with patch.object(numba_decoder_block, "tile", lambda n: (0,) * height):
+        with patch.object(numba_decoder_block, "tile_height", lambda n: height):
             ours = attention_inputs.numba(x, layer, cos, sin)
         for one, other, want in zip(ours, plain, exact):
             judge(one, other, want)
@@ -265,9 +265,11 @@ def test_layer_output(names, height):
         x, o = d.normal(batch, nodes, hidden), d.normal(batch, heads, nodes, dim)
         exact = layer_output.plain(x.double(), o.double(), widened(layer))
         plain = layer_output.plain(x, o, layer)
-        with patch.object(numba_decoder_block, "tile", lambda n: (0,) * height):
+        with patch.object(numba_decoder_block, "tile_height", lambda n: height):
             ours = layer_output.numba(x, o, layer)
-        judge(ours, plain, exact)
+        # codes and minima are summed apart, and may cancel before a norm
+        largest = exact.abs().max().item()
+        judge(ours, plain, exact, max(1.0, largest * (4 if "int4affine" in names[2] else 1)))
 
     check()
 

@@ -123,8 +123,8 @@ def test_bits_of_the_layers(names, height):
         staging = Staging(length, rows, at)
         kept = [[(k.clone(), v.clone()) for k, v in pairs] for pairs in levels]
         with (
-            patch.object(numba_decoder_block, "tile", lambda n: (0,) * height),
-            patch.object(numba_decoder_run, "tile", lambda n: (0,) * height),
+            patch.object(numba_decoder_block, "tile_height", lambda n: height),
+            patch.object(numba_decoder_run, "tile_height", lambda n: height),
         ):
             ours = decoder_run.numba(
                 x,
