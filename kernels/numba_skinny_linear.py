@@ -14,7 +14,7 @@ from specdec.kernels.numba_shares import num_shares, shares
 from specdec.kernels.panel_formats import PANEL
 from specdec.kernels.panel_weight import PanelWeight
 
-MANY = 32  # rows from which a panel is dequantised once for all of them
+MANY = 128  # rows from which a panel is dequantised once for all of them
 
 
 def skinny_linear(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) -> Tensor:
