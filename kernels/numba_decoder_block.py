@@ -21,7 +21,7 @@ from specdec.kernels.numba_layer_weights import (
     output_weights,
 )
 from specdec.kernels.numba_options import OPTIONS, njit, num_threads, tile_height
-from specdec.kernels.numba_panels import gated, prepare, prepared_again, share
+from specdec.kernels.numba_panel_calls import gated, prepare, prepared_again, share
 from specdec.kernels.numba_row_ops import (
     add_residual,
     heads_apart,

@@ -12,7 +12,8 @@ from torch import Tensor
 from specdec.kernels import simd, simd_lanes, simd_memory
 from specdec.kernels.numba_far_calls import address_of, far_call
 from specdec.kernels.numba_options import INNER, OPTIONS, inner, njit, num_threads, tile_height
-from specdec.kernels.numba_panels import calls_of, kinds_of, panel_product, prepare
+from specdec.kernels.numba_panel_calls import calls_of, kinds_of, prepare
+from specdec.kernels.numba_panels import panel_product
 from specdec.kernels.numba_row_ops import biased
 from specdec.kernels.numba_shares import next_piece, num_shares, shares
 from specdec.kernels.numba_skinny_linear import MANY, in_whole_tiles, skinny_linear

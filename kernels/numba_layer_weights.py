@@ -16,7 +16,7 @@ from specdec.kernels.decoder_block import (
     Linear,
     Norm,
 )
-from specdec.kernels.numba_panels import Calls, calls_of, gated_at
+from specdec.kernels.numba_panel_calls import Calls, calls_of, gated_at
 from specdec.kernels.panel_formats import PANEL
 
 NONE = np.empty(0, np.float32)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from specdec.kernels.numba_far_calls import far_call
 from specdec.kernels.numba_options import OPTIONS, njit, num_threads, tile_height
-from specdec.kernels.numba_panels import calls_of, prepare, share
+from specdec.kernels.numba_panel_calls import calls_of, prepare, share
 from specdec.kernels.numba_shares import num_shares, shares
 from specdec.kernels.panel_formats import PANEL
 from specdec.kernels.panel_weight import PanelWeight
