@@ -60,8 +60,8 @@ class _Layers(NamedTuple):
     places: NDArray[np.int64]
     num_input_arrays: int
     kept: list[tuple[Any, ...]]  # all weights, alive as long as their addresses are used
-    kernels: tuple[int, ...]  # addresses of those that take them
-    calls: dict[int, tuple[Any, ...]]  # and of what these call, by the height of tiles
+    kernels: tuple[int, ...]  # of `_kernels`
+    calls: dict[int, tuple[Any, ...]]  # what those call, by the height of tiles
 
 
 def decoder_run(

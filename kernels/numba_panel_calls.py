@@ -76,6 +76,8 @@ def kinds_of(panels: Panels) -> tuple[Any, ...]:
 
 
 def _for_height(rows: tuple[int, ...]) -> Functions:
+    """For tiles `len(rows)` high. They close over that alone, or Numba would keep none on disk."""
+
     @njit(**INNER)
     def prepare(panels, x, padded, inputs):
         return prepared(panels, x, padded, inputs, rows)

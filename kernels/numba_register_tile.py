@@ -19,9 +19,9 @@ def register_tile(
     """`acc` plus the products of some rows of a tile with a column of weights.
 
     tile: its first row, how far below it the rows begin, and a tuple as long as it is high, so that
-    addresses are constants apart. span: first input, how
-    many (whole groups), and those of the matrix. ask: which codes to prefetch meanwhile: how many
-    inputs behind the first, and how many codes further with each.
+    addresses are constants apart. span: first input, how many (whole groups), and those of the
+    matrix. ask: which codes to prefetch meanwhile: how many inputs behind the first, and how many
+    codes further with each.
     """
     raise NotImplementedError("for compiled code only")
 
