@@ -128,11 +128,13 @@ class Engine:
             raise InvalidArgument("save_prompt takes one prompt, and this is a list of them")
         return save(self.target, prompts[0], folder)
 
-    def generate(self, prompt: Any, **kwargs: Any) -> Generation | list[Generation]:
+    def generate(self, prompt: Any = None, **kwargs: Any) -> Generation | list[Generation]:
         """The text for a prompt, or a list of them for a list of prompts.
 
-        prompt: a string, token ids (list of int or 1-D tensor), chat messages (list of dicts with
-            role and content), or a list of prompts of these kinds; a batch may be ragged.
+        prompt: a string, token ids (whole numbers in a sequence or 1-D array), chat messages (list
+            of dicts with role and content; a last one of the assistant is gone on from), or a list
+            of prompts of these kinds; a batch may be ragged. What a tokenizer returns is a prompt,
+            too, here or as keywords (`**tokenizer(text)`): its attention_mask tells the padding.
         drafter: "auto" (default) chooses in every round among plain decoding, n-grams, and the
             draft model if there is one; or "none", "ngram", "model", a combination like
             "ngram+model" (`specdec list` names all), or a function of (target, DraftOptions).
@@ -148,7 +150,7 @@ class Engine:
         generations = self._stream(request).run()
         return generations if request.returns_list else generations[0]
 
-    def stream(self, prompt: Any, **kwargs: Any) -> GenerationStream:
+    def stream(self, prompt: Any = None, **kwargs: Any) -> GenerationStream:
         """As `generate`, but an iterator of `Step`s: the tokens of a row as they are committed.
 
         After the last step `stream.generations` holds the results, in order of the rows.

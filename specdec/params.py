@@ -9,6 +9,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from specdec.errors import InvalidArgument
+from specdec.plain import make_plain
 
 # Spellings of vLLM, OpenAI and llama.cpp for Hugging Face's names.
 SYNONYMS = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "stop": "stop_strings",
@@ -72,6 +73,7 @@ class SamplingParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check_whole(self, "max_new_tokens", 1)
         _check_whole(self, "num_return_sequences", 1)
         for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size", "seed"):
@@ -87,6 +89,8 @@ class SamplingParams:
             raise InvalidArgument("repetition_penalty=0 divides by zero: give 1.0 for none")
         if self.top_p == 0.0 or self.typical_p == 0.0:
             raise InvalidArgument("top_p=0 or typical_p=0 keeps no token: use temperature=0")
+        if self.do_sample not in (None, True, False):
+            raise InvalidArgument(f"do_sample={self.do_sample!r} is neither True nor False")
         if self.do_sample is False and self.temperature:
             raise InvalidArgument(
                 f"do_sample=False and temperature={self.temperature} contradict each other: "

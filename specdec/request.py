@@ -13,7 +13,7 @@ from specdec.offload.saved_prompt import SavedPrompt
 from specdec.options import DraftOptions
 from specdec.params import SamplingParams
 from specdec.processors import Processor
-from specdec.prompt import parse_prompts
+from specdec.prompt import parse_prompts, take_prompt
 from specdec.registry import ACCEPTANCE, CHANNELS, DRAFTERS, VIEWS, drafter_names
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Request:
     @classmethod
     def parse(cls, engine: Engine, prompt: Any, kwargs: Mapping[str, Any]) -> Request:
         """The request for `engine.generate(prompt, **kwargs)`."""
+        prompt, kwargs = take_prompt(prompt, kwargs)
         named, sampling, drafting = _sort_keywords(kwargs)
         params = named.pop("sampling_params", None)
         config = named.pop("generation_config", None)
