@@ -20,7 +20,7 @@ from specdec.recorder import QueryRecorder
 from specdec.registry import VIEWS
 from specdec.request import Request
 from specdec.row import Row
-from specdec.rows import make_row, make_stopper
+from specdec.rows import make_rows, make_stopper
 from specdec.stats import Stats
 from specdec.target import Target
 from specdec.tree import TokenTree
@@ -41,13 +41,8 @@ class GenerationStream:
     def __init__(self, target: Target, request: Request, drafter: Drafter) -> None:
         self.target, self.request, self.drafter = target, request, drafter
         self.view: View = VIEWS[request.view].load()(target, request.options)
-        samples = request.params.num_return_sequences
         self.seed = agreed(target.is_parallel, _seed(request))
-        self.rows = [
-            make_row(target, request, self.seed or 0, prompt, sample)
-            for prompt in range(len(request.prompts))
-            for sample in range(samples)
-        ]
+        self.rows = make_rows(target, request, self.seed or 0)
         self.stoppers = [make_stopper(target, request, row) for row in self.rows]
         self.stats = [Stats() for _ in self.rows]
         self.generations: list[Generation] = []
@@ -189,7 +184,7 @@ class GenerationStream:
             seed=self.seed,
             num_prompt_tokens=row.num_prompt_tokens,
             prompt_index=row.prompt_index,
-            sample_index=row.sampler.noise.sample,
+            sample_index=row.index % request.params.num_return_sequences,
             stats=stats,
         )
 

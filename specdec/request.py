@@ -31,8 +31,7 @@ class Request:
 
     prompts: token ids of each prompt.
     Prepared elsewhere, and then one entry per prompt: `processors` in place of those that `params`
-    describe; `before`, ids that processors see in front of the prompt (its padding);
-    `sample_indices`, the sample numbers that key the noise.
+    describe; `before`, ids that processors see in front of the prompt (its padding).
     saved_prompt: what every prompt starts with, already read.
     """
 
@@ -47,7 +46,6 @@ class Request:
     eos_token_ids: tuple[int, ...] = ()
     processors: Sequence[Sequence[Processor]] | None = None
     before: Sequence[Sequence[int]] | None = None
-    sample_indices: Sequence[int] | None = None
     returns_list: bool = False
     saved_prompt: SavedPrompt | None = None
 

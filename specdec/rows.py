@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from specdec import processors
 from specdec.detokenizer import Detokenizer
@@ -16,8 +17,21 @@ from specdec.target import Target
 log = logging.getLogger("specdec")
 
 
-def make_row(target: Target, request: Request, seed: int, prompt: int, sample: int) -> Row:
-    """The row of one sample of one prompt, with processors of its own."""
+def make_rows(target: Target, request: Request, seed: int) -> list[Row]:
+    """The rows of all samples of all prompts; those with equal prompts are numbered, which tells
+    their noise apart."""
+    rows: list[Row] = []
+    seen: Counter[tuple[int, ...]] = Counter()
+    for prompt, ids in enumerate(request.prompts):
+        for _ in range(request.params.num_return_sequences):
+            noise = Noise.of(seed, ids, seen[tuple(ids)])
+            seen[tuple(ids)] += 1
+            rows.append(_make_row(target, request, prompt, len(rows), noise))
+    return rows
+
+
+def _make_row(target: Target, request: Request, prompt: int, index: int, noise: Noise) -> Row:
+    """One row, with processors of its own."""
     params, tokens = request.params, list(request.prompts[prompt])
     if request.processors is not None:
         chain = list(request.processors[prompt])
@@ -25,13 +39,10 @@ def make_row(target: Target, request: Request, seed: int, prompt: int, sample: i
         chain = processors.build(
             params, len(tokens), request.eos_token_ids, target.vocab_size, target.device
         )
-    index = prompt * params.num_return_sequences + sample
-    if request.sample_indices is not None:
-        sample = request.sample_indices[prompt]
     sampler = Sampler(
         [processors.fork(p) for p in chain],
         params.samples,
-        Noise(seed, sample),
+        noise,
         request.acceptance,
         request.before[prompt] if request.before is not None else (),
     )
