@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from specdec.drafting import DraftModels, make_drafter, runs_draft_model
 from specdec.errors import InvalidArgument
@@ -128,13 +128,16 @@ class Engine:
             raise InvalidArgument("save_prompt takes one prompt, and this is a list of them")
         return save(self.target, prompts[0], folder)
 
-    def generate(self, prompt: Any = None, **kwargs: Any) -> Generation | list[Generation]:
+    def generate(
+        self, prompt: Any = None, sampling_params: Any = None, **kwargs: Any
+    ) -> Generation | list[Generation]:
         """The text for a prompt, or a list of them for a list of prompts.
 
         prompt: a string, token ids (whole numbers in a sequence or 1-D array), chat messages (list
             of dicts with role and content; a last one of the assistant is gone on from), or a list
             of prompts of these kinds; a batch may be ragged. What a tokenizer returns is a prompt,
             too, here or as keywords (`**tokenizer(text)`): its attention_mask tells the padding.
+        sampling_params: SamplingParams with all sampling settings, or a GenerationConfig.
         drafter: "auto" (default) chooses in every round among plain decoding, n-grams, and the
             draft model if there is one; or "none", "ngram", "model", a combination like
             "ngram+model" (`specdec list` names all), or a function of (target, DraftOptions).
@@ -146,16 +149,26 @@ class Engine:
         unknown one raises InvalidArgument with the nearest name.
         With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.
         """
-        request = Request.parse(self, prompt, kwargs)
+        request = self._request(prompt, sampling_params, kwargs)
         generations = self._stream(request).run()
         return generations if request.returns_list else generations[0]
 
-    def stream(self, prompt: Any = None, **kwargs: Any) -> GenerationStream:
+    def stream(
+        self, prompt: Any = None, sampling_params: Any = None, **kwargs: Any
+    ) -> GenerationStream:
         """As `generate`, but an iterator of `Step`s: the tokens of a row as they are committed.
 
         After the last step `stream.generations` holds the results, in order of the rows.
         """
-        return self._stream(Request.parse(self, prompt, kwargs))
+        return self._stream(self._request(prompt, sampling_params, kwargs))
+
+    def _request(self, prompt: Any, settings: Any, kwargs: Mapping[str, Any]) -> Request:
+        """The request; settings in the second place are those of vLLM or of transformers."""
+        if isinstance(settings, GenerationConfig):
+            if kwargs.get("generation_config") is not None:
+                raise InvalidArgument("generation_config is given twice: give it once")
+            return Request.parse(self, prompt, {**kwargs, "generation_config": settings})
+        return Request.parse(self, prompt, {**kwargs, "sampling_params": settings})
 
     def _stream(self, request: Request) -> GenerationStream:
         model = request.options.draft_model

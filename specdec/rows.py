@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+from transformers import MaxTimeCriteria
+
 from specdec import processors
 from specdec.detokenizer import Detokenizer
 from specdec.noise import Noise
@@ -37,7 +39,7 @@ def _make_row(target: Target, request: Request, prompt: int, index: int, noise: 
         chain = list(request.processors[prompt])
     else:
         chain = processors.build(
-            params, len(tokens), request.eos_token_ids, target.vocab_size, target.device
+            params, len(tokens), request.eos_token_ids, target.vocab_size, target.device, index
         )
     sampler = Sampler(
         [processors.fork(p) for p in chain],
@@ -46,23 +48,26 @@ def _make_row(target: Target, request: Request, prompt: int, index: int, noise: 
         request.acceptance,
         request.before[prompt] if request.before is not None else (),
     )
-    wanted = len(tokens) + params.max_new_tokens
+    wanted = len(tokens) + params.most_new_tokens(len(tokens))
     room = min(wanted, target.max_positions)
     if room < wanted:
         log.warning(
-            "prompt %d of %d tokens: %d of max_new_tokens=%d fit the model's %d positions",
-            prompt, len(tokens), room - len(tokens), params.max_new_tokens, room,
+            "prompt %d of %d tokens: %d of %d new tokens fit the model's %d positions",
+            prompt, len(tokens), room - len(tokens), wanted - len(tokens), room,
         )  # fmt: skip
     return Row(index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens))
 
 
 def make_stopper(target: Target, request: Request, row: Row) -> Stopper:
-    """What ends the row's text."""
+    """What ends the row's text; its time, if that is bounded, begins now."""
+    criteria = list(request.params.stopping_criteria or ())
+    if request.params.max_time is not None:
+        criteria.append(MaxTimeCriteria(request.params.max_time))
     return Stopper(
         row,
         request.eos_token_ids,
         request.params.stop_list,
-        request.params.stopping_criteria or (),
+        criteria,
         Detokenizer(request.tokenizer, row.tokens),
         target.device,
     )
