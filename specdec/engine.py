@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from specdec.drafting import DraftModels, make_drafter, runs_draft_model
-from specdec.errors import InvalidArgument
+from specdec.errors import InvalidArgument, unknown_name
+from specdec.foreign_names import LOADING, refuse
 from specdec.generation import GenerationStream
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.offload.kv_memory import KVMemory
@@ -65,6 +67,8 @@ class Engine:
         offload_folder: str | Path | None = None,
         kv_tier: str | Sequence[str] | KVMemory = "auto",
         tensor_parallel: bool = False,
+        local_files_only: bool = False,
+        **others: Any,
     ) -> Engine:
         """Load "demo", a hub id, a folder or a .gguf file; weights from safetensors or GGUF only.
 
@@ -80,9 +84,13 @@ class Engine:
         and keys that go to disk. OutOfMemory says what would have to change where nothing fits.
         tensor_parallel: under `torchrun` or `accelerate launch`, divide the model's heads among the
         processes; all of them give the same text.
+
+        local_files_only: of a hub id take what is in the cache already. torch_dtype is another name
+        for dtype; settings of other libraries raise InvalidArgument, which says what to do instead.
         """
         from specdec.loader import load
 
+        dtype = _dtype(dtype, others)
         loaded = load(
             model,
             dtype=dtype,
@@ -93,6 +101,7 @@ class Engine:
             max_memory=weights_limits(max_memory),
             offload_folder=offload_folder,
             tensor_parallel=tensor_parallel,
+            local_files_only=local_files_only,
         )
         return cls(
             loaded.model, loaded.tokenizer, name=loaded.source, stored=loaded.stored,
@@ -175,3 +184,16 @@ class Engine:
         runs = model is not None and runs_draft_model(request.drafter)
         draft = self._draft_models.get(model) if runs else None
         return GenerationStream(self.target, request, make_drafter(self.target, request, draft))
+
+
+def _dtype(dtype: str | torch.dtype, others: dict[str, Any]) -> str | torch.dtype:
+    """The dtype under either name; raises InvalidArgument for every other name."""
+    given = others.pop("torch_dtype", None)
+    for name, value in others.items():
+        if name not in LOADING:
+            known = {*signature(Engine.from_pretrained).parameters, "torch_dtype"} - {"others"}
+            raise unknown_name("argument", name, known)
+        refuse(LOADING, name, value)
+    if given is not None and dtype != "auto":
+        raise InvalidArgument("dtype and torch_dtype mean the same: give one of them")
+    return dtype if given is None else given

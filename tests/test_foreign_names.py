@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from specdec import Engine, SamplingParams
 from specdec import options as draft_options
 from specdec import params as sampling_params
-from specdec.errors import InvalidArgument, PromptTooLong
+from specdec.errors import InvalidArgument, PromptTooLong, WeightsError
 from specdec.foreign_names import CALL, LOADING, is_neutral
 from specdec.keywords import _OWN
 
@@ -146,3 +146,41 @@ def test_max_time_ends_the_text(engine):
     out = engine.generate([1, 2, 3], max_new_tokens=50, max_time=0.0)
     assert len(out.token_ids) == 1 and out.finish_reason == "stop"
     assert len(engine.generate([1, 2, 3], max_new_tokens=5, max_time=600.0).token_ids) == 5
+
+
+@pytest.mark.parametrize("name", LOADING)
+def test_foreign_settings_of_loading_are_told_what_they_are(name):
+    with pytest.raises(InvalidArgument, match=rf"^{name}=3.25 is not supported: "):
+        Engine.from_pretrained("there/is-no-such-model", **{name: 3.25})
+
+
+def test_loading_in_the_words_of_transformers(tmp_path):
+    models.build("llama", dtype=torch.float32).save_pretrained(tmp_path)
+    engine = Engine.from_pretrained(
+        tmp_path, torch_dtype=torch.float64, use_safetensors=True, load_in_4bit=False
+    )
+    assert engine.dtype == torch.float64
+    with pytest.raises(InvalidArgument, match="mean the same"):
+        Engine.from_pretrained(tmp_path, torch_dtype="float32", dtype="float64")
+    with pytest.raises(InvalidArgument, match="did you mean 'device_map'"):
+        Engine.from_pretrained(tmp_path, device_maps="auto")
+
+
+def test_local_files_only_asks_nobody(tmp_path, monkeypatch):
+    """A model in the hub's cache loads, one that is not there is an error, and no line is used."""
+    import socket
+
+    folder = tmp_path / "models--me--tiny" / "snapshots" / "0123456789"
+    models.build("llama", dtype=torch.float32).save_pretrained(folder)
+    hostile.tokenizer(models.VOCAB).save_pretrained(folder)
+    refs = tmp_path / "models--me--tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0123456789")
+    asked = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket.socket, "connect", lambda *args: asked.append(args))
+    engine = Engine.from_pretrained("me/tiny", local_files_only=True)
+    assert engine.generate([1, 2], max_new_tokens=3).token_ids and engine.tokenizer is not None
+    with pytest.raises(WeightsError, match="local_files_only"):
+        Engine.from_pretrained("me/other", local_files_only=True)
+    assert not asked
