@@ -74,7 +74,9 @@ def test_of_two_lengths_the_new_tokens_win(engine):
     assert (params.min_new_tokens, params.min_length) == (2, None)
     params = SamplingParams.from_generation_config(config, max_length=9)
     assert (params.max_new_tokens, params.max_length) == (None, 9)
-    assert len(engine.generate([1, 2], GenerationConfig(max_length=30), max_tokens=4).token_ids) == 4
+    assert (
+        len(engine.generate([1, 2], GenerationConfig(max_length=30), max_tokens=4).token_ids) == 4
+    )
 
 
 def test_assisted_decoding_is_read_where_it_has_a_use(engine):
