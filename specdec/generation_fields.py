@@ -46,8 +46,8 @@ HARMLESS = {
 
 # Where keys and values lie changes no text; in how many bits does.
 _CACHES = (
-    "dynamic", "dynamic_full", "static", "offloaded", "offloaded_static", "hybrid", "hybrid_chunked",
-    "offloaded_hybrid", "offloaded_hybrid_chunked", "sliding_window",
+    "dynamic", "dynamic_full", "static", "offloaded", "offloaded_static", "hybrid",
+    "hybrid_chunked", "offloaded_hybrid", "offloaded_hybrid_chunked", "sliding_window",
 )  # fmt: skip
 
 

@@ -55,7 +55,8 @@ def load(
     also gives a GGUF's linear weights as they are stored. A loaded model is taken as it is and
     where it is. device_map, max_memory (bytes by device) and offload_folder spread the weights, as
     transformers and accelerate do. tensor_parallel: divide the heads among the processes that were
-    launched together, if there are several. local_files_only: of a hub id take what is in the cache.
+    launched together, if there are several. local_files_only: take what the hub's
+    cache has.
 
     Raises InvalidArgument for a bad argument, WeightsError for weights that are missing, damaged,
     incomplete or pickled, UnsupportedModel for what is no causal LM of transformers.

@@ -45,13 +45,14 @@ def spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _takes_synonyms(cls: type[T]) -> type[T]:
     """A dataclass whose constructor understands every spelling."""
-    plain = cls.__init__
+    made: Any = cls
+    plain = made.__init__
 
     @wraps(plain)
     def init(self: T, *args: Any, **given: Any) -> None:
         plain(self, *args, **spelled_out(given))
 
-    cls.__init__ = init  # type: ignore[misc]
+    made.__init__ = init
     return cls
 
 

@@ -91,7 +91,8 @@ def build(
         )
     if p.prefix_allowed_tokens_fn is not None:
         allowed = p.prefix_allowed_tokens_fn
-        chain.append(t.PrefixConstrainedLogitsProcessor(lambda _, ids: allowed(row, ids), 1))
+        own = t.PrefixConstrainedLogitsProcessor(lambda _, ids: list(allowed(row, ids)), 1)
+        chain.append(own)
     if p.suppress_tokens is not None:
         _check_ids("suppress_tokens", p.suppress_tokens, vocab_size)
         chain.append(t.SuppressTokensLogitsProcessor(list(p.suppress_tokens), device=str(device)))
