@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiered import NEW, PROMPTS, SMALL, engine_of
 
-from specdec.errors import InvalidArgument, OutOfMemory, UnsupportedModel
+from specdec.errors import InvalidArgument, OutOfMemory
 from specdec.offload.budget import Budget
 from specdec.offload.disk import DiskTier
 from specdec.offload.kv_memory import KVMemory
@@ -84,15 +84,6 @@ def test_the_file_has_no_name(tmp_path):
     out = torch.empty(3, 2, 5, dtype=torch.float16)
     tier.fetch(buffer, 1, 1, 3, out)
     assert torch.equal(out, buffer[1, :, 1:3])
-
-
-def test_longrope_is_not_tiered():
-    """Its prompts are read in one pass, which a small level cannot hold."""
-    engine = engine_of()
-    engine.target.rope_boundary = 64
-    engine.target.kv_memory = KVMemory("disk", sizes=SMALL)
-    with pytest.raises(UnsupportedModel, match="longrope.*kv_tier='device'"):
-        engine.generate([1, 2, 3] * 30, max_new_tokens=20)
 
 
 def decoding(folder, most=0):

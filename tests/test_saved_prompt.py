@@ -56,8 +56,8 @@ def test_it_is_not_read_again(engine, folder, monkeypatch):
     prefill = type(engine.target).prefill
     monkeypatch.setattr(
         type(engine.target), "prefill",
-        lambda self, store, view, row, tokens, recorder=None: (
-            read.extend(tokens), prefill(self, store, view, row, tokens, recorder)
+        lambda self, store, view, row, tokens, *more: (
+            read.extend(tokens), prefill(self, store, view, row, tokens, *more)
         ),
     )  # fmt: skip
     engine.generate(QUESTIONS[0], saved_prompt=folder, drafter="none", max_new_tokens=2)
