@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import mmap
 import os
 import uuid
 from collections.abc import Iterator
@@ -18,12 +17,13 @@ import torch
 
 from specdec import stored_weights
 from specdec.cachedir import build_folder, cache_root, is_complete, make_folder, sha256_of
-from specdec.errors import UnsupportedModel, WeightsError
+from specdec.errors import SpecdecError, UnsupportedModel, WeightsError
+from specdec.gguf_tokenizer import tokenizer_of
+from specdec.gguf_vocab import end_ids
 from specdec.progress import Progress, progress_bar, quiet_transformers
 
 # Counts up when a converted folder would come out differently: older ones are then not found.
-_FORMAT = 3
-_HEADER_BYTES = 1 << 26
+_FORMAT = 4
 
 
 def convert(path: Path, dtype: torch.dtype = torch.float32, sha256: str | None = None) -> Path:
@@ -77,7 +77,7 @@ def fingerprint(path: Path) -> str:
 
 def _convert(path: Path, out: Path, dtype: torch.dtype, progress: Progress) -> None:
     from huggingface_hub import save_torch_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     source: dict[str, Any] = {
         "pretrained_model_name_or_path": str(path.parent.resolve()),
@@ -86,10 +86,14 @@ def _convert(path: Path, out: Path, dtype: torch.dtype, progress: Progress) -> N
     }
     with quiet_transformers(progress), _one_reader() as reader:
         try:
+            file = reader(os.path.join(path.parent.resolve(), path.name))
+            fields = _fields(file)
+            tokenizer = tokenizer_of(fields)
             model = AutoModelForCausalLM.from_pretrained(
                 **source, dtype=dtype, quantization_config=_dequantise()
             )
-            tokenizer = AutoTokenizer.from_pretrained(**source) if _has_tokenizer(path) else None
+        except SpecdecError:
+            raise
         except Exception as error:
             raise _explained(error, path) from error
         # Not model.save_pretrained: it refuses whatever came from a GGUF.
@@ -108,12 +112,13 @@ def _convert(path: Path, out: Path, dtype: torch.dtype, progress: Progress) -> N
         config.dtype = dtype
         config.save_pretrained(out)
         if model.generation_config is not None:
+            ends = list(end_ids(fields))
+            model.generation_config.eos_token_id = ends if len(ends) > 1 else next(iter(ends), None)
             model.generation_config.save_pretrained(out)
         if tokenizer is not None:
             tokenizer.save_pretrained(out)
         if dtype == torch.float32:
-            tensors = reader(os.path.join(path.parent.resolve(), path.name)).tensors
-            stored_weights.save(stored_weights.find(model, tensors), out)
+            stored_weights.save(stored_weights.find(model, file.tensors), out)
 
 
 @contextmanager
@@ -142,10 +147,10 @@ def _check_magic(path: Path) -> None:
             raise WeightsError(f"{path} is not a GGUF file: it does not start with 'GGUF'")
 
 
-def _has_tokenizer(path: Path) -> bool:
-    """Whether the metadata, which stand first in the file, name a tokenizer."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b"tokenizer.ggml.model", 0, _HEADER_BYTES) >= 0
+def _fields(file: Any) -> dict[str, Any]:
+    """The metadata that a tokenizer may depend on: key -> plain value."""
+    wanted = ("tokenizer.", "general.")
+    return {key: x.contents() for key, x in file.fields.items() if key.startswith(wanted)}
 
 
 def _explained(error: Exception, path: Path) -> Exception:

@@ -17,6 +17,8 @@ from specdec.tree import Law, TokenTree
 from specdec.verify import Verdict
 from specdec.vocabulary import fit
 
+_ROUNDS = 1 << 10  # inner rounds that one outer round can number
+
 
 def _never(token: int) -> bool:
     return False
@@ -90,13 +92,11 @@ class Speculative:
 
     def _shadow(self, row: Row) -> Row:
         """The row as the inner level sees it, to which it adds tokens that may be taken back."""
-        sampler = self.samplers[row.index]
-        sampler.noise = row.sampler.noise.inside(self.name, row.round)
         return replace(
             row,
             tokens=list(row.tokens),
-            sampler=sampler,
-            round=0,
+            sampler=self.samplers[row.index],
+            round=row.round * _ROUNDS,
             level=row.level + 1,
         )
 

@@ -43,7 +43,7 @@ def test_a_second_load_reads_the_conversion(
     assert load(tmp_path / "tiny.gguf").model.dtype == torch.float32
     # 16 bits are rounded from the exact conversion that is there
     assert load(tmp_path / "tiny.gguf", dtype="bfloat16").model.dtype == torch.bfloat16
-    assert len(list((cache / "gguf").glob("*-v3"))) == 1
+    assert len(list((cache / "gguf").glob("*-v4"))) == 1
 
 
 def test_a_changed_gguf_is_converted_anew(tmp_path: Path, cache: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_changed_gguf_is_converted_anew(tmp_path: Path, cache: Path) -> None:
 def test_sixteen_bits_are_converted_as_such(tmp_path: Path, cache: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf")
     assert load(tmp_path / "tiny.gguf", dtype="bfloat16").model.dtype == torch.bfloat16
-    assert [p.name.split("-")[1] for p in (cache / "gguf").glob("*-v3")] == ["bfloat16"]
+    assert [p.name.split("-")[1] for p in (cache / "gguf").glob("*-v4")] == ["bfloat16"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("disk full"), KeyboardInterrupt()])
