@@ -46,7 +46,7 @@ class Walk:
     ) -> None:
         self.target, self.tokens, self.depth = target, list(tokens), depth
         prompt = self.tokens[: len(self.tokens) - rounds * (depth + 1)]
-        sampler = Sampler([], False, Noise(0, 0), "coupled")
+        sampler = Sampler([], False, Noise(0), "coupled")
         self.row = Row(0, 0, prompt, len(prompt), len(self.tokens), sampler, stable=len(prompt))
         self.probe = Probe()
         recorder = QueryRecorder(wants.prompt_queries, wants.verified)

@@ -47,7 +47,7 @@ class AutoDrafter:
         )
         self._make_controller = controller
         self._clock = target.clock
-        self._boundary = target.rope_boundary
+        self._rotation = target.rotation
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         self.controller = self._make_controller(verifier.costs)
@@ -123,7 +123,7 @@ class AutoDrafter:
         are thrown away.
         """
         room = min(row.max_tokens - len(row.tokens) - 1 for row in rows)
-        if room < REHEARSED or self._boundary is not None:  # longrope: rows may not draft together
+        if room < REHEARSED or not self._rotation.is_fixed:  # then rows may not draft together
             return
         self.keys = sum(len(row.tokens) for row in rows)
         for part in self.parts:

@@ -152,7 +152,9 @@ class ModelDrafter:
     def _drawn(self, row: Row, tree: TokenTree, leaf: _Leaf, count: int) -> list[_Leaf]:
         """`count` children of one leaf, by the row's own sampling settings."""
         path = tree.path_tokens(leaf.node)
-        tokens, law, probs = row.sampler.draft_children(row, path, leaf.logits, leaf.slot, count)
+        tokens, law, probs = row.sampler.draft_children(
+            self.name, row, path, leaf.logits, leaf.node, count
+        )
         if law is not Law.POINT:
             tree.draft_probs[leaf.node] = probs
         return [

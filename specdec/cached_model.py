@@ -69,7 +69,10 @@ class CachedModel:
 
     def _prefilled(self, rows: Sequence[Row]) -> KVStore:
         """A store with every prompt but its last token; rows of one prompt share its KV."""
-        prompts = {row.prompt_index: row for row in reversed(rows)}
+        # What rows share cannot be read anew for one of them.
+        reread = self.target.rotation.must_reread
+        apart = any(reread(row.num_prompt_tokens, row.max_tokens) for row in rows)
+        prompts = {row.index if apart else row.prompt_index: row for row in reversed(rows)}
         samples = len(self.held) // len(prompts)
         longest = max(row.max_tokens for row in rows) + SLACK
         if samples == 1:
@@ -81,16 +84,17 @@ class CachedModel:
             store.moved = self.moved
         for place, row in enumerate(sorted(prompts.values(), key=lambda row: row.index)):
             text, known = row.tokens[:-1], 0
-            if self.saved is not None:
+            if self.saved is not None and self._turns_alike(len(self.saved.tokens), row):
                 known = min(self.saved.common(text), len(text))
                 self.saved.load(self.target, store, place, known)
-            self._prefill(store, place, text[known:])
+            self._prefill(store, place, text[known:], len(row.tokens))
         if samples > 1:
             new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
             store.fork(samples, new + SLACK)
         for row in rows:
             held = self.held[row.index]
             held.tokens, held.sure = row.tokens[:-1], len(row.tokens) - 1
+            held.length = len(row.tokens)
         return store
 
     @torch.inference_mode()
@@ -168,11 +172,15 @@ class CachedModel:
         if self.base is not None:
             self._rebase(row, self.base)
         self.settle(row, len(text) - 1)
+        if self.base is None and self.target.rotation.must_reread(held.length, len(text)):
+            self.store.crop(row.index, 0)
+            held.tokens, held.sure = [], 0
+        held.length = len(text)
         if self.base is None:
             self.rounds[row.index] += 1
         pending = text[len(held.tokens) :]
         if len(pending) > _LONG:
-            self._prefill(self.store, row.index, pending[:-1])
+            self._prefill(self.store, row.index, pending[:-1], len(text))
             held.tokens.extend(pending[:-1])
             held.sure = min(row.stable, len(held.tokens))
             pending = pending[-1:]
@@ -189,8 +197,12 @@ class CachedModel:
             self.store.levels[-1].crop(row.index, 0)
             self.rounds[row.index] += 1
 
-    def _prefill(self, store: KVStore, sequence: int, tokens: Sequence[int]) -> None:
-        self.target.prefill(store, self.view, sequence, tokens, self.recorder)
+    def _turns_alike(self, length: int, row: Row) -> bool:
+        regime = self.target.rotation.regime
+        return regime(length) == regime(len(row.tokens))
+
+    def _prefill(self, store: KVStore, sequence: int, tokens: Sequence[int], length: int) -> None:
+        self.target.prefill(store, self.view, sequence, tokens, self.recorder, length)
 
     def _stage(
         self,

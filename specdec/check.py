@@ -153,7 +153,7 @@ def top2_gap(engine: Engine, ids: list[int]) -> float:
     """How far the best logit after `ids` lies above the second, by one plain step of the target."""
     target, view = engine.target, FullView()
     store = target.new_store(1, len(ids))
-    target.prefill(store, view, 0, ids[:-1])
+    target.prefill(store, view, 0, ids[:-1], length=len(ids))
     positions = torch.tensor([[len(ids) - 1]], device=target.device)
     logits = target.forward([ids[-1:]], ForwardPass(store, view, [0], positions))
     best = logits[0, -1].double().topk(2).values

@@ -118,7 +118,7 @@ def _walk(rows: Sequence[Row], trees: Sequence[TokenTree], scores: Tensor) -> tu
     noise: tuple[Tensor, ...] = ()
     if rows[0].sampler.samples:
         places = [
-            (row.sampler.noise.seed, *row.sampler.noise.place(len(row.tokens) + depth))
+            (row.sampler.noise.key, *row.sampler.noise.counter(len(row.tokens) + depth))
             for row, tree in zip(rows, trees, strict=True)
             for depth in tree.depths()
         ]
@@ -146,16 +146,16 @@ def _traverse(
     for b, tree in enumerate(trees):
         for node, probs in tree.draft_probs.items():
             draft[b, node] = probs
-    tests = [row.sampler.noise.tests(row.round, row.level) for row in rows]
+    tests = [row.sampler.noise.tests(row.round) for row in rows]
     places = [
-        (test.noise.seed, *test.place(used)) for test in tests for used in range(max(1, nodes - 1))
+        (test.key, *test.counter(used)) for test in tests for used in range(max(1, nodes - 1))
     ]
     keys, counters = _words(places)
     numbers = first_uniforms(keys, counters).view(batch, -1).to(scores.device)
     paths, used = traverse_trees(target, draft, tokens, parents, laws, numbers)
     last = paths.gather(1, (paths >= 0).sum(-1, keepdim=True) - 1)[:, 0].long()
     left = target[torch.arange(batch, device=scores.device), last]
-    keys, counters = _noise([(test.noise.seed, *test.place(0)) for test in tests], scores)
+    keys, counters = _noise([(test.key, *test.counter(0)) for test in tests], scores)
     counters[:, 2] += used.long() << 2
     return paths, choose_tokens(left.log(), keys, counters)
 
@@ -192,8 +192,8 @@ def _noise(places: Sequence[tuple[int, ...]], like: Tensor) -> tuple[Tensor, Ten
 
 
 def _words(places: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-    """Keys `int64[n]`, modulo 2^64, and counters `int64[n, 3]` of (seed, three words)."""
-    keys = [seed - (1 << 64) if seed >> 63 & 1 else seed for seed, *_ in places]
+    """Keys `int64[n]`, modulo 2^64, and counters `int64[n, 3]` of (key, three words)."""
+    keys = [key - (1 << 64) if key >> 63 & 1 else key for key, *_ in places]
     return torch.tensor(keys), torch.tensor([words for _, *words in places])
 
 

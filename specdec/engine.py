@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from specdec.drafting import DraftModels, make_drafter, runs_draft_model
-from specdec.errors import InvalidArgument
+from specdec.errors import InvalidArgument, unknown_name
+from specdec.foreign_names import LOADING, refuse
 from specdec.generation import GenerationStream
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.offload.kv_memory import KVMemory
@@ -65,6 +67,8 @@ class Engine:
         offload_folder: str | Path | None = None,
         kv_tier: str | Sequence[str] | KVMemory = "auto",
         tensor_parallel: bool = False,
+        local_files_only: bool = False,
+        **others: Any,
     ) -> Engine:
         """Load "demo", a hub id, a folder or a .gguf file; weights from safetensors or GGUF only.
 
@@ -80,9 +84,13 @@ class Engine:
         and keys that go to disk. OutOfMemory says what would have to change where nothing fits.
         tensor_parallel: under `torchrun` or `accelerate launch`, divide the model's heads among the
         processes; all of them give the same text.
+
+        local_files_only: of a hub id take what is in the cache already. torch_dtype is another name
+        for dtype; settings of other libraries raise InvalidArgument, which says what to do instead.
         """
         from specdec.loader import load
 
+        dtype = _dtype(dtype, others)
         loaded = load(
             model,
             dtype=dtype,
@@ -93,6 +101,7 @@ class Engine:
             max_memory=weights_limits(max_memory),
             offload_folder=offload_folder,
             tensor_parallel=tensor_parallel,
+            local_files_only=local_files_only,
         )
         return cls(
             loaded.model, loaded.tokenizer, name=loaded.source, stored=loaded.stored,
@@ -128,11 +137,16 @@ class Engine:
             raise InvalidArgument("save_prompt takes one prompt, and this is a list of them")
         return save(self.target, prompts[0], folder)
 
-    def generate(self, prompt: Any, **kwargs: Any) -> Generation | list[Generation]:
+    def generate(
+        self, prompt: Any = None, sampling_params: Any = None, **kwargs: Any
+    ) -> Generation | list[Generation]:
         """The text for a prompt, or a list of them for a list of prompts.
 
-        prompt: a string, token ids (list of int or 1-D tensor), chat messages (list of dicts with
-            role and content), or a list of prompts of these kinds; a batch may be ragged.
+        prompt: a string, token ids (whole numbers in a sequence or 1-D array), chat messages (list
+            of dicts with role and content; a last one of the assistant is gone on from), or a list
+            of prompts of these kinds; a batch may be ragged. What a tokenizer returns is a prompt,
+            too, here or as keywords (`**tokenizer(text)`): its attention_mask tells the padding.
+        sampling_params: SamplingParams with all sampling settings, or a GenerationConfig.
         drafter: "auto" (default) chooses in every round among plain decoding, n-grams, and the
             draft model if there is one; or "none", "ngram", "model", a combination like
             "ngram+model" (`specdec list` names all), or a function of (target, DraftOptions).
@@ -144,19 +158,42 @@ class Engine:
         unknown one raises InvalidArgument with the nearest name.
         With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.
         """
-        request = Request.parse(self, prompt, kwargs)
+        request = self._request(prompt, sampling_params, kwargs)
         generations = self._stream(request).run()
         return generations if request.returns_list else generations[0]
 
-    def stream(self, prompt: Any, **kwargs: Any) -> GenerationStream:
+    def stream(
+        self, prompt: Any = None, sampling_params: Any = None, **kwargs: Any
+    ) -> GenerationStream:
         """As `generate`, but an iterator of `Step`s: the tokens of a row as they are committed.
 
         After the last step `stream.generations` holds the results, in order of the rows.
         """
-        return self._stream(Request.parse(self, prompt, kwargs))
+        return self._stream(self._request(prompt, sampling_params, kwargs))
+
+    def _request(self, prompt: Any, settings: Any, kwargs: Mapping[str, Any]) -> Request:
+        """The request; settings in the second place are those of vLLM or of transformers."""
+        if isinstance(settings, GenerationConfig):
+            if kwargs.get("generation_config") is not None:
+                raise InvalidArgument("generation_config is given twice: give it once")
+            return Request.parse(self, prompt, {**kwargs, "generation_config": settings})
+        return Request.parse(self, prompt, {**kwargs, "sampling_params": settings})
 
     def _stream(self, request: Request) -> GenerationStream:
         model = request.options.draft_model
         runs = model is not None and runs_draft_model(request.drafter)
         draft = self._draft_models.get(model) if runs else None
         return GenerationStream(self.target, request, make_drafter(self.target, request, draft))
+
+
+def _dtype(dtype: str | torch.dtype, others: dict[str, Any]) -> str | torch.dtype:
+    """The dtype under either name; raises InvalidArgument for every other name."""
+    given = others.pop("torch_dtype", None)
+    for name, value in others.items():
+        if name not in LOADING:
+            known = {*signature(Engine.from_pretrained).parameters, "torch_dtype"} - {"others"}
+            raise unknown_name("argument", name, known)
+        refuse(LOADING, name, value)
+    if given is not None and dtype != "auto":
+        raise InvalidArgument("dtype and torch_dtype mean the same: give one of them")
+    return dtype if given is None else given

@@ -20,7 +20,7 @@ from specdec.recorder import QueryRecorder
 from specdec.registry import VIEWS
 from specdec.request import Request
 from specdec.row import Row
-from specdec.rows import make_row, make_stopper
+from specdec.rows import make_rows, make_stopper
 from specdec.stats import Stats
 from specdec.target import Target
 from specdec.tree import TokenTree
@@ -41,13 +41,8 @@ class GenerationStream:
     def __init__(self, target: Target, request: Request, drafter: Drafter) -> None:
         self.target, self.request, self.drafter = target, request, drafter
         self.view: View = VIEWS[request.view].load()(target, request.options)
-        samples = request.params.num_return_sequences
         self.seed = agreed(target.is_parallel, _seed(request))
-        self.rows = [
-            make_row(target, request, self.seed or 0, prompt, sample)
-            for prompt in range(len(request.prompts))
-            for sample in range(samples)
-        ]
+        self.rows = make_rows(target, request, self.seed or 0)
         self.stoppers = [make_stopper(target, request, row) for row in self.rows]
         self.stats = [Stats() for _ in self.rows]
         self.generations: list[Generation] = []
@@ -146,18 +141,11 @@ class GenerationStream:
     def _limit(self, row: Row) -> int:
         """The deepest draft that may be worth anything: one token comes from the target itself."""
         limit = row.max_tokens - len(row.tokens) - 1
-        boundary = self.target.rope_boundary
-        if boundary is not None and len(row.tokens) <= boundary:
-            limit = min(limit, boundary - len(row.tokens))
-        return limit
+        return self.target.rotation.limit(len(row.tokens), limit)
 
     def _together(self, active: list[Row]) -> list[Row]:
-        """The rows of the next pass: all, unless the model rotates some differently (longrope)."""
-        boundary = self.target.rope_boundary
-        if boundary is None:
-            return active
-        below = [row for row in active if len(row.tokens) <= boundary]
-        return below or active
+        """The rows of the next pass: all, unless the model turns some of them differently."""
+        return self.target.rotation.together(active, [len(row.tokens) for row in active])[0]
 
     def _step(self, row: Row, verdict: Verdict, tree: TokenTree) -> Step:
         sources = [tree.proposers[node] for node in verdict.path[1:]]
@@ -189,7 +177,7 @@ class GenerationStream:
             seed=self.seed,
             num_prompt_tokens=row.num_prompt_tokens,
             prompt_index=row.prompt_index,
-            sample_index=row.sampler.noise.sample,
+            sample_index=row.index % request.params.num_return_sequences,
             stats=stats,
         )
 

@@ -11,12 +11,14 @@ class Held:
     """Committed tokens, and the tree of tokens staged behind them.
 
     sure: leading committed tokens that are part of the row for good.
+    length: of the text when it was last read; 0 before that.
     base: leading committed tokens that another store holds for this one; -1 before it was asked.
     slots, parents: token and parent slot of each staged slot; -1 for padding and for no parent.
     """
 
     tokens: list[int] = field(default_factory=list)
     sure: int = 0
+    length: int = 0
     base: int = -1
     slots: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)

@@ -61,7 +61,6 @@ def generate(
     """
     _check(generation_config, model_kwargs)
     streamer = streamer if streamer is not None else _callers_streamer()
-    samples = generation_config.num_return_sequences or 1
     prompts, before = _unpadded(input_ids, model_kwargs.get("attention_mask"))
     eos = getattr(generation_config, "_eos_token_tensor", None)
     request = Request(
@@ -81,7 +80,6 @@ def generate(
         eos_token_ids=() if eos is None else tuple(eos.tolist()),
         processors=[[_of_row(p, i) for p in logits_processor] for i in range(len(prompts))],
         before=before,
-        sample_indices=[i % samples for i in range(len(prompts))],
     )
     with ExitStack() as stack:
         target = _borrow(model, stack)
@@ -111,6 +109,7 @@ def _borrow(model: PreTrainedModel, stack: ExitStack) -> Target:
     stock = None if support.is_tested(model) else support.stock_logits(model)
     stack.enter_context(attention.driven(model))
     target = Target(model, borrowed=True)
+    stack.enter_context(target.rotary.kept())
     if stock is not None:
         target.compare(stock)
     return target

@@ -46,6 +46,7 @@ def load(
     max_memory: Mapping[int | str, int] | None = None,
     offload_folder: str | Path | None = None,
     tensor_parallel: bool = False,
+    local_files_only: bool = False,
 ) -> Loaded:
     """Load `model`: "demo", a folder, a path ending in .gguf, a hub id, or a loaded model.
 
@@ -54,7 +55,8 @@ def load(
     also gives a GGUF's linear weights as they are stored. A loaded model is taken as it is and
     where it is. device_map, max_memory (bytes by device) and offload_folder spread the weights, as
     transformers and accelerate do. tensor_parallel: divide the heads among the processes that were
-    launched together, if there are several.
+    launched together, if there are several. local_files_only: take what the hub's
+    cache has.
 
     Raises InvalidArgument for a bad argument, WeightsError for weights that are missing, damaged,
     incomplete or pickled, UnsupportedModel for what is no causal LM of transformers.
@@ -80,7 +82,11 @@ def load(
     is_converted = local and Path(where) != Path(model).expanduser()
     stored = stored_weights.load(Path(where)) if is_converted and as_stored else {}
     story = ", weights as stored" if stored else ""
-    options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
+    options = {
+        "trust_remote_code": trust_remote_code,
+        "revision": revision or "main",
+        "local_files_only": local or local_files_only,
+    }
     spread: dict[str, Any] = {}
     processes = ranks.world_size() if tensor_parallel else 1
     if device_map is not None and (device != "auto" or processes > 1):
@@ -161,11 +167,10 @@ def _load_model(
                 dtype="auto" if kind is None else kind,
                 use_safetensors=True,
                 output_loading_info=True,
-                local_files_only=local,
                 **options,
             )
     except Exception as error:  # of many libraries: what they say is passed on
-        raise weights.explained(error, where, local) from error
+        raise weights.explained(error, where, local, options["local_files_only"]) from error
     mismatched = [str(entry[0]) for entry in report["mismatched_keys"]]
     weights.check_loaded(where, sorted(report["missing_keys"]), sorted(mismatched))
     return model
@@ -176,7 +181,7 @@ def _load_tokenizer(where: str, local: bool, options: dict[str, Any]) -> Any:
     if local and not any(any(Path(where).glob(kind)) for kind in _TOKENIZER_FILES):
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:
         if not local and isinstance(error, OSError):
             return None  # the model came from there, so it is the files that are missing

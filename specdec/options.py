@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from specdec.errors import InvalidArgument
+from specdec.plain import make_plain
 
 # Spellings of other libraries; all of them count draft tokens without the bonus token.
 SYNONYMS = {
@@ -67,6 +68,7 @@ class DraftOptions:
     channels: Any = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         counts = ("num_draft_tokens", "draft_width", "draft_nodes")
         for name in (*counts, "min_ngram", "max_ngram", "draft_layers"):
             value = getattr(self, name)

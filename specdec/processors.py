@@ -61,6 +61,7 @@ def build(
     eos_token_ids: Sequence[int],
     vocab_size: int,
     device: torch.device,
+    row: int = 0,
 ) -> list[Processor]:
     """The processors of one row: penalties and bans, the user's own, then the warpers."""
     p, t, chain = params, transformers, list[Processor]()
@@ -83,12 +84,15 @@ def build(
         _check_ids("bad_words_ids", [i for word in p.bad_words_ids for i in word], vocab_size)
         words = [list(word) for word in p.bad_words_ids]
         chain.append(t.NoBadWordsLogitsProcessor(words, eos if len(eos) else None))
-    if p.min_new_tokens and len(eos):
+    least = p.least_new_tokens(num_prompt_tokens)
+    if least and len(eos):
         chain.append(
-            t.MinNewTokensLengthLogitsProcessor(
-                num_prompt_tokens, p.min_new_tokens, eos, device=str(device)
-            )
+            t.MinNewTokensLengthLogitsProcessor(num_prompt_tokens, least, eos, device=str(device))
         )
+    if p.prefix_allowed_tokens_fn is not None:
+        allowed = p.prefix_allowed_tokens_fn
+        own = t.PrefixConstrainedLogitsProcessor(lambda _, ids: list(allowed(row, ids)), 1)
+        chain.append(own)
     if p.suppress_tokens is not None:
         _check_ids("suppress_tokens", p.suppress_tokens, vocab_size)
         chain.append(t.SuppressTokensLogitsProcessor(list(p.suppress_tokens), device=str(device)))

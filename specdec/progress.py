@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -23,7 +24,7 @@ def progress_bar(title: str, time_left: bool = False) -> Iterator[Progress]:
 
     time_left: also how long the rest will take, for jobs of steps that are alike.
     """
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and is_speaker()):
         yield lambda done, total: None
         return
     from rich.console import Console
@@ -44,6 +45,11 @@ def progress_bar(title: str, time_left: bool = False) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def is_speaker() -> bool:
+    """Whether of several processes that make one text this is the one that tells of it."""
+    return os.environ.get("RANK", "0") in ("", "0")
 
 
 def reading_bar(tokens: int) -> AbstractContextManager[Progress]:

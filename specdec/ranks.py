@@ -1,8 +1,8 @@
 """Ranks: processes that hold parts of one model, and what they must agree on.
 
 transformers splits the heads of a model among the processes of `torchrun` or `accelerate launch`;
-each then runs the same rounds on its own part. Noise depends on (seed, sample, position) alone and
-logits are the same on all ranks, so all that must be told is what comes from a clock or a
+each then runs the same rounds on its own part. Noise depends on seed, prompt, sample and position
+alone and logits are the same on all ranks, so all that must be told is what comes from a clock or a
 generator of one process.
 """
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+
+from transformers import MaxTimeCriteria
 
 from specdec import processors
 from specdec.detokenizer import Detokenizer
@@ -16,42 +19,55 @@ from specdec.target import Target
 log = logging.getLogger("specdec")
 
 
-def make_row(target: Target, request: Request, seed: int, prompt: int, sample: int) -> Row:
-    """The row of one sample of one prompt, with processors of its own."""
+def make_rows(target: Target, request: Request, seed: int) -> list[Row]:
+    """The rows of all samples of all prompts; those with equal prompts are numbered, which tells
+    their noise apart."""
+    rows: list[Row] = []
+    seen: Counter[tuple[int, ...]] = Counter()
+    for prompt, ids in enumerate(request.prompts):
+        for _ in range(request.params.num_return_sequences):
+            noise = Noise.of(seed, ids, seen[tuple(ids)])
+            seen[tuple(ids)] += 1
+            rows.append(_make_row(target, request, prompt, len(rows), noise))
+    return rows
+
+
+def _make_row(target: Target, request: Request, prompt: int, index: int, noise: Noise) -> Row:
+    """One row, with processors of its own."""
     params, tokens = request.params, list(request.prompts[prompt])
     if request.processors is not None:
         chain = list(request.processors[prompt])
     else:
         chain = processors.build(
-            params, len(tokens), request.eos_token_ids, target.vocab_size, target.device
+            params, len(tokens), request.eos_token_ids, target.vocab_size, target.device, index
         )
-    index = prompt * params.num_return_sequences + sample
-    if request.sample_indices is not None:
-        sample = request.sample_indices[prompt]
     sampler = Sampler(
         [processors.fork(p) for p in chain],
         params.samples,
-        Noise(seed, sample),
+        noise,
         request.acceptance,
         request.before[prompt] if request.before is not None else (),
     )
-    wanted = len(tokens) + params.max_new_tokens
+    wanted = len(tokens) + params.most_new_tokens(len(tokens))
     room = min(wanted, target.max_positions)
     if room < wanted:
         log.warning(
-            "prompt %d of %d tokens: %d of max_new_tokens=%d fit the model's %d positions",
-            prompt, len(tokens), room - len(tokens), params.max_new_tokens, room,
+            "prompt %d of %d tokens: %d of %d new tokens fit the model's %d positions",
+            prompt, len(tokens), room - len(tokens), wanted - len(tokens), room,
         )  # fmt: skip
     return Row(index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens))
 
 
 def make_stopper(target: Target, request: Request, row: Row) -> Stopper:
-    """What ends the row's text."""
+    """What ends the row's text; its time, if that is bounded, begins now."""
+    criteria = list(request.params.stopping_criteria or ())
+    if request.params.max_time is not None:
+        criteria.append(MaxTimeCriteria(request.params.max_time))
     return Stopper(
         row,
         request.eos_token_ids,
         request.params.stop_list,
-        request.params.stopping_criteria or (),
+        criteria,
         Detokenizer(request.tokenizer, row.tokens),
         target.device,
     )

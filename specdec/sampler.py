@@ -60,7 +60,7 @@ class Sampler:
         """The verdict by the rule in force; processors with state stay where they are."""
         row, tree = laws.row, laws.tree
         if self.samples and self.acceptance == "rejection" and tree.is_sampled:
-            tests = self.noise.tests(row.round, row.level)
+            tests = self.noise.tests(row.round)
             return traversal(tree, laws.probs, tests.uniform, tests.draw, is_final)
         return walk(tree, laws.choose, is_final)
 
@@ -70,14 +70,15 @@ class Sampler:
         return Sampler(stateless, self.samples, self.noise, self.acceptance, self.before)
 
     def draft_children(
-        self, row: Row, path: Sequence[int], logits: Tensor, slot: int, width: int
+        self, name: str, row: Row, path: Sequence[int], logits: Tensor, node: int, width: int
     ) -> tuple[list[int], Law, Tensor]:
-        """Up to `width` draft tokens after `row.tokens + path`, from a draft model's `logits[V]`.
+        """Up to `width` draft tokens after `row.tokens + path`, from the `logits[V]` of a drafter
+        called `name`.
 
         Returns them in drawing order, the law they were drawn by, and the draft law `[V]` itself.
         Greedy and coupled drafts are deterministic: the top of the law, or of the law under the
         noise that the target will use. Under rejection they are drawn without replacement, by
-        Gumbel-top-k on noise keyed by the round and the `slot` of the parent.
+        Gumbel-top-k on noise keyed by the drafter, the round and the parent's `node` in its tree.
         """
         scores = logits.float() if logits.dtype != torch.float64 else logits
         scores = self.process([p for p in self.processors if is_stateless(p)], row, path, scores)
@@ -87,7 +88,8 @@ class Sampler:
             ranked = ranked + self.gumbel(row, len(path), scores)
         elif self.samples:
             law = Law.DRAW
-            ranked = ranked + self._round_noise(row, slot << 1, scores)
+            noise = self.noise.inside(name, row.round)
+            ranked = ranked + noise.draft(row.round, node, scores.shape[-1], scores.device)
         width = min(width, int((probs > 0).sum()))
         return ranked.topk(width).indices.tolist(), law, probs
 
@@ -109,11 +111,8 @@ class Sampler:
         position again after a draft was turned down, and then needs new noise.
         """
         if row.level and self.acceptance == "rejection":
-            return self._round_noise(row, ahead << 1 | 1, like)
+            return self.noise.inner(row.round, ahead, like.shape[-1], like.device)
         return self.noise.target(len(row.tokens) + ahead, like.shape[-1], like.device)
-
-    def _round_noise(self, row: Row, place: int, like: Tensor) -> Tensor:
-        return self.noise.draft(row.round, place << 4 | row.level, like.shape[-1], like.device)
 
     def input_ids(self, row: Row, path: Sequence[int], device: torch.device) -> Tensor:
         """`int64[1, L]`: what a processor or criterion is shown; a view into a kept buffer."""

@@ -17,8 +17,6 @@ from specdec.tree import Law, TokenTree
 from specdec.verify import Verdict
 from specdec.vocabulary import fit
 
-_ROUNDS = 1 << 10  # inner rounds that one outer round can number
-
 
 def _never(token: int) -> bool:
     return False
@@ -92,11 +90,13 @@ class Speculative:
 
     def _shadow(self, row: Row) -> Row:
         """The row as the inner level sees it, to which it adds tokens that may be taken back."""
+        sampler = self.samplers[row.index]
+        sampler.noise = row.sampler.noise.inside(self.name, row.round)
         return replace(
             row,
             tokens=list(row.tokens),
-            sampler=self.samplers[row.index],
-            round=row.round * _ROUNDS,
+            sampler=sampler,
+            round=0,
             level=row.level + 1,
         )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -70,28 +68,3 @@ def compare(ours: Tensor, stock: Tensor, name: str) -> None:
             f"{name}: our attention differs from transformers' by {gap:.2g} in the logits, so "
             "this architecture has a feature that we do not support"
         )
-
-
-def rope_boundary(config: Any) -> int | None:
-    """The position count past which a model rotates *all* positions of a pass differently.
-
-    Long-context RoPE of the longrope kind switches factors by the largest position of a pass, so
-    a pass must not reach past the boundary before the text itself does.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type", "default") != "longrope":
-        return None
-    boundary = rope.get("original_max_position_embeddings") or getattr(
-        config, "original_max_position_embeddings", None
-    )
-    return int(boundary) if boundary else None
-
-
-def max_positions(config: Any) -> int:
-    """How many positions a text may have, or a very large number if the model sets no limit."""
-    limit = int(getattr(config, "max_position_embeddings", None) or 1 << 40)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "dynamic":
-        # Dynamic NTK turns all keys anew for each length past this one; cached keys cannot follow.
-        limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))
-    return limit

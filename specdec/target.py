@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specdec import attention, ranks, support
-from specdec.errors import UnsupportedModel
 from specdec.forward_pass import ForwardPass, View
 from specdec.fused_head import FusedHead
 from specdec.graphs import CudaCapture, Graphs
@@ -25,6 +24,7 @@ from specdec.packing import Packing
 from specdec.placement import main_device
 from specdec.progress import compiling_line, reading_bar
 from specdec.recorder import QueryRecorder
+from specdec.rotation import RotaryState, Rotation, max_positions
 from specdec.store import KVStore
 from specdec.tree import ancestor_words
 from specdec.view import FullView
@@ -57,8 +57,9 @@ class Target:
             self.num_layers = min(self.num_layers, len(layers))
         types = getattr(config, "layer_types", None)
         self.layer_types: list[str] = list(types or _layer_types(config))
-        self.max_positions = support.max_positions(config)
-        self.rope_boundary = support.rope_boundary(config)
+        self.max_positions = max_positions(config)
+        self.rotation = Rotation.of(config)
+        self.rotary = RotaryState(model)
         if borrowed:
             return
         support.check(model)
@@ -116,14 +117,7 @@ class Target:
         """
         if self.kv_memory is None:
             return KVStore(self.num_layers, sequences, capacity)
-        store = self.kv_memory.store(self.kv_shape, sequences, capacity, self.device)
-        if store.places and capacity > (self.rope_boundary or capacity):
-            raise UnsupportedModel(
-                f"{type(self.model).__name__} rotates by longrope: a prompt past "
-                f"{self.rope_boundary} tokens is read in one pass, so its KV cannot lie on tiers; "
-                "give kv_tier='device'"
-            )
-        return store
+        return self.kv_memory.store(self.kv_shape, sequences, capacity, self.device)
 
     @property
     def kv_shape(self) -> KVShape:
@@ -141,24 +135,34 @@ class Target:
         sequence: int,
         tokens: Sequence[int],
         recorder: QueryRecorder | None = None,
+        length: int | None = None,
     ) -> None:
-        """Read `tokens` behind what `sequence` holds, and commit them; no logits are made."""
+        """Read `tokens` behind what `sequence` holds, and commit them; no logits are made.
+
+        length: of the text that they are read for, if it goes on behind them; where rotation
+        depends on it, they are turned by it.
+        """
         if not tokens:
             return
-        start, end = store.length(sequence), store.length(sequence) + len(tokens)
-        chunk = PREFILL_CHUNK
-        if self.rope_boundary is not None and end > self.rope_boundary:
-            chunk = len(tokens)  # one rotation for all of the prompt, as in transformers
+        start = store.length(sequence)
+        whole = self.rotation.regime(length or start + len(tokens))
+        chunk = PREFILL_CHUNK if self.rotation.is_fixed else PREFILL_CHUNK - 1
         with reading_bar(len(tokens)) as progress:
             for first in range(0, len(tokens), chunk):
-                part = tokens[first : first + chunk]
-                positions = torch.arange(start + first, start + first + len(part))[None]
-                pass_ = ForwardPass(
-                    store, view, [sequence], positions.to(self.device), recorder=recorder
-                )
+                part = list(tokens[first : first + chunk])
+                end = start + first + len(part)
+                positions = list(range(start + first, end))
+                kept = range(len(part))
+                if self.rotation.regime(end) != whole:
+                    # One more token at the text's end, which nobody sees and nobody keeps, has all
+                    # of them turned by the text's length.
+                    part.append(part[-1])
+                    positions.append((length or start + len(tokens)) - 1)
+                where = torch.tensor([positions], device=self.device)
+                pass_ = ForwardPass(store, view, [sequence], where, recorder=recorder)
                 self.model.base_model(**self._inputs([part], pass_))
-                store.commit(sequence, range(len(part)))
-                progress(first + len(part), len(tokens))
+                store.commit(sequence, kept)
+                progress(first + len(kept), len(tokens))
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass) -> Tensor:
@@ -206,7 +210,8 @@ class Target:
     ) -> tuple[list[int], ForwardPass]:
         """A chain of tokens at `places`; by default a few from first to last, to compare on."""
         if places is None:
-            last = min(self.max_positions, self.rope_boundary or self.max_positions, 1 << 16) - 1
+            change = self.rotation.first_change
+            last = min(self.max_positions, change or self.max_positions, 1 << 16) - 1
             places = sorted({0, 1, last // 3, last})
         nodes = len(places)
         positions = torch.tensor([list(places)])
@@ -224,6 +229,7 @@ class Target:
     def _inputs(
         self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass
     ) -> dict[str, object]:
+        self.rotary.reset()
         if not isinstance(tokens, Tensor):
             tokens = torch.tensor([list(row) for row in tokens], device=self.device)
         return {

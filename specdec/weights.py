@@ -30,7 +30,7 @@ def check_folder(folder: Path) -> None:
         raise WeightsError(f"{folder} holds no weights: {_SINGLE} or {_INDEX} is missing")
 
 
-def explained(error: Exception, name: str, local: bool) -> SpecdecError:
+def explained(error: Exception, name: str, local: bool, cached: bool = False) -> SpecdecError:
     """The error of transformers' loaders, in terms of what the user gave."""
     text = str(error).strip()
     first = text.split("\n")[0] or type(error).__name__
@@ -41,6 +41,11 @@ def explained(error: Exception, name: str, local: bool) -> SpecdecError:
         )
     if "use_safetensors" in text:
         return _refusal(f"{name} has no safetensors weights", name)
+    if isinstance(error, OSError) and cached and not local:
+        return WeightsError(
+            f"there is no folder {name} here, it is not in the hub's cache, and local_files_only "
+            "forbids to ask for it"
+        )
     if isinstance(error, OSError) and not local:
         return WeightsError(
             f"there is no folder {name} here, and it could not be had from the hub: {first}"

@@ -91,7 +91,7 @@ class Fused:
         return self.known[key]
 
     @torch.inference_mode()
-    def is_tie(self, ids, tokens, mode, sample):
+    def is_tie(self, ids, tokens, mode, prompt, sample):
         """Whether float32 may take either of two tokens for the best after `ids`."""
         exact, single = (
             model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double()
@@ -100,7 +100,8 @@ class Fused:
         error = (exact - single).abs().max().item()
         scores = exact
         if mode:
-            noise = Noise(mode["seed"], sample).target(len(ids), models.VOCAB, "cpu")
+            noise = Noise.of(mode["seed"], prompt, sample)
+            noise = noise.target(len(ids), models.VOCAB, "cpu")
             scores = exact / mode["temperature"] + noise
         return scores.max().item() - scores[tokens].min().item() <= 8 * error
 
@@ -116,7 +117,8 @@ class Fused:
             place = first_difference(want, g.token_ids)
             if place is not None:
                 ids = [*prompt, *want[:place]]
-                assert self.is_tie(ids, [want[place], g.token_ids[place]], mode, i % samples), (
+                either = [want[place], g.token_ids[place]]
+                assert self.is_tie(ids, either, mode, prompt, i % samples), (
                     f"row {i} parts at {place} from {want} to {g.token_ids}"
                 )
                 ties += 1

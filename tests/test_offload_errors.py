@@ -12,9 +12,12 @@ import pytest
 import torch
 from tiered import NEW, PROMPTS, SMALL, engine_of
 
-from specdec.errors import InvalidArgument, OutOfMemory, UnsupportedModel
+from specdec.errors import InvalidArgument, OutOfMemory
+from specdec.offload.budget import Budget
 from specdec.offload.disk import DiskTier
 from specdec.offload.kv_memory import KVMemory
+from specdec.offload.tier import HostTier
+from specdec.offload.tiered_store import TieredStore
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +86,6 @@ def test_the_file_has_no_name(tmp_path):
     assert torch.equal(out, buffer[1, :, 1:3])
 
 
-def test_longrope_is_not_tiered():
-    """Its prompts are read in one pass, which a small level cannot hold."""
-    engine = engine_of()
-    engine.target.rope_boundary = 64
-    engine.target.kv_memory = KVMemory("disk", sizes=SMALL)
-    with pytest.raises(UnsupportedModel, match="longrope.*kv_tier='device'"):
-        engine.generate([1, 2, 3] * 30, max_new_tokens=20)
-
-
 def decoding(folder, most=0):
     return subprocess.Popen(
         [sys.executable, Path(__file__).parent / "decode_on_disk.py", folder, str(most)],
@@ -114,3 +108,42 @@ def test_nothing_is_left_of_a_process_that_was_killed(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("allowed", range(4))
+def test_a_tier_that_runs_full_half_way_leaves_the_store_as_it_was(allowed):
+    """Four buffers are wanted of two layers; whichever of them fails, nothing has moved."""
+    near, far = Budget("device"), Budget("host", allowed * 2 * 40 * 3 * 4)
+    store = TieredStore(
+        1, 40, [HostTier(far)] * 2, near, window=4, block=3, room=16, staging_bytes=64
+    )
+    torch.manual_seed(0)
+    k, v = torch.randn(2, 2, 1, 2, 6, 3)
+    for layer in range(2):
+        store.stage(layer, [0], k[layer], v[layer], 0)
+    store.commit(0, range(6))
+    for layer in range(2):
+        store.stage(layer, [0], k[layer][:, :, :2], v[layer][:, :, :2], 0)
+    with pytest.raises(OutOfMemory, match="host memory"):
+        store.commit(0, range(2))
+    assert [int(level.length[0]) for level in store.levels] == [0, 6]
+    for layer in range(2):
+        assert torch.equal(store.levels[1].k[layer][0, :, :6], k[layer][0])
+        assert torch.equal(store.levels[1].v[layer][0, :, :6], v[layer][0])
+    far.limit = None
+    store.commit(0, range(2))
+    assert [int(level.length[0]) for level in store.levels] == [3, 5]
+    for layer in range(2):
+        for name, x in (("k", k[layer][0]), ("v", v[layer][0])):
+            cold, hot = (getattr(level, name)[layer][0] for level in store.levels)
+            assert torch.equal(cold[:, :3], x[:, :3])
+            assert torch.equal(hot[:, :5], torch.cat([x[:, 3:], x[:, :2]], dim=1))
+
+
+def test_other_ranks_keep_their_stderr():
+    """A process that fails says why, whichever it is; only the text is printed once."""
+    done = subprocess.run(
+        [sys.executable, "-m", "specdec.offload", "x", "--no-such-option"],
+        env=os.environ | {"RANK": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode and "no-such-option" in done.stderr and not done.stdout

@@ -185,17 +185,6 @@ def test_packed_models(name):
 FUSED = set(models.ARCHITECTURES) - {"gpt-oss", "mixtral", "qwen3-moe"}
 
 
-def test_longrope_boundary():
-    """A model that rotates a whole pass by its largest position is kept from looking past it."""
-    config = models.ARCHITECTURES["llama"]()
-    config.rope_parameters = {
-        "rope_type": "longrope", "rope_theta": 10000.0, "long_factor": [1.0, 2.0, 3.0, 4.0],
-        "short_factor": [1.0] * 4, "original_max_position_embeddings": 32, "factor": 8.0,
-    }  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    assert Target(model).rope_boundary == 32
-
-
 @pytest.mark.parametrize(
     ("config", "reason"),
     [

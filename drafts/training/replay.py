@@ -86,4 +86,4 @@ def replay(drafter: Drafter, written: Written, start: int) -> Gain:
 
 
 def _greedy() -> Sampler:
-    return Sampler([], False, Noise(0, 0))
+    return Sampler([], False, Noise(0))

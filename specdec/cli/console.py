@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from specdec.progress import is_speaker
+
 if TYPE_CHECKING:
     from specdec.engine import Engine
 
@@ -24,8 +26,8 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """stderr."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    """stderr; of several processes that make one text, only the first one's."""
+    return Console(stderr=True, soft_wrap=True, highlight=False, quiet=not is_speaker())
 
 
 def print_json(value: Any) -> None:

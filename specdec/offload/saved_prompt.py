@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +12,41 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from specdec.cachedir import sha256_of
 from specdec.errors import InvalidArgument, WeightsError
 from specdec.forward_pass import ForwardPass
+from specdec.offload.prompt_folder import PromptFolder, layer_name, write_note
 from specdec.store import KVStore
 from specdec.support import probe
 from specdec.target import PREFILL_CHUNK, Target
 from specdec.view import FullView
 
-FORMAT = 1
 SEAM = 16  # last tokens that may differ: text that is cut elsewhere is also tokenized otherwise
 _TOLERANCE = 2e-3  # of the largest logit; other machines round otherwise
 _LOGITS = 64
+_SIZES = ("architecture", "layers", "kv_heads", "head_dim", "vocab_size", "dtype")
 
 
 class SavedPrompt:
-    """A folder with prompt.json and one safetensors file a layer; made by `save`.
+    """What a `PromptFolder` holds; made by `save`.
 
     tokens: what has been read. Raises InvalidArgument for a folder that holds no saved prompt, and
-    from `check` for one of another model.
+    from `check` for one of another model; WeightsError for files that are damaged or another's.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        try:
-            document = json.loads((self.folder / "prompt.json").read_text("utf-8"))
-            known = document["format"] == FORMAT
-            self.tokens: list[int] = [int(token) for token in document["tokens"]]
-            self.about: dict[str, Any] = document["model"]
-        except FileNotFoundError:
-            raise InvalidArgument(
-                f"saved_prompt={str(folder)!r} holds no prompt.json: make one with "
-                "Engine.save_prompt, or `specdec generate --save-prompt`"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f"{self.folder / 'prompt.json'} cannot be read: {error}") from error
-        if not known:
-            raise InvalidArgument(
-                f"saved_prompt={str(folder)!r} is of format {document['format']}, and this release "
-                f"reads {FORMAT}: save it again"
-            )
+        kept = PromptFolder(folder)
+        self.folder = kept.folder
+        document = kept.read("saved_prompt")
+        self.tokens: list[int] = document["tokens"]
+        self.about: dict[str, Any] = document["model"]
+        self._sha256: dict[str, str] = document["files"]
 
     def check(self, target: Target) -> None:
         """Raise InvalidArgument, with the difference, unless this is the model that read it."""
         _check_whole(target)
         mine = describe(target)
-        for name in ("architecture", "layers", "kv_heads", "head_dim", "vocab_size", "dtype"):
+        for name in _SIZES:
             if mine[name] != self.about.get(name):
                 raise InvalidArgument(
                     f"saved_prompt={str(self.folder)!r} was read by another model: {name} is "
@@ -91,59 +79,55 @@ class SavedPrompt:
         return count
 
     def load(self, target: Target, store: KVStore, sequence: int, count: int) -> None:
-        """Commit the first `count` tokens' keys and values to an empty row of a store."""
-        files = [self._open(layer) for layer in range(target.num_layers)]
-        for start in range(0, count, PREFILL_CHUNK):
-            end = min(start + PREFILL_CHUNK, count)
-            for layer, file in enumerate(files):
-                k, v = (self._part(file, name, start, end, target.device) for name in ("k", "v"))
-                store.stage(layer, [sequence], k, v, 0)
-            store.commit(sequence, range(end - start))
+        """Commit the first `count` tokens' keys and values to an empty row of a store.
 
-    def _open(self, layer: int) -> Any:
-        path = self.folder / _name(layer)
+        All files are checked before anything is written to the store.
+        """
+        with ExitStack() as opened:
+            files = [self._open(opened, layer, target) for layer in range(target.num_layers)]
+            for start in range(0, count, PREFILL_CHUNK):
+                end = min(start + PREFILL_CHUNK, count)
+                for layer, file in enumerate(files):
+                    k, v = (
+                        file.get_slice(name)[:, start:end][None].to(target.device)
+                        for name in ("k", "v")
+                    )
+                    store.stage(layer, [sequence], k, v, 0)
+                store.commit(sequence, range(end - start))
+
+    def _open(self, opened: ExitStack, layer: int, target: Target) -> Any:
+        """A layer's file, closed with `opened`. Raises WeightsError unless it is the one that was
+        written for these tokens."""
+        path = self.folder / layer_name(layer)
+        wanted = {"tokens": len(self.tokens), "dtype": target.dtype}
         try:
-            return safe_open(str(path), framework="pt")
-        except (OSError, SafetensorError) as error:
+            file = opened.enter_context(safe_open(str(path), framework="pt"))
+            for name in ("k", "v"):
+                part = file.get_slice(name)
+                found = {"tokens": part.get_shape()[1], "dtype": part[:, :1].dtype}
+                if found != wanted:
+                    raise WeightsError(f"{path} is not of this saved prompt: {found}, not {wanted}")
+            if sha256_of(path) != self._sha256.get(path.name):
+                raise WeightsError(f"{path} is not what was saved: save the prompt again")
+        except (OSError, SafetensorError, ValueError, IndexError) as error:
             raise WeightsError(f"{path} cannot be read: {error}") from error
-
-    @staticmethod
-    def _part(file: Any, name: str, start: int, end: int, device: torch.device) -> Tensor:
-        part: Tensor = file.get_slice(name)[:, start:end]
-        return part[None].to(device)
+        return file
 
 
 def save(target: Target, tokens: Sequence[int], folder: str | Path) -> SavedPrompt:
     """Read `tokens` and write their keys and values to `folder`, which is replaced as a whole.
 
-    Raises InvalidArgument for a folder that holds something else, which is left as it is.
+    Raises InvalidArgument, before anything is read, for a folder that holds anything else, which is
+    left as it is, and where there is no room.
     """
     _check_whole(target)
-    folder = Path(folder)
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not is_free and not (folder / "prompt.json").is_file():
-        raise InvalidArgument(
-            f"save_prompt: {folder} exists and holds no saved prompt; give a new folder"
-        )
-    unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise InvalidArgument(
-            f"save_prompt: {folder} cannot be written ({error.strerror}): give another folder"
-        ) from error
-    try:
+    place = PromptFolder(folder)
+    with place.replacing(len(tokens) * target.kv_shape.token_bytes) as unfinished:
         store = target.new_store(1, len(tokens) + PREFILL_CHUNK)
         target.prefill(store, FullView(), 0, tokens)
         for layer in range(target.num_layers):
-            save_file(_layer(store, layer), unfinished / _name(layer))
-        document = {"format": FORMAT, "model": describe(target), "tokens": list(tokens)}
-        (unfinished / "prompt.json").write_text(json.dumps(document), "utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            save_file(_layer(store, layer), unfinished / layer_name(layer))
+        write_note(unfinished, {"model": describe(target), "tokens": list(tokens)})
     return SavedPrompt(folder)
 
 
@@ -186,7 +170,3 @@ def _layer(store: KVStore, layer: int) -> dict[str, Tensor]:
             if buffer is not None and length:
                 parts[name].append(buffer[0, :, :length].cpu())
     return {name: torch.cat(pieces, dim=1).contiguous() for name, pieces in parts.items()}
-
-
-def _name(layer: int) -> str:
-    return f"layer-{layer:05d}.safetensors"

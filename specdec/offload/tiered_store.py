@@ -53,9 +53,14 @@ class TieredStore(KVStore):
         self.row_maps = [torch.arange(sequences, dtype=torch.int32) for _ in self.levels]
 
     def commit(self, sequence: int, path: Sequence[int]) -> None:
+        """See KVStore. Raises OutOfMemory where older tokens have nowhere to go; nothing has then
+        been committed or moved."""
+        count = self._surplus(sequence, len(path)) if len(self.levels) == 2 else 0
+        if count:
+            self._make_room()
         super().commit(sequence, path)
-        if len(self.levels) == 2:
-            self._spill(sequence)
+        if count:
+            self._spill(sequence, count)
 
     def crop(self, sequence: int, length: int) -> None:
         if len(self.levels) > 2 or length >= self.offset(sequence):
@@ -76,24 +81,38 @@ class TieredStore(KVStore):
         store.levels[-1] = TieredLevel(self.sequences, capacity, self._on_device)
         return store
 
-    def _spill(self, row: int) -> None:
-        """Move the oldest blocks of a row's hot level to its cold one, in place."""
+    def _surplus(self, row: int, new: int) -> int:
+        """Tokens of a row's hot level, with `new` more in it, that are to move: whole blocks."""
+        held = int(self.levels[-1].length[row]) + new
+        return max(0, (held - self.window) // self.block * self.block)
+
+    def _make_room(self) -> None:
+        """Make the cold level's buffers of all layers, in place."""
         cold, hot = self.levels
-        start, held = int(cold.length[row]), int(hot.length[row])
-        count = (held - self.window) // self.block * self.block
-        if count <= 0:
-            return
+        for layer, (keys, values) in enumerate(zip(hot.k, hot.v, strict=True)):
+            if keys is not None and values is not None:
+                cold.buffers(layer, keys, values)
+
+    def _spill(self, row: int, count: int) -> None:
+        """Move the oldest `count` tokens of a row's hot level to its cold one, in place.
+
+        Nothing is allocated on the way.
+        """
+        cold, hot = self.levels
+        start, kept = int(cold.length[row]), int(hot.length[row]) - count
         for layer, (keys, values) in enumerate(zip(hot.k, hot.v, strict=True)):
             if keys is None or values is None:
                 continue
             targets = cold.buffers(layer, keys, values)
             for source, target in zip((keys, values), targets, strict=True):
                 target[row, :, start : start + count] = source[row, :, :count]
-                source[row, :, : held - count] = source[row, :, count:held].clone()
+                for at in range(0, kept, count):  # pieces that do not overlap what they come from
+                    end = min(at + count, kept)
+                    source[row, :, at:end] = source[row, :, at + count : end + count]
         cold.extend(row, count)
+        hot.crop(row, 0)  # what was kept beside the hot tokens speaks of others now
+        hot.resize(row, kept)
         for layer, keys in enumerate(hot.k):
             for moved in self.moved:
                 if keys is not None:
                     moved(cold, layer, row, keys.device)
-        hot.crop(row, 0)  # what was kept beside the hot tokens speaks of others now
-        hot.resize(row, held - count)
