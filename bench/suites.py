@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from specdec.bench import workloads
 from specdec.bench.ruler import ruler
 from specdec.bench.workloads import Workload
 from specdec.errors import InvalidArgument, unknown_name
+from specdec.prompt_files import read_entries, read_text
 
 SUITES = {
     "quick": "eight everyday tasks, from copying to chat; under 10 minutes on two cores",
@@ -65,7 +65,7 @@ def _contexts(max_positions: int) -> list[int]:
 
 def _texts(files: Sequence[Path]) -> dict[str, str]:
     texts = {"code": workloads.source(), "prose": workloads.manual()}
-    return texts | {file.stem: _read(file) for file in files}
+    return texts | {file.stem: read_text(file) for file in files}
 
 
 def _from_files(files: Sequence[Path]) -> list[Workload]:
@@ -77,36 +77,12 @@ def _from_files(files: Sequence[Path]) -> list[Workload]:
         )
     by_category: dict[str, list[Workload]] = {}
     for file in files:
-        for number, line in enumerate(_read(file).splitlines(), start=1):
-            if not line.strip():
-                continue
-            entry = _entry(file, number, line)
-            category = str(entry.get("category") or file.stem)
-            turns = entry.get("turns") or [None]
-            prompt = entry.get("prompt") or entry.get("text") or turns[0]
-            if not isinstance(prompt, str):
-                raise InvalidArgument(f"{file} line {number} has no field prompt, text or turns")
-            place = entry.get("question_id", number)
-            row = Workload(f"{category} {place}", category, prompt, 64)
+        for entry in read_entries(file):
+            category = str(entry.fields.get("category") or file.stem)
+            place = entry.fields.get("question_id", entry.number)
+            row = Workload(f"{category} {place}", category, entry.prompt, 64)
             by_category.setdefault(category, []).append(row)
     if not by_category:
         raise InvalidArgument(f"{files[0]} holds no prompts")
     longest = max(map(len, by_category.values()))
     return [rows[i] for i in range(longest) for rows in by_category.values() if i < len(rows)]
-
-
-def _entry(file: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise InvalidArgument(f"{file} line {number} is not JSON: {error}") from error
-    if not isinstance(entry, dict):
-        raise InvalidArgument(f"{file} line {number} is not a JSON object")
-    return entry
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{file} cannot be read: {error}") from error

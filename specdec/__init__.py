@@ -39,3 +39,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'specdec' has no attribute {name!r}")
     module = import_module(_PLACES[name])
     return module if _PLACES[name] == f"specdec.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

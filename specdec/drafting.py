@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 import torch
 
-from specdec.custom_drafter import CustomDrafter, takes_options
+from specdec.custom_drafter import CustomDrafter
 from specdec.drafter import Drafter
-from specdec.errors import InvalidArgument
-from specdec.options import DraftOptions
-from specdec.registry import COMBINED, DRAFTERS, VIEWS, drafter_names
+from specdec.registry import COMBINED, DRAFTERS, drafter_names
 from specdec.request import Request
 from specdec.target import Target
 from specdec.vocabulary import check_same_ids
@@ -34,8 +32,6 @@ def make_drafter(target: Target, request: Request, draft: Target | None) -> Draf
     """The drafter that `request` names, for one call; `draft` is its draft model if it runs one."""
     options = replace(request.options, draft_model=draft)
     if not isinstance(request.drafter, str):
-        if not takes_options(request.drafter):
-            _check_no_options(request)
         return CustomDrafter(request.drafter, target, options)
     own = None if runs_draft_model(request.drafter) else request.options.draft_model
     parts = []
@@ -44,19 +40,6 @@ def make_drafter(target: Target, request: Request, draft: Target | None) -> Draf
         mine = replace(options, draft_model=own) if entry.own_format else options
         parts.append(entry.load()(target, mine))
     return parts[0] if len(parts) == 1 else COMBINED.load()(parts)
-
-
-def _check_no_options(request: Request) -> None:
-    """Raise for a draft option that neither the view nor a drafter that is told none can take."""
-    default = DraftOptions()
-    for field in fields(DraftOptions):
-        given = getattr(request.options, field.name)
-        of_view = field.name in VIEWS[request.view].options
-        if not of_view and given is not getattr(default, field.name):
-            raise InvalidArgument(
-                f"the drafter that was given is not told {field.name}: leave it out, or give a "
-                "function of (target, options) that makes the drafter"
-            )
 
 
 class DraftModels:

@@ -108,6 +108,10 @@ class Engine:
             kv_tier=kv_tier, max_memory=max_memory, offload_folder=offload_folder,
         )  # fmt: skip
 
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Engine({self.name!r}, {dtype} on {self.device})"
+
     @property
     def model(self) -> PreTrainedModel:
         return self.target.model

@@ -45,7 +45,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidArgument:
     """The error for a name that is not in a table, with the nearest one that is; a long table is
     not told where there is one."""
     known = sorted(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     table = "" if near and len(known) > 40 else f"known are {', '.join(known)}"
     return InvalidArgument(f"unknown {kind} {name!r}: {hint}{table}".rstrip())

@@ -8,6 +8,7 @@ from typing import Any
 from specdec import generation_fields
 from specdec import options as draft_options
 from specdec import params as sampling_params
+from specdec.custom_drafter import takes_options
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.foreign_names import CALL, refuse
 from specdec.params import SamplingParams
@@ -69,9 +70,9 @@ class Keywords:
     def _used(self) -> set[str] | None:
         """Draft options that drafter or view have a use for; None: only the drafter knows."""
         drafter, view = self.own["drafter"], self.own["view"]
-        if not isinstance(drafter, str):
-            return None
         used = set(VIEWS[view].options) if view in VIEWS else set()
+        if not isinstance(drafter, str):
+            return None if takes_options(drafter) else used
         return used.union(*(DRAFTERS[name].options for name in drafter_names(drafter)))
 
     def _take_drafting(self, fields: Mapping[str, Any], drafter_is_given: bool) -> None:
@@ -85,12 +86,20 @@ class Keywords:
                 self.drafting.setdefault(ours, fields[name])
 
     def _check_used(self) -> None:
-        used = self._used()
+        used, drafter = self._used(), self.own["drafter"]
         for name in self.drafting:
-            if used is not None and name != "draft_model" and name not in used:
+            if used is None or name in used:
+                continue
+            if not isinstance(drafter, str):
                 raise InvalidArgument(
-                    f"drafter {self.own['drafter']!r} has no use for {name}: leave it out"
-                    + (f", or choose among {', '.join(sorted(used))}" if used else "")
+                    f"the drafter that was given is not told {name}=: leave it out, or give a "
+                    "function of (target, options) that makes the drafter"
+                )
+            if name != "draft_model":  # which Request looks at
+                others = ", ".join(f"{option}=" for option in sorted(used))
+                hint = f", or choose among {others}" if others else ""
+                raise InvalidArgument(
+                    f"drafter {drafter!r} has no use for {name}=: leave it out{hint}"
                 )
 
 

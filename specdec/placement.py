@@ -17,6 +17,18 @@ DTYPES = {
 }
 
 
+_DEVICES = ("cpu", "cuda")
+
+
+def check_device(place: torch.device) -> None:
+    """Raise InvalidArgument for a device that there are no kernels for."""
+    if place.type not in _DEVICES:
+        raise InvalidArgument(
+            f"device={str(place)!r} is not supported: specdec runs on {' and '.join(_DEVICES)}; "
+            "give device='cpu'"
+        )
+
+
 def main_device(placed: Mapping[str, Any]) -> torch.device:
     """The device that computes, of a model spread by a device map: its first GPU, else the CPU."""
     gpus = sorted(str(torch.device(x)) for x in placed.values() if str(x) not in ("cpu", "disk"))
@@ -24,13 +36,17 @@ def main_device(placed: Mapping[str, Any]) -> torch.device:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device that `device` names; "auto" is CUDA if there is one, else the CPU."""
+    """The device that `device` names; "auto" is CUDA if there is one, else the CPU.
+
+    Raises InvalidArgument for one that is unknown, not supported, or not here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError):
         raise InvalidArgument(f"device={device!r} is unknown: give auto, cpu or cuda") from None
+    check_device(place)
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise InvalidArgument(
             f"device={str(place)!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices: "

@@ -195,7 +195,7 @@ CALIBRATE = Entry("specdec.sparse.calibration:calibrate", "measures label channe
 
 def drafter_names(spec: str) -> list[str]:
     """The drafters of a name such as "ngram" or the combination "ngram+model", all known."""
-    names = spec.split("+")
+    names = [name.strip() for name in spec.split("+")]
     for name in names:
         if name not in DRAFTERS:
             raise unknown_name("drafter", name, DRAFTERS)

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.errors import UnsupportedModel
+from specdec.placement import check_device
 
 _LAYERS = {"full_attention", "sliding_attention"}
 
@@ -18,8 +19,13 @@ _TESTED = {
 
 
 def check(model: PreTrainedModel) -> None:
-    """Raise UnsupportedModel, with the reason, for a model that cannot be driven losslessly."""
+    """Raise UnsupportedModel, with the reason, for a model that cannot be driven losslessly.
+
+    InvalidArgument for one on a device that is not supported.
+    """
     config, name = model.config.get_text_config(), type(model).__name__
+    if getattr(model, "hf_device_map", None) is None:  # spread weights may be on no device at all
+        check_device(model.device)
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{name} is an encoder-decoder; only causal LMs are supported")
     other = sorted(set(getattr(config, "layer_types", None) or _LAYERS) - _LAYERS)

@@ -31,8 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["generate", " "], "the prompt is empty"),
         (["generate", "a", "--chat"], "no chat template"),
         (["generate", "a", "--acceptance", "maybe"], "unknown acceptance rule"),
-        (["generate", "a", "-t", "-1"], "temperature=-1"),
-        (["generate", "a", "-d", "model"], "draft_model="),
+        (["generate", "a", "-t", "-1"], "--temperature -1"),
+        (["generate", "a", "-d", "model"], "--draft-model"),
         (["check", "--prompts", "no-such-file"], "no-such-file cannot be read"),
     ],
 )
@@ -128,7 +128,7 @@ def test_tiers_and_a_saved_prompt(long: str, tmp_path: Path) -> None:
     shown = run("generate", prompt, "-m", long, "-n", "2", "--kv-tier", "disk", "--no-compare")
     assert "disk: KV" in shown.stderr and "plain decoding: at most" in shown.stderr
     other = run("generate", "other", "-m", long, "-n", "2", "--saved-prompt", str(saved))
-    assert other.exit_code == 2 and "does not start with saved_prompt" in other.stderr
+    assert other.exit_code == 2 and "does not start with --saved-prompt" in other.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -27,7 +27,7 @@ def test_json_is_one_object_and_nothing_else(folder: str) -> None:
     answer = json.loads(result.stdout)
     assert set(answer) == {
         "text", "token_ids", "prompt_tokens", "finish_reason", "drafter", "acceptance",
-        "lossless", "seed", "stats", "explanation",
+        "view", "lossless", "seed", "prompt_index", "sample_index", "stats", "explanation",
     }  # fmt: skip
     assert answer["prompt_tokens"] == 11
     assert len(answer["token_ids"]) == len(answer["text"]) == 12

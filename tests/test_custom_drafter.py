@@ -9,6 +9,7 @@ import models
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from specdec import Engine, Law, TokenTree
 from specdec.errors import InvalidArgument
@@ -89,8 +90,12 @@ def test_options_reach_who_asks_for_them(engine):
     out = engine.generate(PROMPT, drafter=Told, num_draft_tokens=2, max_new_tokens=12)
     assert max(out.stats.drafted) == 2
     for given in (Echo, Echo(), lambda: Echo()):
-        with pytest.raises(InvalidArgument, match="is not told num_draft_tokens"):
+        with pytest.raises(InvalidArgument, match="is not told num_draft_tokens="):
             engine.generate(PROMPT, drafter=given, num_draft_tokens=2)
+        with pytest.raises(InvalidArgument, match="is not told draft_model="):
+            engine.generate(PROMPT, drafter=given, draft_model="demo")
+        config = GenerationConfig(num_assistant_tokens=3)  # has no use here, as elsewhere
+        engine.generate(PROMPT, drafter=given, generation_config=config, max_new_tokens=1)
     assert engine.generate(PROMPT, drafter=Echo, view="streaming", budget=96, max_new_tokens=3)
 
 

@@ -25,6 +25,8 @@ BAD = [
     ({"temprature": 5}, "did you mean 'temperature'"),
     ({"drafter": "modle"}, "did you mean 'model'"),
     ({"drafter": "ngram+none"}, "combines"),
+    ({"drafter": "ngram + ngram"}, "combines"),
+    ({"drafter": "NGRAM"}, "did you mean 'ngram'"),
     ({"drafter": "ngram+ngram"}, "combines"),
     ({"drafter": "model"}, "needs draft_model="),
     ({"drafter": "ngram", "draft_model": "x"}, "no use for draft_model"),

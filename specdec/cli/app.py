@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -22,44 +25,105 @@ from specdec.cli import (
     train_drafter,
     view_profile,
 )
+from specdec.cli.console import StderrHandler, harmless
+from specdec.cli.spelling import in_options
 from specdec.errors import SpecdecError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
-class Commands(typer.core.TyperGroup):
-    """Turns our errors into one line and status 2, and Ctrl-C into status 130."""
+class Command(typer.core.TyperCommand):
+    """A command whose errors name its options, not the arguments of Python."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except SpecdecError as error:
-            typer.echo("error: " + " ".join(str(error).split()), err=True)
+            error.args = (in_options(str(error), self.params),)
+            raise
+
+
+class Commands(typer.core.TyperGroup):
+    """Turns our errors into one line and status 2, and Ctrl-C into status 130.
+
+    So does whatever the system refuses, such as writing to a full disk; a closed pipe is silent.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SpecdecError as error:
+            _say(str(error))
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("\ninterrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if sys.stdout is None:
+            _say("standard output is closed")
+            sys.exit(2)
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            if error.errno is None:
+                raise
+            if error.errno != errno.EPIPE:
+                _say(f"{error.filename or 'the output cannot be written'}: {error.strerror}")
+            _drop_output()
+            sys.exit(1 if error.errno == errno.EPIPE else 2)
+        except UnicodeEncodeError as error:
+            if error.encoding != sys.stdout.encoding.lower():
+                raise
+            _say(
+                f"standard output takes only {error.encoding}, and the text holds other "
+                "characters: set PYTHONIOENCODING=utf-8, or use --json with a file"
+            )
+            sys.exit(2)
+
+
+def _say(error: str) -> None:
+    typer.echo("error: " + harmless(" ".join(error.split())), err=True)
+
+
+def _drop_output() -> None:
+    """Let what stdout holds back go nowhere, or Python would fail on it once more at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return  # no file of the system's, as in tests
+
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate.generate)
-app.command("check")(check.check)
-app.command("profile")(view_profile.view_profile)
-app.command("train-drafter")(train_drafter.train_drafter)
-app.command("measure-drafter")(measure_drafter.measure_drafter)
-app.command("plan")(plan.plan)
-app.command("list")(listing.listing)
-app.command("env")(env.env)
-bench.bench.command("step")(bench_step.step)
-bench.bench.command("offload")(bench_offload.offload)
-bench.bench.command("kernels")(bench_kernels.kernels)
-app.add_typer(bench.bench, name="bench")
+for name, function in {
+    "generate": generate.generate,
+    "check": check.check,
+    "profile": view_profile.view_profile,
+    "train-drafter": train_drafter.train_drafter,
+    "measure-drafter": measure_drafter.measure_drafter,
+    "plan": plan.plan,
+    "list": listing.listing,
+    "env": env.env,
+}.items():
+    app.command(name, cls=Command)(function)
+bench_app = typer.Typer(help="Measure speed and acceptance.", no_args_is_help=True)
+for name, function in {
+    "run": bench.run,
+    "compare": bench.compare,
+    "step": bench_step.step,
+    "offload": bench_offload.offload,
+    "kernels": bench_kernels.kernels,
+}.items():
+    bench_app.command(name, cls=Command)(function)
+app.add_typer(bench_app, name="bench")
 
 
 def _print_version(asked: bool) -> None:
@@ -78,8 +142,9 @@ def specdec(
     ] = False,
 ) -> None:
     """Lossless speculative decoding for any Hugging Face causal LM."""
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("specdec").setLevel(logging.INFO if verbose else logging.WARNING)
+    log = logging.getLogger("specdec")  # others, such as the hub's, have handlers of their own
+    log.handlers = [StderrHandler()]
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def main() -> None:

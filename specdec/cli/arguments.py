@@ -21,7 +21,11 @@ DraftModel = Annotated[
         "of a LongSpec drafter."
     ),
 ]
-NumDraftTokens = Annotated[int | None, typer.Option(help="Depth of a draft.")]
+NumDraftTokens = Annotated[
+    int | None,
+    typer.Option("--num-draft-tokens", "--num-speculative-tokens", help="Depth of a draft."),
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "--max-tokens", "-n")]
 DraftWidth = Annotated[int | None, typer.Option(help="Nodes per level; more than 1 is a tree.")]
 Budget = Annotated[int | None, typer.Option(help="Tokens of context that a sparse view reads.")]
 _SPARSE = "Sparse views"

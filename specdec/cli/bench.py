@@ -13,13 +13,10 @@ from specdec.errors import InvalidArgument
 from specdec.progress import progress_bar
 from specdec.registry import BENCH
 
-bench = typer.Typer(help="Measure speed and acceptance.", no_args_is_help=True)
-
 QUICK_SECONDS = 480.0  # after which suite quick begins no further turn: 10 minutes with loading
 INTERRUPTED = 130
 
 
-@bench.command("run")
 def run(
     model: arguments.Model = "demo",
     suite: Annotated[
@@ -69,7 +66,9 @@ def run(
     ] = "0",
     seed: Annotated[int, typer.Option(help="Of sampled texts.")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Measured turns; medians count.")] = 3,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", "-n", min=1)] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", "--max-tokens", "-n", min=1)
+    ] = None,
     time_limit: Annotated[
         float | None,
         typer.Option(help="Seconds after which no further turn begins. Default for quick: 480."),
@@ -144,7 +143,6 @@ def run(
         raise typer.Exit(INTERRUPTED)
 
 
-@bench.command("compare")
 def compare(
     before: Annotated[Path, typer.Argument(help="result.json, or its folder.")],
     after: Annotated[Path, typer.Argument(help="The same of a later run.")],

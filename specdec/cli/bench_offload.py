@@ -11,6 +11,7 @@ from rich.table import Table
 
 from specdec.cli import arguments, console
 from specdec.errors import InvalidArgument
+from specdec.prompt_files import read_text
 from specdec.registry import BENCH
 
 
@@ -58,7 +59,7 @@ def offload(
         engine = console.load_engine(model, dtype, device, False)
         if engine.tokenizer is None:
             raise InvalidArgument("this model has no tokenizer, and the text needs one")
-        text = BENCH["manual"].load()() if prompt_file is None else prompt_file.read_text("utf-8")
+        text = BENCH["manual"].load()() if prompt_file is None else read_text(prompt_file)
         tokens = engine.tokenizer(text)["input_ids"]
     document = BENCH["offload"].load()(
         engine, tokens, context, links, [name for name in drafters.split(",") if name],

@@ -34,7 +34,7 @@ def check(
     chat: Annotated[
         bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n")] = 64,
+    max_new_tokens: arguments.MaxNewTokens = 64,
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="Of the sampled runs; 0 leaves them out.")
     ] = 0.8,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import json
+import logging
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,24 @@ def err() -> Console:
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def write(text: str) -> None:
+    """Text on stdout at once and as it is, for files and pipes."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+class StderrHandler(logging.StreamHandler[Any]):
+    """Log messages on whatever stderr is at the moment, as tests replace it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
 
 
 def harmless(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,15 +63,15 @@ def generate(
         str, typer.Option(help="What the model itself reads; all but 'full' change the text.")
     ] = "full",
     acceptance: Annotated[str, typer.Option(help="coupled or rejection.")] = "coupled",
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n")] = 256,
+    max_new_tokens: arguments.MaxNewTokens = 256,
     temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option()] = None,
     top_p: Annotated[float | None, typer.Option()] = None,
     min_p: Annotated[float | None, typer.Option()] = None,
     repetition_penalty: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option(help="Of sampling; default: a new one.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; may be repeated.")
+    stop_strings: Annotated[
+        list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")
     ] = None,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
@@ -120,7 +120,7 @@ def generate(
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
-        "stop_strings": stop or None,
+        "stop_strings": stop_strings or None,
         "seed": seed,
     }
     settings: dict[str, Any] = {
@@ -186,9 +186,12 @@ def _print_plan(engine: Engine, request: Any, new_tokens: int) -> None:
 
 
 def _print_text(stream: Any) -> Generation:
-    """The text as it comes, accepted draft tokens in green."""
+    """The text as it comes: on a terminal with accepted draft tokens in green, else as it is."""
     out = console.out()
     for step in stream:
+        if not out.is_terminal:
+            console.write(step.text)
+            continue
         line = Text()
         for source, piece in zip(step.sources, step.pieces, strict=True):
             line.append(console.harmless(piece), "" if source == "target" else "green")
@@ -276,22 +279,5 @@ def _verdict(result: Generation, comparison: Comparison | None) -> str:
 
 
 def _as_dict(result: Generation, comparison: Comparison | None) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "text": result.text,
-        "token_ids": result.token_ids,
-        "prompt_tokens": result.num_prompt_tokens,
-        "finish_reason": result.finish_reason,
-        "drafter": result.drafter,
-        "acceptance": result.acceptance,
-        "lossless": result.lossless,
-        "seed": result.seed,
-        "stats": result.stats.to_dict(),
-        "explanation": result.stats.explanation,
-    }
-    if comparison is not None:
-        fields["plain"] = {
-            "num_tokens": comparison.num_tokens,
-            "tokens_per_s": comparison.tokens_per_s,
-            "equal": comparison.equal,
-        }
-    return fields
+    plain = {} if comparison is None else {"plain": asdict(comparison)}
+    return {**result.to_dict(), **plain}

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from specdec.cli.prompts import read_prompts
 from specdec.registry import TRAINING
 
 
@@ -33,8 +34,7 @@ def measure_drafter(
     """
     questions = None
     if prompts is not None:
-        lines = prompts.read_text("utf-8").splitlines()
-        questions = [json.loads(line)["turns"][0] for line in lines]
+        questions = read_prompts(prompts)
 
     def save(report: dict[str, Any]) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)

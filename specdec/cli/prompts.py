@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from specdec.errors import InvalidArgument
+from specdec.prompt_files import decode, read_entries, read_text
 
 # An edit: most of the answer stands in the prompt, which is where n-gram drafts shine.
 DEMO = """Repeat this Python code exactly, but rename the class to Meter:
@@ -49,20 +47,19 @@ def read_prompt(argument: str | None, file: Path | None) -> str | None:
     if argument is not None:
         text = argument
     elif file is not None:
-        text = _read(file)
+        text = read_text(file)
     elif _stdin_is_idle():
         return None
     else:
-        text = sys.stdin.read()
+        text = _piped()
     if not text.strip():
         raise InvalidArgument("the prompt is empty: give some text")
     return text
 
 
-def read_prompts(file: Path, limit: int | None) -> list[str]:
-    """The prompts of a .jsonl file (fields prompt, text or turns) or of a text file's lines."""
-    reader = _json_lines if file.suffix in (".jsonl", ".json") else _lines
-    prompts = [prompt for prompt in reader(file) if prompt.strip()][:limit]
+def read_prompts(file: Path, limit: int | None = None) -> list[str]:
+    """The prompts of a .jsonl or .json file (fields prompt, text or turns) or of a text's lines."""
+    prompts = [entry.prompt for entry in read_entries(file)][:limit]
     if not prompts:
         raise InvalidArgument(f"{file} holds no prompts")
     return prompts
@@ -73,33 +70,10 @@ def as_chat(prompt: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}]
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{file} cannot be read: {error}") from error
-
-
-def _lines(file: Path) -> Iterator[str]:
-    yield from _read(file).splitlines()
-
-
-def _json_lines(file: Path) -> Iterator[str]:
-    for number, line in enumerate(_read(file).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry: Any = json.loads(line)
-        except ValueError as error:
-            raise InvalidArgument(f"{file} line {number} is not JSON: {error}") from error
-        fields = entry if isinstance(entry, dict) else {}
-        turns = fields.get("turns") or [None]
-        prompt = fields.get("prompt") or fields.get("text") or turns[0]
-        if not isinstance(prompt, str):
-            raise InvalidArgument(
-                f"{file} line {number} has no text: expected a field prompt, text or turns"
-            )
-        yield prompt
+def _piped() -> str:
+    """All of standard input, whatever encoding the terminal may have."""
+    piped = getattr(sys.stdin, "buffer", None)
+    return sys.stdin.read() if piped is None else decode(piped.read(), "standard input")
 
 
 def _stdin_is_idle() -> bool:
