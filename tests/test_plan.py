@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from specdec.cli.app import app
+from specdec.cli.plan import lines
 from specdec.errors import OutOfMemory
 from specdec.offload.kv_shape import KVShape
 from specdec.offload.limits import WORK_BYTES
@@ -48,6 +50,7 @@ def plan(name, context, gpu, **changes):
 @pytest.mark.parametrize(("context", "gpu"), [(4096, 24), (131072, 24), (131072, 80)])
 def test_bytes_and_times_add_up(name, context, gpu):
     parameters, layers, kv_heads, dim = MODELS[name]
+    context = min(context, config_of(name).max_position_embeddings)
     found = plan(name, context, gpu)
     layer = 2 * kv_heads * dim * 2 * context
     kv = layers * layer
@@ -77,7 +80,7 @@ def test_the_roofline_of_an_offloaded_8b():
 def test_what_cannot_work_is_refused_with_the_smallest_change():
     with pytest.raises(OutOfMemory, match=r"52\.\d GiB more of either would do, or 4-bit weights"):
         plan("meta-llama/Llama-3.1-70B-Instruct", 131072, 24, host_memory=60 * GIB)
-    name, settings = "meta-llama/Llama-2-7b-hf", {"host_memory": 20 * GIB, "disk": 10 * GIB}
+    name, settings = "meta-llama/Llama-3.1-8B", {"host_memory": 3 * GIB, "disk": 1 * GIB}
     with pytest.raises(
         OutOfMemory, match=r"Allow [\d.]+ GiB more.* ([\d,]+) tokens would fit"
     ) as e:
@@ -108,10 +111,44 @@ def test_command():
              "--disk-rate", "3"]  # fmt: skip
     shown = CliRunner().invoke(app, given)
     assert shown.exit_code == 0 and "8,190,735,360 parameters" in shown.stdout
-    assert "or else: 4-bit weights" in shown.stdout and "(given or assumed)" in shown.stdout
+    assert "or else: 4-bit weights" in shown.stdout and shown.stdout.count("(given)") == 3
     document = json.loads(CliRunner().invoke(app, [*given, "--json"]).stdout)
     assert document["context"] == 32768 and document["weights_host"] > 0
     refused = CliRunner().invoke(app, ["plan", "--model", "Qwen/Qwen3-8B", "--gpu-memory", "1GiB"])
     assert refused.exit_code == 2 and "leave no room for weights" in refused.stderr
     unknown = CliRunner().invoke(app, [*given[:1], "--context", "long"])
     assert unknown.exit_code == 2 and "--context 'long'" in unknown.stderr
+
+
+def test_a_length_that_the_model_does_not_have():
+    """Nothing is planned that generate would refuse; without a length it is one that there is."""
+    fast = ["--disk-rate", "3", "--cpu-memory", "60GiB", "--disk", "1GB"]
+    for context in ("128k", "8193"):
+        refused = CliRunner().invoke(app, ["plan", *fast, "--context", context])
+        assert refused.exit_code == 2 and "8192 positions that demo has" in refused.stderr
+        assert refused.stderr.startswith(f"error: --context {context.replace('128k', '131072')} is")
+    fits = CliRunner().invoke(app, ["plan", *fast, "--context", "8k", "--json"])
+    assert json.loads(fits.stdout)["context"] == 8192
+    default = json.loads(CliRunner().invoke(app, ["plan", *fast, "--json"]).stdout)
+    assert default["context"] == 8192 and default["parameters"] == 134_515_008
+    assert plan("Qwen/Qwen3-8B", None, 24).context == 32768
+
+
+def test_each_rate_says_where_it_comes_from():
+    shown = CliRunner().invoke(
+        app, ["plan", "-m", "Qwen/Qwen3-8B", "--gpu-memory", "24GiB", "--link-rate", "20",
+              "--cpu-memory", "60GiB", "--disk", "1GB"],
+    ).stdout  # fmt: skip
+    kinds = {} if torch.cuda.is_available() else {"device": "assumed", "disk": "measured"}
+    for name, kind in {**kinds, "link": "given"}.items():
+        assert re.search(rf"{name} [\d.]+ GB/s \({kind}\)", shown)
+    assert "at most no draft" not in shown
+
+
+def test_where_no_draft_pays():
+    found = make_plan("demo", context=100, device_memory=GIB, host_memory=0, disk=0, rates=RATES,
+                      acceptance=0.0, on_cpu=True)  # fmt: skip
+    assert found.draft_tokens == 0
+    told = next(line for line in lines(found) if line.startswith("speculation"))
+    assert told.endswith("acceptance of 0: no draft of the model itself would pay; n-grams or a "
+                         "small draft model may")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 def plan(
     model: arguments.Model = "demo",
     context: Annotated[
-        str, typer.Option(help="Tokens of prompt and answer: 131072 or 128k.")
-    ] = "32k",
+        str | None,
+        typer.Option(
+            help="Tokens of prompt and answer: 131072 or 128k. Default: 32k, or all that it has."
+        ),
+    ] = None,
     sequences: Annotated[int, typer.Option(help="Texts decoded together.", min=1)] = 1,
     gpu_memory: Annotated[
         str | None, typer.Option(help="Of the GPU, as in 24GiB; without it the CPU decodes.")
@@ -67,7 +71,7 @@ def plan(
     device = host if gpu_memory is None else parse_bytes(gpu_memory, "--gpu-memory")
     found = make_plan(
         model,
-        context=_tokens(context),
+        context=None if context is None else _tokens(context),
         sequences=sequences,
         device_memory=device,
         host_memory=host,
@@ -91,11 +95,11 @@ def lines(found: Plan) -> list[str]:
     layers = "all layers' KV" if kv.tiers is None else (
         f"{kv.count('device')} layers' KV and the newest tokens of the others"
     )  # fmt: skip
-    how = {name: "measured" if name in rates.measured else "given or assumed"
-           for name in ("device", "link", "disk")}  # fmt: skip
-    speed = f"{found.tokens_per_s:.1f} tokens/s in rounds of {found.draft_tokens} draft tokens"
+    speed = (
+        f"at most {found.tokens_per_s:.1f} tokens/s in rounds of {found.draft_tokens} draft tokens"
+    )
     if not found.draft_tokens:
-        speed = "no draft of the model itself pays: use n-grams or a small draft model"
+        speed = "no draft of the model itself would pay; n-grams or a small draft model may"
     return [
         f"{found.model}: {found.parameters:,} parameters, KV {size(found.token_bytes)} a token",
         f"{found.sequences} x {found.context:,} tokens: weights "
@@ -103,11 +107,11 @@ def lines(found: Plan) -> list[str]:
         f"device: weights {size(found.weights_device)}, {layers}: {size(kv.device_bytes)}",
         f"host memory: weights {size(found.weights_host)}, KV {size(kv.host_bytes)}",
         f"disk: KV {size(kv.disk_bytes)}",
-        f"rates: device {rates.device / 1e9:.0f} GB/s ({how['device']}), link "
-        f"{rates.link / 1e9:.1f} GB/s ({how['link']}), disk {rates.disk / 1e9:.1f} GB/s "
-        f"({how['disk']})",
+        f"rates: device {rates.device / 1e9:.0f} GB/s ({rates.source('device')}), link "
+        f"{rates.link / 1e9:.1f} GB/s ({rates.source('link')}), disk {rates.disk / 1e9:.1f} GB/s "
+        f"({rates.source('disk')})",
         f"plain decoding: at most {found.plain_tokens_per_s:.2f} tokens/s",
-        f"speculation, at an assumed acceptance of {found.acceptance:g}: at most {speed}",
+        f"speculation, at an assumed acceptance of {found.acceptance:g}: {speed}",
         *([f"or else: {found.alternative}"] if found.alternative else []),
     ]
 
@@ -134,16 +138,10 @@ def _rates(
     device = torch.device("cpu") if on_cpu else None
     if not on_cpu and torch.cuda.is_available():
         device = torch.device("cuda")
-    if gpu is not None and link is not None and disk is not None:
-        return rates.Rates(gpu * 1e9, link * 1e9, disk * 1e9)
+    told = {"device": gpu, "link": link, "disk": disk}
+    given = {name: rate * 1e9 for name, rate in told.items() if rate is not None}
+    if len(given) == len(told):
+        return rates.Rates(**given, given=tuple(given))
     found = rates.measure(folder, device)
-    return rates.Rates(
-        found.device if gpu is None else gpu * 1e9,
-        found.link if link is None else link * 1e9,
-        found.disk if disk is None else disk * 1e9,
-        tuple(
-            name
-            for name, given in (("device", gpu), ("link", link), ("disk", disk))
-            if given is None and name in found.measured
-        ),
-    )
+    measured = tuple(name for name in found.measured if name not in given)
+    return replace(found, **given, measured=measured, given=tuple(given))

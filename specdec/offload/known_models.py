@@ -37,7 +37,14 @@ _QWEN_3_8B = {
     "max_position_embeddings": 40960, "tie_word_embeddings": False,
 }  # fmt: skip
 
+_SMOLLM2_135M = {
+    "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+    "max_position_embeddings": 8192, "tie_word_embeddings": True,
+}  # fmt: skip
+
 KNOWN = {
+    "demo": _SMOLLM2_135M,
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_31_8B,
     "meta-llama/Llama-3.1-8B": _LLAMA_31_8B,
     "meta-llama/Llama-3.1-70B-Instruct": _LLAMA_31_70B,

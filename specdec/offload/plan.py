@@ -9,19 +9,21 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from specdec.errors import OutOfMemory, WeightsError
+from specdec.errors import InvalidArgument, OutOfMemory, WeightsError
 from specdec.offload.known_models import KNOWN
 from specdec.offload.kv_shape import KVShape
 from specdec.offload.limits import WORK_BYTES, weight_bytes
 from specdec.offload.memory import show_bytes
 from specdec.offload.rates import Rates, measure
 from specdec.offload.split import Sizes, Split, resident_bytes, split
+from specdec.rotation import max_positions
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
 
 DRAFT_BUDGET = 4096  # tokens that a self-draft is taken to read
 LONGEST_DRAFT = 64
+DEFAULT_CONTEXT = 1 << 15
 _BITS_4 = 4.5 / 8  # bytes of a weight in 4 bits, scales included
 
 
@@ -77,7 +79,7 @@ class Plan:
 def make_plan(
     model: str,
     *,
-    context: int,
+    context: int | None,
     device_memory: int,
     host_memory: int,
     disk: int,
@@ -87,9 +89,19 @@ def make_plan(
     acceptance: float = 0.9,
     on_cpu: bool = False,
 ) -> Plan:
-    """Plan `sequences` texts of `context` tokens. Raises OutOfMemory with the smallest change that
-    would do where nothing fits, WeightsError for a model whose configuration cannot be had."""
+    """Plan `sequences` texts of `context` tokens; None is 32k, or as many as the model has.
+
+    Raises OutOfMemory with the smallest change that would do where nothing fits, WeightsError for a
+    model whose configuration cannot be had, InvalidArgument for a text beyond its positions.
+    """
     config = config_of(model)
+    most = max_positions(config)
+    if context is None:
+        context = min(DEFAULT_CONTEXT, most)
+    if context > most:
+        raise InvalidArgument(
+            f"context={context} is beyond the {most} positions that {model} has: give fewer"
+        )
     shape, parameters = KVShape.of(config, dtype), count_parameters(config)
     work = 0 if on_cpu else WORK_BYTES
     weights = parameters * dtype.itemsize

@@ -23,13 +23,20 @@ ASSUMED_LINK = 25e9  # PCIe 4.0 x16 with pinned memory
 class Rates:
     """Bytes per second out of device memory, over the link from host memory, and from disk.
 
-    measured: which of the three were; the others are given or assumed.
+    measured, given: which of the three were; the others are assumed.
     """
 
     device: float
     link: float
     disk: float
     measured: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+
+    def source(self, name: str) -> str:
+        """Where a rate comes from, in a word."""
+        if name in self.measured:
+            return "measured"
+        return "given" if name in self.given else "assumed"
 
 
 def measure(folder: str | Path | None, device: torch.device | None) -> Rates:
