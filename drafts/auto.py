@@ -103,16 +103,14 @@ class AutoDrafter:
         """What inner levels of the candidates made of their drafters' tokens, for one row."""
         found: dict[str, Stats] = {}
         for part in self.parts:
-            if hasattr(part.drafter, "inner_stats"):
-                found |= part.drafter.inner_stats(row)
+            found |= part.drafter.inner_stats(row)
         return found
 
     def reads(self, row: int) -> dict[str, Reads]:
         """What sparse views of the candidates read for one row, by name."""
         found: dict[str, Reads] = {}
         for part in self.parts:
-            if hasattr(part.drafter, "reads"):
-                found |= part.drafter.reads(row)
+            found |= part.drafter.reads(row)
         return found
 
     def _rehearse(self, rows: Sequence[Row]) -> None:
@@ -144,7 +142,7 @@ class AutoDrafter:
             yield Offer(name, nodes=nodes, tokens=part.trust.factor * promised)
             return
         depth = min(limit, traits.max_depth)
-        if depth < 1:
+        if depth < 1 or not any(part.drafter.takes(row) for row in rows):
             return
         costs, missed = self.controller.costs, 0
         guess = GUESS * costs.seconds(len(rows), self.keys)
@@ -167,7 +165,7 @@ class AutoDrafter:
         if part.traits.instant:
             return part.trees
         if len(part.traits.widths) > 1:
-            part.drafter.width = offer.width  # type: ignore[attr-defined]
+            part.drafter.drafter.width = offer.width  # type: ignore[attr-defined]
         trees = part.drafter.propose(rows, [min(limit, plan.depth) for limit in limits])
         part.read.update({row.index: len(row.tokens) for row in rows})
         return trees

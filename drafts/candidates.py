@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from specdec.acceptance import Trust
+from specdec.asking import Asking
 from specdec.cached_model import CachedModel
-from specdec.drafter import Drafter, Traits, traits_of
+from specdec.drafter import Traits, traits_of
 from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
 from specdec.options import DraftOptions
 from specdec.registry import DRAFTERS
@@ -29,7 +30,7 @@ CANDIDATES = ("ngram", "model", "triforce-chunks", "longspec")
 class Part:
     """One candidate, whether the user brought it, how it does, and how far it read each row."""
 
-    drafter: Drafter
+    drafter: Asking
     traits: Traits
     given: bool = False
     trust: Trust = field(default_factory=Trust)
@@ -55,7 +56,7 @@ def candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
                 raise
             log.debug("auto does without %s: %s", name, error)
             continue
-        yield Part(drafter, traits_of(drafter), entry.needs_model)
+        yield Part(Asking(drafter), traits_of(drafter), entry.needs_model)
 
 
 def begins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from specdec.asking import Asking
 from specdec.cached_model import CachedModel
 from specdec.drafter import Drafter, Wants, wants_of
 from specdec.row import Row
@@ -23,7 +24,7 @@ class Combined:
     """
 
     def __init__(self, parts: Sequence[Drafter]) -> None:
-        self.parts = list(parts)
+        self.parts = [Asking(part) for part in parts]
         self.name = "+".join(part.name for part in parts)
         self.wants = Wants.all_of([wants_of(part) for part in parts])
         self._asked: list[set[int]] = [set() for _ in parts]
@@ -52,13 +53,11 @@ class Combined:
 
     def inner_stats(self, row: int) -> dict[str, Stats]:
         """Of those of its drafters that verify something themselves."""
-        parts = [part for part in self.parts if hasattr(part, "inner_stats")]
-        return {name: stats for part in parts for name, stats in part.inner_stats(row).items()}
+        return {name: one for part in self.parts for name, one in part.inner_stats(row).items()}
 
     def reads(self, row: int) -> dict[str, Reads]:
         """What the sparse views among its drafters read for a row, by name."""
-        parts = [part for part in self.parts if hasattr(part, "reads")]
-        return {name: reads for part in parts for name, reads in part.reads(row).items()}
+        return {name: reads for part in self.parts for name, reads in part.reads(row).items()}
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec.cached_model import CachedModel
-from specdec.drafter import Traits
+from specdec.drafter import Reach, Traits
 from specdec.forward_pass import View
 from specdec.options import DraftOptions
 from specdec.row import Row
@@ -62,6 +62,7 @@ class ModelDrafter:
         self.width = options.draft_width or (BEAM if options.draft_nodes else 1)
         self.budget = options.draft_nodes
         self.traits = self._traits(options)
+        self.reach = Reach() if draft is target else Reach.of(draft)
         self.min_prob = options.min_draft_prob
 
     def _traits(self, options: DraftOptions) -> Traits:
@@ -81,8 +82,7 @@ class ModelDrafter:
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
         depths = {
-            row.index: min(self.depth, limit, self.draft.max_positions - len(row.tokens))
-            for row, limit in zip(rows, limits, strict=True)
+            row.index: min(self.depth, limit) for row, limit in zip(rows, limits, strict=True)
         }
         values = {row.index: [1.0] for row in rows}  # of each node, as `_Leaf.value`
         live = [row for row in rows if depths[row.index] > 0]
@@ -101,11 +101,19 @@ class ModelDrafter:
             drawn = {r.index: self._expand(r, trees[r.index], leaves[r.index], width) for r in live}
             for row in live:
                 values[row.index] += [leaf.value for leaf in drawn[row.index]]
-                drawn[row.index] = [x for x in drawn[row.index] if x.value >= self.min_prob]
+                drawn[row.index] = [
+                    x for x in drawn[row.index] if self._goes_on(x, row, trees[row.index])
+                ]
             live = [row for row in live if drawn[row.index] and depth < depths[row.index]]
             if live:
                 leaves |= self._read(live, trees, drawn, slots)
         return [self._within_budget(trees[row.index], values[row.index]) for row in rows]
+
+    def _goes_on(self, leaf: _Leaf, row: Row, tree: TokenTree) -> bool:
+        """Whether to draft behind a leaf: it is likely, no end, and the draft model can read it."""
+        token, known = tree.tokens[leaf.node], self.reach.vocab_size
+        readable = known is None or token < known
+        return leaf.value >= self.min_prob and token not in row.ends and readable
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]

@@ -73,16 +73,17 @@ class CachedModel:
         reread = self.target.rotation.must_reread
         apart = any(reread(row.num_prompt_tokens, row.max_tokens) for row in rows)
         prompts = {row.index if apart else row.prompt_index: row for row in reversed(rows)}
-        samples = len(self.held) // len(prompts)
+        samples = len(rows) // len(prompts)
         longest = max(row.max_tokens for row in rows) + SLACK
         if samples == 1:
             store = self.target.new_store(len(self.held), longest)
         else:
             capacity = max(row.num_prompt_tokens for row in rows)
-            store = self.target.new_store(len(prompts), capacity)
+            store = self.target.new_store(len(self.held) // samples, capacity)
         if isinstance(store, TieredStore):
             store.moved = self.moved
-        for place, row in enumerate(sorted(prompts.values(), key=lambda row: row.index)):
+        for row in sorted(prompts.values(), key=lambda row: row.index):
+            place = row.index // samples  # `rows` may lack some of the batch
             text, known = row.tokens[:-1], 0
             if self.saved is not None and self._turns_alike(len(self.saved.tokens), row):
                 known = min(self.saved.common(text), len(text))

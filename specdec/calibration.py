@@ -44,10 +44,12 @@ def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:
     """Measure passes of `model` over its rows as they stand, unless that is known; seconds taken.
 
     Runs a few passes whose tokens are never committed, so the model's text and KV are what they
-    were. Only for a view that reads everything: a sparse one may count passes.
+    were. Only for a view that reads everything: a sparse one may count passes; and not of rows that
+    fill all positions.
     """
+    rows = [row for row in rows if len(row.tokens) < model.target.max_positions]
     keys = sum(len(row.tokens) for row in rows)
-    if not model.view.lossless or model.costs.measured_near(keys):
+    if not rows or not model.view.lossless or model.costs.measured_near(keys):
         return 0.0
     clock = model.target.clock
     start = clock()
@@ -89,7 +91,7 @@ def describe(target: Target) -> dict[str, Any]:
 
 
 def _star(token: int, nodes: int) -> TokenTree:
-    """A tree of so many nodes, one level deep, so that it fits before the last position."""
+    """A tree of so many nodes, one level deep, so that it needs one position more than the text."""
     above = [-1, *[0] * (nodes - 1)]
     return TokenTree([token] * nodes, above, [Law.POINT] * nodes, [""] * nodes)
 

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from specdec.rotation import UNLIMITED, Rotation
+
 if TYPE_CHECKING:
     from torch import device
 
     from specdec.cached_model import CachedModel
     from specdec.row import Row
     from specdec.store import Level
+    from specdec.target import Target
     from specdec.tree import TokenTree
     from specdec.verify import Verdict
 
@@ -67,6 +70,35 @@ class Traits:
     reads: int | None = None
 
 
+@dataclass(frozen=True)
+class Reach:
+    """About which texts a drafter can be asked: see `Asking`.
+
+    vocab_size: ids from here on mean nothing to it; None if it knows all. max_tokens: of a text.
+    rotation: of the model that it runs, which no pass may mix.
+    """
+
+    vocab_size: int | None = None
+    max_tokens: int = UNLIMITED
+    rotation: Rotation = Rotation()
+
+    @classmethod
+    def of(cls, model: Target) -> Reach:
+        """That of a drafter that runs `model`."""
+        known = getattr(model.model.get_input_embeddings(), "num_embeddings", model.vocab_size)
+        return cls(min(known, model.vocab_size), model.max_positions, model.rotation)
+
+    def limit(self, length: int, limit: int) -> int:
+        """The depth of a draft behind a text, `limit` at most; its last tokens are never read."""
+        return self.rotation.limit(length, min(limit, self.max_tokens - length + 1))
+
+
+def reach_of(drafter: object) -> Reach:
+    """The `reach` of a drafter; one that has none takes every text."""
+    reach: Reach = getattr(drafter, "reach", Reach())
+    return reach
+
+
 def traits_of(drafter: Drafter) -> Traits:
     """The `traits` of a drafter; one that has none is kept under its name."""
     traits: Traits = getattr(drafter, "traits", Traits(drafter.name))
@@ -80,7 +112,8 @@ class Drafter(Protocol):
     `row.tokens` anew in each round and holds nothing to be true beyond `row.tokens[:row.stable]`:
     later tokens may have been taken back since the last round, when the drafter works inside
     another one. It never changes a row. An attribute `wants` may ask the verifier to keep queries,
-    and `traits` tell a controller what it needs to know.
+    `traits` tell a controller what it needs to know, and `reach` says which texts it can take.
+    Others are not shown to it: `begin` and `propose` get the rows that it can take.
     """
 
     name: str

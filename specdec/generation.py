@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec import device_verify
+from specdec.asking import Asking
 from specdec.cached_model import CachedModel
 from specdec.calibration import calibrate
 from specdec.drafter import Drafter, Wants, wants_of
@@ -39,7 +40,8 @@ class GenerationStream:
     """
 
     def __init__(self, target: Target, request: Request, drafter: Drafter) -> None:
-        self.target, self.request, self.drafter = target, request, drafter
+        self.target, self.request = target, request
+        self.drafter = Asking(drafter)
         self.view: View = VIEWS[request.view].load()(target, request.options)
         self.seed = agreed(target.is_parallel, _seed(request))
         self.rows = make_rows(target, request, self.seed or 0)
@@ -158,14 +160,10 @@ class GenerationStream:
     def _generation(self, row: Row) -> Generation:
         stopper, request = self.stoppers[row.index], self.request
         stats = self.stats[row.index]
-        if hasattr(self.drafter, "inner_stats"):
-            stats.inner = self.drafter.inner_stats(row.index)
-        if hasattr(self.drafter, "explain"):
-            stats.explanation = self.drafter.explain()
-        stats.reads = {
-            **self.model.reads(row.index),
-            **(self.drafter.reads(row.index) if hasattr(self.drafter, "reads") else {}),
-        }
+        stats.inner = self.drafter.inner_stats(row.index)
+        stats.explanation = self.drafter.explain()
+        stats.reads = {**self.model.reads(row.index), **self.drafter.reads(row.index)}
+        stats.unasked = row.unasked
         return Generation(
             text=stopper.detokenizer.text,
             token_ids=row.tokens[row.num_prompt_tokens :],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from specdec.sampler import Sampler
 
@@ -20,6 +21,8 @@ class Row:
         drafter inside another drafter has only proposed.
     round: how many rounds this sequence has been through; keys the noise of a round.
     level: 0 in the engine, 1 inside a drafter's own verification, and so on.
+    ends: tokens with which the text ends, so that nothing can follow them.
+    unasked: in how many rounds it went without whose drafts, and why.
     """
 
     index: int
@@ -31,3 +34,5 @@ class Row:
     stable: int
     round: int = 0
     level: int = 0
+    ends: frozenset[int] = frozenset()
+    unasked: Counter[str] = field(default_factory=Counter)

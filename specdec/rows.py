@@ -55,7 +55,10 @@ def _make_row(target: Target, request: Request, prompt: int, index: int, noise: 
             "prompt %d of %d tokens: %d of %d new tokens fit the model's %d positions",
             prompt, len(tokens), room - len(tokens), wanted - len(tokens), room,
         )  # fmt: skip
-    return Row(index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens))
+    return Row(
+        index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens),
+        ends=frozenset(request.eos_token_ids),
+    )  # fmt: skip
 
 
 def make_stopper(target: Target, request: Request, row: Row) -> Stopper:

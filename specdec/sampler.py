@@ -12,7 +12,7 @@ from torch import Tensor
 from specdec.noise import Noise
 from specdec.processors import Processor, fork, is_stateless
 from specdec.tree import Law, TokenTree
-from specdec.verify import Verdict, traversal, walk
+from specdec.verify import LawUnknown, Verdict, traversal, walk
 
 if TYPE_CHECKING:
     from specdec.row import Row
@@ -51,7 +51,10 @@ class Sampler:
         """The verdict on a tree, given the target's `logits[N, V]` after each of its nodes, or
         their argmax `int64[N]` if it `is_argmax`."""
         laws = NodeLaws(self, row, tree, logits)
-        verdict = self.decide(laws, is_final)
+        try:
+            verdict = self.decide(laws, is_final)
+        except LawUnknown as unknown:  # of the token that follows the last one kept
+            raise unknown.error from unknown.error.__cause__
         if not verdict.is_final:
             self.processors = laws.after.get(verdict.path[-1], self.processors)
         return verdict
@@ -81,7 +84,13 @@ class Sampler:
         Gumbel-top-k on noise keyed by the drafter, the round and the parent's `node` in its tree.
         """
         scores = logits.float() if logits.dtype != torch.float64 else logits
-        scores = self.process([p for p in self.processors if is_stateless(p)], row, path, scores)
+        if not row.ends.isdisjoint(path):
+            return [], Law.POINT, scores.softmax(-1)  # nothing follows an end
+        try:
+            stateless = [p for p in self.processors if is_stateless(p)]
+            scores = self.process(stateless, row, path, scores)
+        except Exception as error:
+            raise LawUnknown(row, error) from error
         probs = scores.softmax(-1)
         law, ranked = Law.POINT, scores.to(torch.float64)
         if self.samples and self.acceptance == "coupled":
@@ -164,6 +173,11 @@ class NodeLaws:
         # In float32 as transformers does it; a copy, because processors may write in place.
         wide = logits.dtype == torch.float64
         scores = logits.clone() if wide else logits.to(torch.float32, copy=True)
-        scores = self.sampler.process(processors, self.row, path, scores)
+        try:
+            scores = self.sampler.process(processors, self.row, path, scores)
+        except Exception as error:
+            if not self.row.level and not (branch and path):
+                raise  # plain decoding would have asked, too
+            raise LawUnknown(self.row, error) from error
         self.after[node] = processors
         return scores

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from specdec.asking import Asking
 from specdec.cached_model import CachedModel
 from specdec.calibration import calibrate
-from specdec.drafter import Drafter, Traits, Wants, wants_of
+from specdec.drafter import Drafter, Reach, Traits, Wants, wants_of
 from specdec.forward_pass import View
 from specdec.row import Row
 from specdec.sampler import NodeLaws, Sampler
@@ -16,10 +17,6 @@ from specdec.target import Target
 from specdec.tree import Law, TokenTree
 from specdec.verify import Verdict
 from specdec.vocabulary import fit
-
-
-def _never(token: int) -> bool:
-    return False
 
 
 class Speculative:
@@ -44,7 +41,9 @@ class Speculative:
         num_draft_tokens: int,
         shares_kv: bool = False,
     ) -> None:
-        self.name, self.target, self.view, self.drafter = name, model, view, drafter
+        self.name, self.target, self.view = name, model, view
+        self.drafter = Asking(drafter)
+        self.reach = Reach.of(model)
         self.vocab_size, self.num_draft_tokens = vocab_size, num_draft_tokens
         self.shares_kv = shares_kv
         self.wants = Wants.all_of([wants_of(view), wants_of(drafter) if shares_kv else Wants()])
@@ -67,16 +66,13 @@ class Speculative:
 
     def reads(self, row: int) -> dict[str, Reads]:
         """What sparse views of this level and the one inside it read for a row, by name."""
-        inner = self.drafter.reads(row) if hasattr(self.drafter, "reads") else {}
-        return {**self.model.reads(row), **inner}
+        return {**self.model.reads(row), **self.drafter.reads(row)}
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
         inner = [self._shadow(row) for row in rows]
         room = {
-            row.index: min(
-                limit, self.num_draft_tokens, self.target.max_positions - len(row.tokens)
-            )
+            row.index: min(limit, self.num_draft_tokens)
             for row, limit in zip(rows, limits, strict=True)
         }
         while live := [row for row in inner if room[row.index] > 0]:
@@ -113,7 +109,7 @@ class Speculative:
         start, keys = self.target.clock(), sum(len(row.tokens) for row in rows)
         for row, tree, logits in zip(rows, trees, self.model.forward(rows, trees), strict=True):
             laws = NodeLaws(row.sampler, row, tree, fit(logits, self.vocab_size))
-            verdict = row.sampler.decide(laws, _never)
+            verdict = row.sampler.decide(laws, self._stop(row))
             self._extend(outer[row.index], row, laws, verdict)
             verdicts.append(verdict)
         nodes = len(rows) * max(map(len, trees))
@@ -123,11 +119,19 @@ class Speculative:
             row.tokens.extend(verdict.tokens)
             row.round += 1
             room[row.index] -= len(verdict.tokens)
+            if verdict.is_final:
+                room[row.index] = 0
         self.drafter.observe(rows, trees, verdicts)
+
+    def _stop(self, row: Row) -> Callable[[int], bool]:
+        """Whether a token is the last of a draft: the text's end, or one that the model lacks."""
+        known = self.reach.vocab_size
+        return lambda token: token in row.ends or (known is not None and token >= known)
 
     def _extend(self, chain: TokenTree, row: Row, laws: NodeLaws, verdict: Verdict) -> None:
         sampled = row.sampler.samples and row.sampler.acceptance == "rejection"
-        for place, token in zip(verdict.path, verdict.tokens, strict=True):
+        places = verdict.path[: len(verdict.tokens)]  # a final token may be a draft, too
+        for place, token in zip(places, verdict.tokens, strict=True):
             end = len(chain) - 1
             if sampled:
                 chain.draft_probs[end] = laws.probs(place)

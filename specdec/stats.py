@@ -80,7 +80,9 @@ class Stats:
     A *step* is one target pass. `accepted` and `drafted` hold, per step, how many draft tokens were
     kept and how deep the draft reached (a tree counts by its longest path). `choices` counts steps
     by who had proposed, "plain" where nobody had: with `drafter="auto"`, what it chose, and
-    `explanation` says why. `steps` holds each step's own figures, for those who want to plot them.
+    `explanation` says why. `unasked` counts rounds that went without a drafter which could not take
+    the text, under "drafter: reason". `steps` holds each step's own figures, for those who want to
+    plot them.
     """
 
     accepted: list[int] = field(default_factory=list)
@@ -97,6 +99,7 @@ class Stats:
     explanation: list[str] = field(default_factory=list)
     steps: list[StepFigures] = field(default_factory=list)
     reads: dict[str, Reads] = field(default_factory=dict)  # of sparse views, by name
+    unasked: Counter[str] = field(default_factory=Counter)
 
     def record(self, tree: TokenTree, accepted: int, emitted: int, *seconds: float) -> None:
         """Add one step: what was proposed, accepted draft tokens, emitted tokens.
@@ -166,6 +169,8 @@ class Stats:
         )  # fmt: skip
         values = {name: getattr(self, name) for name in names}
         values["choices"] = dict(self.choices)
+        if self.unasked:
+            values["unasked"] = dict(self.unasked)
         if self.inner:
             keep = ("mean_acceptance_length", "draft_acceptance_rate", "num_spec_steps",
                     "num_draft_tokens", "num_accepted_draft_tokens")  # fmt: skip

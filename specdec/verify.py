@@ -20,11 +20,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from specdec.tree import Law, TokenTree
+
+if TYPE_CHECKING:
+    from specdec.row import Row
+
+
+class LawUnknown(Exception):
+    """The law behind some draft tokens of `row` cannot be told: a logits processor failed there.
+
+    It never leaves the package: such drafts are left out. error: what the processor raised.
+    """
+
+    def __init__(self, row: Row, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__} in a logits processor")
+        self.row, self.error = row, error
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ def traversal(
     gives independent draws from [0, 1), fresh for every test; `draw(probs)` draws the last token.
     Children may be drawn without replacement, i.i.d. or be deterministic, also mixed below one
     node: the law of each is taken given its earlier siblings, and a deterministic child has q = 1.
+    Where `target_probs` raises LawUnknown, drafts end; that depends on the tokens before them only.
     """
     children = tree.children()
     # keep[v]: the probability, still owed, with which the path down to v is kept.
@@ -131,7 +147,11 @@ def traversal(
     while True:
         while children[node]:
             child = children[node][0]
-            p, q = target_at(node), draft_at(node, child)
+            try:
+                p, q = target_at(node), draft_at(node, child)
+            except LawUnknown:
+                children[node] = []
+                break
             token = tree.tokens[child]
             ratio = float(p[token]) / float(q[token]) if float(q[token]) > 0.0 else 0.0
             keep[child] = min(1.0, keep[node] * ratio)
