@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specdec.released import is_released
 from specdec.target import Target
 
 _STEP = 256  # unit vectors of one product, so that a large vocabulary fits into memory
@@ -21,7 +22,8 @@ def head_rows(target: Target, ids: Tensor) -> Tensor:
     assert head is not None
     size = int(target.model.config.get_text_config().hidden_size)
     weight = getattr(head, "weight", None)
-    if isinstance(weight, Tensor) and weight.shape == (target.vocab_size, size):
+    is_whole = isinstance(weight, Tensor) and weight.shape == (target.vocab_size, size)
+    if is_whole and not is_released(weight):
         return weight[ids.to(weight.device)].clone()
     units = torch.eye(size, device=target.device, dtype=target.dtype)
     zero = head(torch.zeros_like(units[:1]))[:, ids]

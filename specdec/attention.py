@@ -9,17 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from specdec.attention_op import attend
-from specdec.errors import SpecdecError
+from specdec.errors import SpecdecError, UnsupportedModel
 from specdec.forward_pass import AttentionCall, ForwardPass
+from specdec.model_settings import ModelSettings
 
 NAME = "specdec"
+
+# What models hand to their attention besides what it computes by: of no consequence to it, or of
+# none as long as it has this value.
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "dropout": (0.0,), "is_causal": (True,), "use_cache": (False,),
+    "output_attentions": (False,), "output_hidden_states": (False,),
+    "output_router_logits": (False,),
+}  # fmt: skip
+_ANY = {"position_ids", "position_embeddings", "cache_position", "return_dict"}
 
 
 def attention(
@@ -34,10 +47,18 @@ def attention(
     sliding_window: int | None = None,
     s_aux: Tensor | None = None,
     specdec_pass: ForwardPass | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention seam: `query[B, H, N, D]` in, `[B, N, H, Dv]` out."""
+    """transformers' attention seam: `query[B, H, N, D]` in, `[B, N, H, Dv]` out.
+
+    Raises UnsupportedModel for a mask of the model's own or an argument that asks for more.
+    """
     pass_ = required(specdec_pass)
+    if attention_mask is not None:
+        _refuse(module, "attention_mask", None)
+    for name, given in others.items():
+        if name not in _ANY and given is not None and given not in _NEUTRAL.get(name, ()):
+            _refuse(module, name, given)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     query = query.contiguous()  # heads outermost, so that a group packs without a copy
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -45,6 +66,7 @@ def attention(
         ticket = pass_.ticket
         out = attend(query, key, value, s_aux, ticket, layer, scale, softcap, sliding_window)
     else:
+        pass_.heard.add(layer)
         call = AttentionCall(layer, query, key, value, scale, softcap, sliding_window, s_aux)
         out = pass_.view.attend(pass_, call)
     return out.transpose(1, 2).contiguous(), None
@@ -55,9 +77,19 @@ def required(specdec_pass: ForwardPass | None) -> ForwardPass:
     if specdec_pass is None:
         raise SpecdecError(
             "this model is driven by specdec and was called without a pass; use Engine.generate, "
-            "or Engine.packing.restore() and model.set_attn_implementation('sdpa') to use it alone"
+            "or Engine.packing.restore() and model.set_attn_implementation('sdpa') to use it "
+            "alone; a model that specdec.hf.generate is at work on is its caller's own again "
+            "afterwards: meanwhile a criterion, a processor or another thread needs a copy of it"
         )
     return specdec_pass
+
+
+def _refuse(module: nn.Module, name: str, value: Any) -> NoReturn:
+    shown = f"={value}" if isinstance(value, (bool, int, float, str)) else ""
+    raise UnsupportedModel(
+        f"{type(module).__name__} calls attention with {name}{shown}, which we do not know how to "
+        "honour" + ("; call model.eval() first" if name == "dropout" else "")
+    )
 
 
 def register() -> None:
@@ -72,15 +104,41 @@ def register() -> None:
 
 @contextmanager
 def driven(model: PreTrainedModel) -> Iterator[None]:
-    """Within this context the model's attention is ours; afterwards it is what it was."""
-    before = model.config._attn_implementation
+    """Within this context the model's attention is ours; afterwards it is what it was.
+
+    Several may do so at once, in one thread or many: who comes first switches the model, and who
+    leaves last puts it back. Meanwhile nobody can call the model without a pass (`required`).
+    """
     register()
-    model.set_attn_implementation(NAME)
-    was_training = model.training
-    model.eval()
+    with _lock:
+        loan = _loans.setdefault(model, _Loan(ModelSettings(model)))
+        loan.count += 1
     try:
+        with _lock:
+            model.set_attn_implementation(NAME)
+            model.eval()
         with torch.inference_mode():
             yield
     finally:
-        model.set_attn_implementation(before)
-        model.train(was_training)
+        with _lock:
+            loan.count -= 1
+            if not loan.count:
+                del _loans[model]
+                loan.before.restore()
+
+
+def is_driven(model: PreTrainedModel) -> bool:
+    """Whether somebody is inside `driven` with this model."""
+    return model in _loans
+
+
+@dataclass
+class _Loan:
+    """A model's settings before it was lent, and how many have it."""
+
+    before: ModelSettings
+    count: int = 0
+
+
+_loans: WeakKeyDictionary[PreTrainedModel, _Loan] = WeakKeyDictionary()
+_lock = RLock()

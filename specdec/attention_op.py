@@ -51,6 +51,7 @@ def attend(
     from specdec.forward_pass import AttentionCall
 
     pass_ = _passes[int(ticket)]
+    pass_.heard.add(layer)
     call = AttentionCall(layer, q, k, v, scale, softcap, window, sinks)
     return pass_.view.attend(pass_, call)
 

@@ -56,6 +56,7 @@ class CachedModel:
     ) -> None:
         self.target, self.view, self.base, self.saved = target, view, base, saved
         self.moved = moved
+        target.begin()
         self.recorder: QueryRecorder | None = base.recorder if base is not None else recorder
         self.held = [Held() for _ in range(1 + max(row.index for row in rows))]
         self.rounds = [0] * len(self.held)

@@ -49,8 +49,12 @@ class Engine:
         self.name = name or model.config.name_or_path or type(model).__name__
         self.tokenizer = tokenizer
         self.target = Target(model)
-        self.target.pack(stored)
-        self.target.kv_memory = kv_memory_of(self.target, kv_tier, max_memory, offload_folder)
+        try:
+            self.target.pack(stored)
+            self.target.kv_memory = kv_memory_of(self.target, kv_tier, max_memory, offload_folder)
+        except BaseException:
+            self.target.give_back()
+            raise
         self._draft_models = DraftModels(self.target, tokenizer)
 
     @classmethod

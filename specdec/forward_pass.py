@@ -72,6 +72,7 @@ class ForwardPass:
         places in its batch, and neither they nor `staged` nor the store's lengths may be asked for:
         the pass may be replayed for others (`graphs`). Views with a `ready` know how.
     layers: how many layers the model has that is called; None where it was not said.
+    heard: layers whose attention has been asked for, by number.
     ticket: names the pass in a compiled model, see `attention_op`.
     """
 
@@ -89,6 +90,7 @@ class ForwardPass:
     plans: dict[Any, Any] = field(default_factory=dict)
     inputs: PassInputs | None = None
     layers: int | None = None
+    heard: set[int] = field(default_factory=set)
     ticket: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

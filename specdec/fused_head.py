@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from specdec.kernels.head_argmax import head_argmax
 from specdec.packing import Packing
+from specdec.snapshot import has_global_hooks, has_hooks
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class FusedHead:
     def of(cls, packing: Packing, inputs: dict[str, Any], logits: Tensor) -> FusedHead | None:
         """The head of a packed model that gives `logits` for `inputs`; None if it is not plain."""
         module = packing.model.get_output_embeddings()
-        if not isinstance(module, nn.Linear) or module not in packing.weights:
+        if not isinstance(module, nn.Linear) or module not in packing.linears:
             return None
         head = cls(packing, module)
         return head if torch.equal(module(head._hidden(inputs)), logits) else None
@@ -36,13 +37,16 @@ class FusedHead:
     @property
     def is_usable(self) -> bool:
         """Whether the head is still packed, and nobody else looks at its outputs or the model's."""
-        hooks = (x for m in (self.module, self.packing.model) for x in
-                 (m._forward_hooks, m._forward_pre_hooks))  # fmt: skip
-        return self.module in self.packing.weights and not any(hooks)
+        model, linear = self.packing.model, self.packing.linears.get(self.module)
+        if linear is None or not linear.is_current or not linear.is_in_place:
+            return False
+        if has_global_hooks() or has_hooks(self.module) or has_hooks(model):
+            return False
+        return "forward" not in vars(model) and model.get_output_embeddings() is self.module
 
     def __call__(self, inputs: dict[str, Any]) -> Tensor:
         """The first of the largest logits, `int64[B, N]`: what argmax of the model's own gives."""
-        weight = self.packing.weights[self.module]
+        weight = self.packing.linears[self.module].weight
         return head_argmax(self._hidden(inputs), weight, self.module.bias)
 
     def _hidden(self, inputs: dict[str, Any]) -> Tensor:

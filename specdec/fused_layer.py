@@ -61,6 +61,7 @@ class FusedLayer:
         q, k, v = attention_inputs(x, self.inputs, cos.contiguous(), sin.contiguous())
         s = self.settings
         call = AttentionCall(s.layer, q, k, v, s.scale, s.softcap, s.window, s.sinks)
+        pass_.heard.add(s.layer)
         o = pass_.view.attend(pass_, call)
         return layer_output(x, o.contiguous(), self.output)
 

@@ -106,7 +106,8 @@ def _check(config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
 def _borrow(model: PreTrainedModel, stack: ExitStack) -> Target:
     """The model as a target until the stack is left; then its attention is its own again."""
     support.check(model)
-    stock = None if support.is_tested(model) else support.stock_logits(model)
+    known = support.is_tested(model) or attention.is_driven(model)
+    stock = None if known else support.stock_logits(model)
     stack.enter_context(attention.driven(model))
     target = Target(model, borrowed=True)
     stack.enter_context(target.rotary.kept())

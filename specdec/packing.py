@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from specdec.errors import SpecdecError
 from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.fused_layer import FusedLayer, NoMatch, recognise
 from specdec.fused_run import RunLayer, forwards
 from specdec.kernels.dispatch import has_numba
 from specdec.kernels.panel_weight import PanelWeight, pack
-from specdec.kernels.skinny_linear import skinny_linear
+from specdec.packed_linear import PackedLinear, refuse_loading
+from specdec.released import is_released
+from specdec.snapshot import has_hooks
 from specdec.view import FullView
+from specdec.watch import Watch
 
 log = logging.getLogger("specdec")
 TOLERANCE = 1e-3  # of the largest output; float32 rounding stays a hundred times below it
@@ -36,18 +38,26 @@ class Packing:
     both. Nothing of transformers is changed, only attributes of this model's modules.
 
     A packed model is saved and copied as what it was: `state_dict`, `save_pretrained` and
-    `copy.deepcopy` see dense weights, made for them. Loading other weights into it is refused.
+    `copy.deepcopy` see dense weights, made for them. Loading other weights into it is refused, and
+    so is changing what was released; hooks, other parts and other weights take effect (`Watch`).
     """
 
     model: PreTrainedModel
-    weights: dict[nn.Module, PanelWeight] = field(default_factory=dict)
+    linears: dict[nn.Module, PackedLinear] = field(default_factory=dict)
     fused: dict[int, FusedLayer] = field(default_factory=dict)
-    forwards: dict[int, FusedLayer | RunLayer] = field(default_factory=dict)
+    forwards: dict[int, RunLayer] = field(default_factory=dict)
     hooks: list[Any] = field(default_factory=list)
+    watch: Watch | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
-        """Pack a model's linear layers. stored: those in the precision of their file, by name."""
+        """Pack a model's linear layers. stored: those in the precision of their file, by name.
+
+        A model that is packed already keeps the packing that it has.
+        """
+        known = cls.on(model)
+        if known is not None:
+            return known
         packing = cls(model)
         linears = {
             name: module
@@ -56,24 +66,41 @@ class Packing:
         }
         if not linears or not has_numba():
             return packing
-        embeddings = model.get_input_embeddings()
-        for name, module in linears.items():
-            weight = (stored or {}).get(name) or pack(module.weight)
-            keep = embeddings is not None and module.weight is embeddings.weight
-            packing.hooks += _use(module, weight, keep)
-            packing.weights[module] = weight
         model.__deepcopy__ = packing._copied  # type: ignore[assignment]
+        embeddings = model.get_input_embeddings()
+        try:
+            for module in dict.fromkeys((model, model.base_model)):  # before a part is loaded
+                packing.hooks.append(module.register_load_state_dict_pre_hook(refuse_loading))
+            for name, module in linears.items():
+                weight = (stored or {}).get(name) or pack(module.weight)
+                keep = embeddings is not None and module.weight is embeddings.weight
+                packing.linears[module] = PackedLinear(module, weight, keep)
+        except BaseException:
+            packing.restore()
+            raise
         return packing
+
+    @classmethod
+    def on(cls, model: PreTrainedModel) -> Packing | None:
+        """The packing that a model has, if any."""
+        packing = getattr(vars(model).get("__deepcopy__"), "__self__", None)
+        return packing if isinstance(packing, cls) else None
+
+    @property
+    def weights(self) -> dict[nn.Module, PanelWeight]:
+        """The packed weight of every linear layer that has one."""
+        return {module: linear.weight for module, linear in self.linears.items()}
 
     def fuse(self, target: Any, pass_of: Callable[[Any], tuple[list[int], ForwardPass]]) -> None:
         """Fuse the layers that match. pass_of: makes tokens and a pass for a probe of `target`."""
-        layers = getattr(self.model.base_model, "layers", None)
-        if not self.weights or not isinstance(layers, nn.ModuleList):
+        base: Any = self.model.base_model
+        layers = getattr(base, "layers", None)
+        if not self.linears or self.watch is not None or not isinstance(layers, nn.ModuleList):
             return
         probe = _Probe()
         hooks = [layer.register_forward_hook(probe.note, with_kwargs=True) for layer in layers]
-        tokens, pass_ = pass_of(probe)
         try:
+            tokens, pass_ = pass_of(probe)
             target.forward([tokens], pass_)
         finally:
             for hook in hooks:
@@ -81,20 +108,32 @@ class Packing:
         reasons: Counter[str] = Counter()
         for index, layer in enumerate(layers):
             try:
-                self.fused[index] = _proven(layer, probe.calls[index], probe.seen[layer], self)
+                self.fused[index] = _proven(layer, probe, index, self)
             except NoMatch as error:
                 reasons[str(error)] += 1
-        self.forwards = forwards({i: (layers[i], fused) for i, fused in self.fused.items()})
+        self.watch = Watch(base, {layers[i]: fused for i, fused in self.fused.items()})
+        found = {i: (layers[i], fused) for i, fused in self.fused.items()}
+        self.forwards = forwards(found, self.watch)
         for index, forward in self.forwards.items():
             layers[index].forward = forward
+        self.watch.start()
         for reason, count in reasons.items():
             log.info("%d of %d layers keep their own forward: %s", count, len(layers), reason)
+
+    def begin(self) -> None:
+        """Look whether kept and copied weights are what they were; a generation begins."""
+        if self.watch is not None:
+            self.watch.begin()
+        changed = [x for x in self.linears.values() if x.keeps and x.is_current and not x.look()]
+        if changed:
+            log.warning("a weight that layers share with an embedding has changed: they read it "
+                        "as it is now, which is slower")  # fmt: skip
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes of linear weights that a pass reads, by storage format; the largest first."""
         counts: Counter[str] = Counter()
-        for weight in self.weights.values():
+        for weight in (linear.weight for linear in self.linears.values()):
             counts[weight.format] += weight.nbytes
         return dict(counts.most_common())
 
@@ -105,34 +144,40 @@ class Packing:
         return f"{total:.0f} MB a pass: {parts or 'none packed'}; {len(self.fused)} layers fused"
 
     def restore(self) -> None:
-        """Give the model its own forwards and dense weights back."""
-        if not self.weights:
-            return
-        layers: Any = getattr(self.model.base_model, "layers", None)
+        """Give the model its own forwards and dense weights back.
+
+        What others have done to its modules since, they keep.
+        """
         for hook in self.hooks:
             hook.remove()
-        for index in self.fused:
-            del layers[index].forward
-        for module, weight in self.weights.items():
-            del module.forward
-            if _is_released(module):
-                module.weight = nn.Parameter(weight.dense(), requires_grad=False)
-        del self.model.__deepcopy__
-        self.fused, self.forwards, self.weights, self.hooks = {}, {}, {}, []
+        for forward in self.forwards.values():
+            layer = forward.run.modules[forward.place]
+            if vars(layer).get("forward") is forward:
+                del layer.forward
+        for linear in self.linears.values():
+            linear.restore()
+        vars(self.model).pop("__deepcopy__", None)
+        if self.watch is not None:
+            self.watch.end()
+        self.fused, self.forwards, self.linears, self.hooks = {}, {}, {}, []
 
     def _copied(self, memo: dict[int, Any]) -> PreTrainedModel:
         """A deep copy of the model with its own forwards and dense weights: `copy.deepcopy`."""
         twin = nn.Module.__new__(type(self.model))
         memo[id(self.model)] = twin
-        for module, weight in self.weights.items():
-            if _is_released(module):
-                memo[id(module.weight)] = nn.Parameter(weight.dense(), requires_grad=False)
-        memo |= {id(forward): None for forward in self.forwards.values()}
+        for module, linear in self.linears.items():
+            if is_released(module.weight):
+                weight = nn.Parameter(linear.weight.dense(), requires_grad=False)
+                memo[id(module.weight)] = weight
+        ours = [*self.linears.values(), *self.forwards.values()]
+        memo |= {id(forward): forward for forward in ours}
         parts = {key: x for key, x in vars(self.model).items() if key != "__deepcopy__"}
         twin.__dict__.update(copy.deepcopy(parts, memo))
+        hooks = [*self.hooks, *(hook for x in self.linears.values() for hook in x.hooks)]
         for module in twin.modules():
-            module.__dict__.pop("forward", None)
-            for hook in self.hooks:
+            if vars(module).get("forward") in ours:
+                del module.forward
+            for hook in hooks:
                 module._state_dict_hooks.pop(hook.id, None)
                 module._load_state_dict_pre_hooks.pop(hook.id, None)
         return twin
@@ -155,17 +200,19 @@ class _Probe(FullView):
 
 
 @torch.inference_mode()
-def _proven(
-    layer: nn.Module,
-    settings: AttentionCall,
-    seen: tuple[Tensor, dict[str, Any], Tensor],
-    packing: Packing,
-) -> FusedLayer:
+def _proven(layer: nn.Module, probe: _Probe, index: int, packing: Packing) -> FusedLayer:
     """The fused form of a layer, which gives what the layer itself gave; raises NoMatch."""
-    hidden, kwargs, output = seen
+    for module in layer.modules():
+        if module is not layer and has_hooks(module):
+            raise NoMatch(f"a hook hangs on {type(module).__name__}")
+        if "forward" in vars(module) and module not in packing.linears:
+            raise NoMatch(f"{type(module).__name__} has a forward that was put in place of its own")
+    if layer not in probe.seen or index not in probe.calls:
+        raise NoMatch(f"{type(layer).__name__} is not called, or does not call our attention")
+    hidden, kwargs, output = probe.seen[layer]
     if not isinstance(output, Tensor) or not isinstance(kwargs.get("position_embeddings"), tuple):
         raise NoMatch(f"{type(layer).__name__} is called in a way we do not know")
-    fused = recognise(layer, settings, packing.weights)
+    fused = recognise(layer, probe.calls[index], packing.weights)
     kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
     ours = fused(hidden, **kwargs)
     gap, scale = (ours - output).abs().max().item(), output.abs().max().item()
@@ -175,37 +222,11 @@ def _proven(
 
 
 def _can_pack(module: nn.Linear) -> bool:
-    """Plain matrices only: not what accelerate moves about, which has a forward of its own, what
-    ranks share, or what a library has quantised behind a tensor of its own."""
-    weight = module.weight
+    """Plain matrices only: not what accelerate or others call by a forward of their own, what
+    ranks share, what is worked out from other weights, or what a library has quantised behind a
+    tensor of its own."""
+    weight = module._parameters.get("weight")
+    if weight is None or "forward" in vars(module) or hasattr(module, "_hf_hook"):
+        return False
     is_ours = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.dim() == 2
-    return is_ours and type(weight.data) is torch.Tensor and not hasattr(module, "_hf_hook")
-
-
-def _is_released(module: nn.Module) -> bool:
-    return module.weight.numel() == 0  # type: ignore[operator]
-
-
-def _use(module: nn.Linear, weight: PanelWeight, keep: bool) -> list[Any]:
-    """Put a packed weight in place of a dense one; the hooks that say so to who saves or loads."""
-    if not keep:
-        module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
-
-    def forward(x: Tensor) -> Tensor:
-        return skinny_linear(x, weight, module.bias)
-
-    def unpack(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
-        if _is_released(module):
-            state[prefix + "weight"] = weight.dense()
-
-    def refuse(*_: Any) -> None:
-        raise SpecdecError(
-            "the weights of this model are packed for specdec: call Engine.packing.restore() "
-            "before you load others, and make a new Engine"
-        )
-
-    module.forward = forward  # type: ignore[method-assign, assignment]
-    return [
-        module.register_state_dict_post_hook(unpack),
-        module.register_load_state_dict_pre_hook(refuse),
-    ]
+    return is_ours and type(weight.data) is torch.Tensor

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specdec import attention, ranks, support
+from specdec.errors import SpecdecError
 from specdec.forward_pass import ForwardPass, View
 from specdec.fused_head import FusedHead
 from specdec.graphs import CudaCapture, Graphs
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.kernels.registers import TILE_HEIGHTS
+from specdec.model_settings import ModelSettings
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.kv_shape import KVShape
 from specdec.packing import Packing
@@ -37,9 +39,9 @@ PREFILL_CHUNK = 1024  # tokens; long enough for matrix products to run at full s
 class Target:
     """Runs passes of a causal LM: whole chunks of a prompt, single tokens, or trees.
 
-    The model's attention is switched to ours for good, unless it is `borrowed`: then its owner
-    does so around each use (`attention.driven`). Raises UnsupportedModel for a model that cannot be
-    driven losslessly.
+    The model's attention is switched to ours until it is given back, unless it is `borrowed`: then
+    its owner does so around each use (`attention.driven`). Raises UnsupportedModel for a model that
+    cannot be driven losslessly, which then is as it was.
     """
 
     def __init__(self, model: PreTrainedModel, *, borrowed: bool = False) -> None:
@@ -60,15 +62,65 @@ class Target:
         self.max_positions = max_positions(config)
         self.rotation = Rotation.of(config)
         self.rotary = RotaryState(model)
+        self._sizes = self._sizes_now()
+        self._before: ModelSettings | None = None
         if borrowed:
             return
         support.check(model)
+        self._before = ModelSettings(model)
+        self._was_packed = Packing.on(model) is not None
+        try:
+            self._drive()
+        except BaseException:
+            self.give_back()
+            raise
+
+    def _drive(self) -> None:
+        """Switch the model's attention to ours."""
+        model = self.model
         model.eval()
-        stock = None if support.is_tested(model) else support.stock_logits(model)
+        known = support.is_tested(model) or model.config._attn_implementation == attention.NAME
+        stock = None if known else support.stock_logits(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
         if stock is not None:
             self.compare(stock)
+
+    def give_back(self) -> None:
+        """Undo what this target did to its model: packed weights, fused forwards, attention, mode.
+
+        It is of no use afterwards. What was so before, is let be.
+        """
+        packing = Packing.on(self.model)
+        if packing is not None and not self._was_packed:
+            packing.restore()
+        if self._before is not None:
+            self._before.restore()
+
+    def begin(self) -> None:
+        """Have it seen what was done to the model since; a generation begins.
+
+        Raises SpecdecError for what cannot be followed: other sizes, another dtype, training mode.
+        """
+        if self._sizes_now() != self._sizes:
+            raise SpecdecError(
+                f"{type(self.model).__name__} has another vocabulary, number of layers or dtype "
+                "than when it was taken up: make a new Engine"
+            )
+        if self.model.training:
+            raise SpecdecError(
+                f"{type(self.model).__name__} is in training mode: call model.eval() first"
+            )
+        packing = Packing.on(self.model)
+        if packing is not None:
+            packing.begin()
+
+    def _sizes_now(self) -> tuple[object, ...]:
+        """What stores and fused passes are made for."""
+        config = self.model.config.get_text_config()
+        layers = getattr(self.model.base_model, "layers", None)
+        listed = len(layers) if isinstance(layers, nn.ModuleList) else None
+        return config.vocab_size, config.num_hidden_layers, listed, self.dtype
 
     def compare(self, stock: Tensor) -> None:
         """Raise UnsupportedModel unless our attention gives `support.stock_logits(model)` too."""
@@ -161,13 +213,16 @@ class Target:
                 where = torch.tensor([positions], device=self.device)
                 pass_ = ForwardPass(store, view, [sequence], where, recorder=recorder)
                 self.model.base_model(**self._inputs([part], pass_))
+                self._check_heard(pass_)
                 store.commit(sequence, kept)
                 progress(first + len(kept), len(tokens))
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass) -> Tensor:
         """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the store."""
-        return self.model(**self._inputs(tokens, pass_)).logits
+        logits: Tensor = self.model(**self._inputs(tokens, pass_)).logits
+        self._check_heard(pass_)
+        return logits
 
     @property
     def can_choose(self) -> bool:
@@ -178,7 +233,20 @@ class Target:
     def choose(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> Tensor:
         """The argmax `int64[B, N]` of the logits that `forward` would give, which are not made."""
         assert self.head is not None
-        return self.head(self._inputs(tokens, pass_))
+        best = self.head(self._inputs(tokens, pass_))
+        self._check_heard(pass_)
+        return best
+
+    def _check_heard(self, pass_: ForwardPass) -> None:
+        """Raise SpecdecError if a layer of the pass attended to its text in some other way."""
+        if len(pass_.heard) < self.num_layers:
+            missing = sorted({*range(self.num_layers)} - pass_.heard)
+            raise SpecdecError(
+                f"layers {missing} of {type(self.model).__name__} did not call specdec's "
+                "attention, so they have not seen the text: it was patched, or switched to "
+                f"{self.model.config._attn_implementation!r}; undo that, or call "
+                f"model.set_attn_implementation({attention.NAME!r})"
+            )
 
     def pack(self, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
         """Lay the model out for fast passes on this CPU, in place: see `Packing`.
@@ -189,7 +257,7 @@ class Target:
         self.packing = packing = Packing.of(self.model, stored)
         with compiling_line():
             packing.fuse(self, self._probe_pass)
-            if packing.weights:
+            if packing.linears:
                 self._compile()
         log.info("weights: %s", packing)
         return packing

@@ -11,6 +11,7 @@ import torch
 from specdec.errors import InvalidArgument, OutOfMemory
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.memory import parse_bytes, show_bytes
+from specdec.released import is_released
 
 if TYPE_CHECKING:
     from specdec.target import Target
@@ -81,7 +82,7 @@ def weight_bytes(target: Target, device: torch.device) -> int:
     sizes: dict[int, int] = {}
     tensors: list[Any] = [*target.model.parameters(), *target.model.buffers()]
     for tensor in tensors:
-        if tensor.device == device and tensor.numel():
+        if tensor.device == device and tensor.numel() and not is_released(tensor):
             sizes[tensor.data_ptr()] = tensor.nbytes
     total = sum(sizes.values())
     if target.packing is not None and device.type == "cpu":

@@ -1,0 +1,112 @@
+"""Snapshot: what modules of a model are made of, and whether that is still so.
+
+PyTorch lets anybody hang hooks on a module, replace its parts and its forward, or change its
+weights. Who has worked something out from a module looks here whether it still holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, repeat
+from operator import is_
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+
+
+class Snapshot:
+    """Hooks, parts and forwards of `modules` as they stand now, to be compared in every pass.
+
+    All comparing is done in C, over dictionaries that are gathered once: 35 us for the 390 modules
+    of 30 decoder layers.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        spaces = [vars(module) for module in dict.fromkeys(modules)]
+        self._spaces, self._sizes = spaces, list(map(len, spaces))
+        self._hooks = (
+            global_hooks._global_forward_hooks,
+            global_hooks._global_forward_pre_hooks,
+            *(s[kind] for s in spaces for kind in ("_forward_hooks", "_forward_pre_hooks")),
+        )
+        self.has_hooks = any(self._hooks)
+        self._hook_counts = list(map(len, self._hooks))
+        self._tables = [s["_modules"] for s in spaces if s["_modules"]]
+        self._counts = list(map(len, self._tables))
+        self._parts = list(chain.from_iterable(map(dict.values, self._tables)))
+        self._patched = [s for s in spaces if "forward" in s]
+        self._forwards = [s["forward"] for s in self._patched]
+
+    def holds(self) -> bool:
+        """Whether nobody has hung on or taken off a hook, or exchanged a part or a forward."""
+        if any(self._hooks) != self.has_hooks:
+            return False
+        if self.has_hooks and list(map(len, self._hooks)) != self._hook_counts:
+            return False
+        return (
+            list(map(len, self._spaces)) == self._sizes
+            and list(map(len, self._tables)) == self._counts
+            and all(map(is_, chain.from_iterable(map(dict.values, self._tables)), self._parts))
+            and all(map(is_, map(dict.get, self._patched, repeat("forward")), self._forwards))
+        )
+
+
+class Anatomy:
+    """All that one module computes by, as far as it can be seen from outside, at some time."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self._names = {
+            module: [name for name in vars(module) if name[0] != "_" and name not in _BESIDES]
+            for module in root.modules()
+        }
+        self._kept = self._parts()  # so that no other object can come to have one of their ids
+        self._key = self._identity(self._kept)
+
+    def holds(self) -> bool:
+        """Whether the modules inside are the same objects, of the same classes, with the same
+        forwards and settings, without hooks, and with the same weights at the same addresses."""
+        return (
+            list(self.root.modules()) == list(self._names)
+            and not any(map(has_hooks, self.inner))
+            and self._identity(self._parts()) == self._key
+        )
+
+    @property
+    def inner(self) -> list[nn.Module]:
+        """The modules below the root."""
+        return [module for module in self._names if module is not self.root]
+
+    def _parts(self) -> list[Any]:
+        parts: list[Any] = []
+        for module, names in self._names.items():
+            space = vars(module)
+            parts += [type(module), type(module).forward, *map(space.get, names)]
+            parts += [] if module is self.root else [space.get("forward")]
+            parts += [*space["_parameters"].values(), *space["_buffers"].values()]
+        return parts
+
+    def _identity(self, parts: list[Any]) -> list[tuple[int, int]]:
+        return [(id(x), address(x) if isinstance(x, Tensor) else 0) for x in parts]
+
+
+_BESIDES = ("training", "forward")
+
+
+def address(weight: Tensor) -> int:
+    """Where a tensor's numbers lie; 0 for one that keeps them in a way of its own."""
+    try:
+        return weight.data_ptr()
+    except RuntimeError:
+        return 0
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody is called before or behind the module's forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def has_global_hooks() -> bool:
+    """Whether somebody is called around the forward of every module of the process."""
+    return bool(global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks)
