@@ -27,10 +27,9 @@ NAME = "specdec"
 
 # What models hand to their attention besides what it computes by: of no consequence to it, or of
 # none as long as it has this value.
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "dropout": (0.0,), "is_causal": (True,), "use_cache": (False,),
-    "output_attentions": (False,), "output_hidden_states": (False,),
-    "output_router_logits": (False,),
+_NEUTRAL = {
+    "dropout": 0.0, "is_causal": True, "use_cache": False, "output_attentions": False,
+    "output_hidden_states": False, "output_router_logits": False,
 }  # fmt: skip
 _ANY = {"position_ids", "position_embeddings", "cache_position", "return_dict"}
 
@@ -57,7 +56,9 @@ def attention(
     if attention_mask is not None:
         _refuse(module, "attention_mask", None)
     for name, given in others.items():
-        if name not in _ANY and given is not None and given not in _NEUTRAL.get(name, ()):
+        if given is None or name in _ANY:
+            continue
+        if name not in _NEUTRAL or given != _NEUTRAL[name]:
             _refuse(module, name, given)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     query = query.contiguous()  # heads outermost, so that a group packs without a copy
