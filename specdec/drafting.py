@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from specdec.registry import COMBINED, DRAFTERS, drafter_names
 from specdec.request import Request
 from specdec.target import Target
 from specdec.vocabulary import check_same_ids
+
+if TYPE_CHECKING:
+    from specdec.loader import Loaded
 
 
 def runs_draft_model(drafter: object) -> bool:
@@ -42,38 +45,57 @@ def make_drafter(target: Target, request: Request, draft: Target | None) -> Draf
     return parts[0] if len(parts) == 1 else COMBINED.load()(parts)
 
 
+@dataclass
+class _Draft:
+    """A loaded draft model, and the tokenizer that its ids were last compared with.
+
+    given: what it was loaded from, kept alive so that its id stays its own.
+    """
+
+    given: Any
+    loaded: Loaded
+    compared: Any
+    target: Target
+
+
 class DraftModels:
-    """Draft models of one engine, each loaded once."""
+    """Draft models of one target, each loaded and packed once. The target itself is not kept.
 
-    def __init__(self, target: Target, tokenizer: Any) -> None:
-        self.target, self.tokenizer = target, tokenizer
-        self._loaded: dict[Any, tuple[Any, Target]] = {}
+    tokenizer: the target's, or None.
+    """
 
-    def get(self, model: Any) -> Target:
-        """The draft model behind a name, path or loaded model, ready to run.
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._drafts: dict[Any, _Draft] = {}
 
-        Raises VocabularyMismatch if its token ids mean something else than the target's.
+    def get(self, model: Any, target: Target, tokenizer: Any = None) -> Target:
+        """The draft model behind a name, path or loaded model, ready to run for `target`.
+
+        tokenizer: another one to compare its ids with than the one known. Raises VocabularyMismatch
+        if its token ids mean something else than the target's.
         """
         from specdec.loader import load
 
         if isinstance(model, Target):
             return model
-        key = str(model) if isinstance(model, (str, PathLike)) else id(model)
-        if key not in self._loaded:
-            kind, place = self.target.dtype, self.target.device
-            is_single = kind == torch.float32 and place.type == "cpu"  # then as stored, if it can
-            loaded = load(model, dtype="auto" if is_single else kind, device=place)
-            check_same_ids(
-                self.tokenizer,
-                loaded.tokenizer,
-                self.target.vocab_size,
-                loaded.model.config.get_text_config().vocab_size,
-                loaded.source,
-            )
+        tokenizer = self.tokenizer if tokenizer is None else tokenizer
+        name = str(model) if isinstance(model, (str, PathLike)) else id(model)
+        key = name, target.dtype, target.device
+        known = self._drafts.get(key)
+        if known is None:
+            is_single = target.dtype == torch.float32 and target.device.type == "cpu"
+            kind = "auto" if is_single else target.dtype  # as stored, if it can
+            loaded = load(model, dtype=kind, device=target.device)
+            _compare(loaded, target, tokenizer)
             draft = Target(loaded.model)
             draft.pack(loaded.stored)
-            self._loaded[key] = (
-                model,
-                draft,
-            )  # keeps the model alive, so that its id stays its own
-        return self._loaded[key][1]
+            known = self._drafts[key] = _Draft(model, loaded, tokenizer, draft)
+        elif known.compared is not tokenizer:
+            _compare(known.loaded, target, tokenizer)
+            known.compared = tokenizer
+        return known.target
+
+
+def _compare(draft: Loaded, target: Target, tokenizer: Any) -> None:
+    size = draft.model.config.get_text_config().vocab_size
+    check_same_ids(tokenizer, draft.tokenizer, target.vocab_size, size, draft.source)

@@ -55,7 +55,7 @@ class Engine:
         except BaseException:
             self.target.give_back()
             raise
-        self._draft_models = DraftModels(self.target, tokenizer)
+        self._draft_models = DraftModels(tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -190,7 +190,7 @@ class Engine:
     def _stream(self, request: Request) -> GenerationStream:
         model = request.options.draft_model
         runs = model is not None and runs_draft_model(request.drafter)
-        draft = self._draft_models.get(model) if runs else None
+        draft = self._draft_models.get(model, self.target) if runs else None
         return GenerationStream(self.target, request, make_drafter(self.target, request, draft))
 
 

@@ -1,106 +1,156 @@
 """For users of transformers: `model.generate(..., custom_generate=specdec.hf.generate)`.
 
 transformers prepares the logits processors, stopping criteria and generation config as always and
-hands them to us; `drafter=` and the other keywords below travel along. The model is used as it is,
-and its attention is its own again afterwards.
+hands them to us; the keywords of `Engine.generate` that concern drafting travel along. The model is
+used as it is, and its attention is its own again afterwards.
 """
 
 from __future__ import annotations
 
 import copy
-import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from specdec import attention, support
+from specdec import attention, generation_fields, hf_inputs, options, params, support
 from specdec.drafting import DraftModels, make_drafter, runs_draft_model
 from specdec.errors import InvalidArgument
+from specdec.foreign_names import CALL, refuse
 from specdec.generation import GenerationStream
-from specdec.options import DraftOptions
-from specdec.params import SamplingParams
+from specdec.hf_call import AdapterSignature, call_of, is_sharded
+from specdec.loader import tokenizer_at_hand
 from specdec.processors import Processor
 from specdec.request import Request
 from specdec.target import Target
 from specdec.vocabulary import check_same_ids
 
-_UNSUPPORTED = {
-    "num_beams": (None, 1), "penalty_alpha": (None, 0.0), "dola_layers": (None,),
-    "guidance_scale": (None, 1, 1.0), "output_scores": (None, False),
-    "output_logits": (None, False), "output_attentions": (None, False),
-    "output_hidden_states": (None, False),
+# Our own keywords of a call: everything that concerns drafting, under every spelling.
+OURS = {
+    "drafter", "acceptance", "view", "seed", "saved_prompt", "tokenizer", "assistant_tokenizer",
+    *options.NAMES, *options.SYNONYMS,
 }  # fmt: skip
+
+# Fields of a GenerationConfig that reach us as processors and criteria, or that we read ourselves.
+_READ = params.NAMES | {
+    "forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty",
+    "begin_suppress_tokens", "encoder_repetition_penalty", "encoder_no_repeat_ngram_size",
+    "remove_invalid_values", "top_h", "watermarking_config", "return_dict_in_generate",
+}  # fmt: skip
+
+# Draft models that were given by name, loaded once for each model that they draft for.
+_drafts: WeakKeyDictionary[PreTrainedModel, DraftModels] = WeakKeyDictionary()
 
 
 def generate(
     model: PreTrainedModel,
-    input_ids: Tensor,
-    logits_processor: Any,
-    stopping_criteria: Any,
-    generation_config: GenerationConfig,
-    synced_gpus: bool = False,
+    input_ids: Tensor | None = None,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    generation_config: GenerationConfig | None = None,
+    synced_gpus: bool | None = None,
     streamer: Any = None,
-    *,
-    drafter: Any = None,
-    draft_model: Any = None,
-    num_draft_tokens: int | None = None,
-    draft_width: int | None = None,
-    acceptance: str = "coupled",
-    seed: int | None = None,
-    **model_kwargs: Any,
+    **given: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """The same text as `model.generate` alone, in fewer passes; called by transformers.
 
-    Returns `int64[B, L]` as transformers does, or its output object for `return_dict_in_generate`.
-    A batch must be padded on the left. Unsupported: beams, guidance, scores and hidden states as
-    output, a filled cache, `inputs_embeds`; they raise InvalidArgument.
+    drafter, acceptance, view, saved_prompt and the fields of DraftOptions: as for
+    `Engine.generate`; so are their other names, and transformers' settings of assisted decoding.
+    seed: of the draws; None takes one from PyTorch's generator.
+
+    Returns `int64[B, L]` as transformers does, or its output object with `sequences` alone for
+    `return_dict_in_generate`. A batch must be padded on the left. What is not understood (beams,
+    guidance, scores as output, images, positions, a cache ...) raises InvalidArgument with its
+    name, and so does a length that the model has no positions for. The model and the caller's
+    objects are left as they were, whatever happens.
     """
-    _check(generation_config, model_kwargs)
-    streamer = streamer if streamer is not None else _callers_streamer()
-    prompts, before = _unpadded(input_ids, model_kwargs.get("attention_mask"))
-    eos = getattr(generation_config, "_eos_token_tensor", None)
-    request = Request(
-        prompts=prompts,
-        params=SamplingParams(
-            max_new_tokens=max(1, generation_config.max_length - input_ids.shape[1]),
-            do_sample=bool(generation_config.do_sample),
-            stopping_criteria=list(stopping_criteria),
-            seed=seed,
-        ),
-        options=DraftOptions(
-            num_draft_tokens=num_draft_tokens, draft_width=draft_width, draft_model=draft_model
-        ),
-        drafter=drafter or "auto",
-        acceptance=acceptance,
-        streamer=None if streamer is None else _WithoutPrompt(streamer),
-        eos_token_ids=() if eos is None else tuple(eos.tolist()),
-        processors=[[_of_row(p, i) for p in logits_processor] for i in range(len(prompts))],
-        before=before,
-    )
+    call = call_of(model)
+    if call is None or generation_config is None:  # not called by transformers: let it prepare
+        arguments = {
+            "inputs": input_ids, "logits_processor": logits_processor, "synced_gpus": synced_gpus,
+            "stopping_criteria": stopping_criteria, "generation_config": generation_config,
+            "streamer": streamer, **given,
+        }  # fmt: skip
+        prepared: Any = model.generate
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        result: Tensor = prepared(**arguments, custom_generate=generate)
+        return result
+    assert input_ids is not None
+    support.check(model)
+    ours = {name: given.pop(name) for name in OURS & given.keys()}
+    generation_fields.check(generation_config, _READ)
+    _check_call({"synced_gpus": synced_gpus or is_sharded(model), **call.kept})
+    others = {n: v for n, v in call.keywords.items() if not hasattr(generation_config, n)}
+    inputs = hf_inputs.read(input_ids, {**others, **given})
+    tokenizers = ours.pop("tokenizer", None), ours.pop("assistant_tokenizer", None)
+    streamer = streamer if streamer is not None else call.kept.get("streamer")
+    keywords = {
+        **ours, **_settings(generation_config, input_ids, stopping_criteria),
+        "streamer": None if streamer is None else _WithoutPrompt(streamer),
+    }  # fmt: skip
+    if "assistant_model" in call.kept:
+        keywords["assistant_model"] = call.kept["assistant_model"]
     with ExitStack() as stack:
-        target = _borrow(model, stack)
-        runs = draft_model is not None and runs_draft_model(request.drafter)
-        draft = _borrow_draft(draft_model, target, stack) if runs else None
-        drafter_ = make_drafter(target, request, draft)
-        texts = [g.token_ids for g in GenerationStream(target, request, drafter_).run()]
+        host = _Host(model, _borrow(model, stack), tokenizers[0])
+        request = replace(
+            Request.parse(host, inputs.prompt, keywords),
+            processors=[[_of_row(p, i) for p in logits_processor] for i in range(len(input_ids))],
+            before=inputs.before,
+            tokenizer=None,  # nobody asks for the text
+        )
+        _check_length(request, host.target)
+        draft = _borrow_draft(request, host, tokenizers[1], stack)
+        drafter = make_drafter(host.target, request, draft)
+        texts = [g.token_ids for g in GenerationStream(host.target, request, drafter).run()]
     return _padded(input_ids, texts, generation_config)
 
 
-def _check(config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
-    for name, neutral in _UNSUPPORTED.items():
-        if getattr(config, name, None) not in neutral:
-            raise InvalidArgument(f"{name}={getattr(config, name)!r} is not supported by specdec")
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
-        raise InvalidArgument(
-            "past_key_values holds tokens already: specdec keeps its own KV store"
-        )
-    if model_kwargs.get("inputs_embeds") is not None:
-        raise InvalidArgument("inputs_embeds is not supported by specdec: give input_ids")
+_signature = AdapterSignature.of(generate, OURS)
+generate.__signature__ = _signature  # type: ignore[attr-defined]
+
+
+class _Host(NamedTuple):
+    """A model lent to us for one call."""
+
+    model: PreTrainedModel
+    target: Target
+    tokenizer: Any
+
+
+def _settings(config: GenerationConfig, input_ids: Tensor, criteria: Any) -> dict[str, Any]:
+    """What transformers has prepared, as keywords of a request."""
+    eos = getattr(config, "_eos_token_tensor", None)
+    return {
+        "max_new_tokens": config.max_length - input_ids.shape[1],
+        "do_sample": bool(config.do_sample),
+        "stopping_criteria": list(criteria),
+        "eos_token_id": [] if eos is None else eos.tolist(),
+        "generation_config": GenerationConfig(**generation_fields.drafting(config)),
+    }
+
+
+def _check_call(kept: Mapping[str, Any]) -> None:
+    for name in ("synced_gpus", "negative_prompt_ids", "negative_prompt_attention_mask"):
+        refuse(CALL, name, kept.get(name))
+
+
+def _check_length(request: Request, target: Target) -> None:
+    """Raise for a text that the model has no positions for: transformers would go on past them."""
+    for i, ids in enumerate(request.prompts):
+        new = request.params.most_new_tokens(len(ids))
+        room = target.max_positions - len(ids)
+        if new > room:
+            raise InvalidArgument(
+                f"row {i} of input_ids has {len(ids)} tokens, and the {target.max_positions} "
+                f"positions of the model leave room for {room} new ones, not for {new}: give "
+                f"max_new_tokens={room} (transformers would go on past the model's positions)"
+            )
 
 
 def _borrow(model: PreTrainedModel, stack: ExitStack) -> Target:
@@ -116,28 +166,21 @@ def _borrow(model: PreTrainedModel, stack: ExitStack) -> Target:
     return target
 
 
-def _borrow_draft(model: Any, target: Target, stack: ExitStack) -> Target:
+def _borrow_draft(request: Request, host: _Host, tokenizer: Any, stack: ExitStack) -> Target | None:
+    """The draft model of a request, if its drafter runs one: a loaded model is borrowed, too.
+
+    tokenizer: the draft model's own, if it was given.
+    """
+    model = request.options.draft_model
+    if model is None or not runs_draft_model(request.drafter):
+        return None
     if not isinstance(model, PreTrainedModel):
-        return DraftModels(target, None).get(model)
+        if host.model not in _drafts:
+            _drafts[host.model] = DraftModels(tokenizer_at_hand(host.model))
+        return _drafts[host.model].get(model, host.target, host.tokenizer)
     size = model.config.get_text_config().vocab_size
-    check_same_ids(None, None, target.vocab_size, size, type(model).__name__)
+    check_same_ids(host.tokenizer, tokenizer, host.target.vocab_size, size, type(model).__name__)
     return _borrow(model, stack)
-
-
-def _unpadded(input_ids: Tensor, mask: Tensor | None) -> tuple[list[list[int]], list[list[int]]]:
-    """Each row's own tokens, and the padding in front of them."""
-    prompts, before = [], []
-    for i, ids in enumerate(input_ids.tolist()):
-        keep = [1] * len(ids) if mask is None else mask[i].tolist()
-        start = keep.index(1) if 1 in keep else len(ids)
-        if 0 in keep[start:] or start == len(ids):
-            raise InvalidArgument(
-                f"row {i} of input_ids is empty or padded elsewhere than on the left: set "
-                "tokenizer.padding_side = 'left'"
-            )
-        before.append(ids[:start])
-        prompts.append(ids[start:])
-    return prompts, before
 
 
 def _of_row(processor: Any, row: int) -> Processor:
@@ -157,12 +200,11 @@ def _of_row(processor: Any, row: int) -> Processor:
 def _padded(
     input_ids: Tensor, texts: list[list[int]], config: GenerationConfig
 ) -> Tensor | GenerateDecoderOnlyOutput:
+    """Prompts and texts side by side, the shorter ones padded behind their end."""
     longest = max(map(len, texts))
-    pad = config.pad_token_id
-    if pad is None:  # only a batch needs one, and transformers then takes the end token
-        eos = config.eos_token_id
-        pad = eos[0] if isinstance(eos, list) else eos
-    new = [[*text, *([pad or 0] * (longest - len(text)))] for text in texts]
+    token = getattr(config, "_pad_token_tensor", None)  # without one, transformers takes an end
+    pad = 0 if token is None else int(token)
+    new = [[*text, *([pad] * (longest - len(text)))] for text in texts]
     sequences = torch.cat([input_ids, torch.tensor(new, device=input_ids.device)], dim=-1)
     if config.return_dict_in_generate:
         return GenerateDecoderOnlyOutput(sequences=sequences)  # type: ignore[arg-type]
@@ -184,18 +226,3 @@ class _WithoutPrompt:
 
     def end(self) -> None:
         self.streamer.end()
-
-
-def _callers_streamer() -> Any:
-    """The `streamer=` of the `model.generate` call that we are in.
-
-    transformers (up to 5.23 at least) hands a callable `custom_generate` neither this argument
-    nor a way to ask for it, but shows the streamer the prompt: left alone, a TextIteratorStreamer
-    would wait for ever.
-    """
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_name == "generate" and "custom_generate" in frame.f_locals:
-            return frame.f_locals.get("streamer")
-        frame = frame.f_back  # type: ignore[assignment]
-    return None

@@ -36,7 +36,7 @@ class Keywords:
         sampling: dict[str, Any] = {}
         if kwargs.get("prompt_lookup_num_tokens") is not None:
             self.own["drafter"] = "ngram"
-        spelled: dict[str, str] = {}
+        self._spelled = spelled = dict[str, str]()
         for given, value in kwargs.items():
             name = sampling_params.SYNONYMS.get(given) or draft_options.SYNONYMS.get(given) or given
             if name in _OWN:
@@ -99,7 +99,8 @@ class Keywords:
                 others = ", ".join(f"{option}=" for option in sorted(used))
                 hint = f", or choose among {others}" if others else ""
                 raise InvalidArgument(
-                    f"drafter {drafter!r} has no use for {name}=: leave it out{hint}"
+                    f"drafter {drafter!r} has no use for "
+                    f"{self._spelled.get(name, name)}=: leave it out{hint}"
                 )
 
 

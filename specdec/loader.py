@@ -202,9 +202,14 @@ def _take(model: PreTrainedModel, dtype: Any, device: Any, revision: str | None)
         raise InvalidArgument(
             f"dtype={dtype!r}, but the model is in {model.dtype}: call model.to() before"
         )
-    name, tokenizer = model.name_or_path, None
-    if name:
-        # What is at hand; a loaded model may well be driven by token ids alone.
+    story = f"loaded: {type(model).__name__} {model.name_or_path}".rstrip()
+    return Loaded(model, tokenizer_at_hand(model), story, {})
+
+
+def tokenizer_at_hand(model: PreTrainedModel) -> Any:
+    """The tokenizer of a loaded model where it lies on this machine, else None: such a model may
+    well be driven by token ids alone."""
+    if model.name_or_path:
         with suppress(OSError, ValueError):
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    return Loaded(model, tokenizer, f"loaded: {type(model).__name__} {name}".rstrip(), {})
+            return AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True)
+    return None

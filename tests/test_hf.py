@@ -8,13 +8,11 @@ import hostile
 import models
 import pytest
 import torch
+from adapter import IDS, MASK, both
 from transformers import TextIteratorStreamer, TextStreamer
 
 import specdec
 from specdec.errors import InvalidArgument, UnsupportedModel
-
-IDS = torch.tensor([[0, 0, 1, 2, 3], [4, 5, 6, 7, 8]])
-MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +20,6 @@ def model():
     model = models.build("llama", dtype=torch.float32)
     model.generation_config.pad_token_id = 0
     return model
-
-
-def both(model, ids=IDS, mask=MASK, drafter="ngram", **kwargs):
-    kwargs = {"attention_mask": mask, "max_new_tokens": 25, **kwargs}
-    stock = model.generate(ids, **kwargs)
-    ours = model.generate(ids, custom_generate=specdec.hf.generate, drafter=drafter, **kwargs)
-    return stock, ours
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_a_damaged_panel_file_is_explained(tiny: Path, cache: Path, damage: str)
 
 def test_a_draft_model_is_read_as_it_is_stored(tiny: Path) -> None:
     engine = Engine.from_pretrained(tiny, device="cpu", dtype="float32")
-    draft = engine._draft_models.get(tiny)
+    draft = engine._draft_models.get(tiny, engine.target)
     out = engine.generate([1, 2, 3], max_new_tokens=12, drafter="model", draft_model=draft)
     plain = engine.generate([1, 2, 3], max_new_tokens=12, drafter="none")
     assert out.token_ids == plain.token_ids
