@@ -24,7 +24,7 @@ def both(
     **kwargs: Any,
 ) -> tuple[Any, Any]:
     """What transformers returns, and what it returns through the adapter."""
-    kwargs = {"attention_mask": mask, "max_new_tokens": 25, **kwargs}
+    kwargs = {"attention_mask": mask, "max_new_tokens": 16, **kwargs}
     stock = model.generate(ids, **kwargs)
     ours = model.generate(ids, custom_generate=specdec.hf.generate, drafter=drafter, **kwargs)
     return stock, ours
