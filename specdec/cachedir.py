@@ -44,7 +44,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def is_complete(folder: Path) -> bool:
@@ -83,13 +83,14 @@ def build_folder(folder: Path, build: Callable[[Path], None], **about: str) -> P
     except SpecdecError:
         raise
     except (OSError, SafetensorError) as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
-def _unwritable(folder: Path, error: Exception) -> WeightsError:
+def unwritable(folder: Path, error: Exception) -> WeightsError:
+    """The error for a folder of the cache that nothing can be written to."""
     return WeightsError(
         f"{folder} cannot be written ({error}): set SPECDEC_CACHE to a folder with room for it"
     )

