@@ -47,9 +47,10 @@ class Rotation:
                 steps.add(int(_original(config, parameters) or _stated(config)))
             elif "dynamic" in kind:
                 moving = _stated(config)
-        original = getattr(config, "original_max_position_embeddings", None)
-        reads_anew = steps and original and getattr(config, "model_type", "") in _READ_ANEW
-        return cls(tuple(sorted(steps)), moving, int(original) if reads_anew else None)
+        anew = getattr(config, "original_max_position_embeddings", None)
+        if not steps or getattr(config, "model_type", "") not in _READ_ANEW:
+            anew = None
+        return cls(tuple(sorted(steps)), moving, anew)
 
     @property
     def is_fixed(self) -> bool:
@@ -122,7 +123,8 @@ def _stated(config: Any) -> int:
 def _parameters(config: Any) -> dict[str, Mapping[str, Any]]:
     """RoPE parameters by layer type, or under "" where all layers have the same."""
     found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    nested = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+    labels = getattr(config, "_rope_type_labels", None) or getattr(config, "layer_types", None)
+    nested = {name: found[name] or {} for name in labels or () if name in found}
     return nested or {"": found}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import hostile
 import models
 import pytest
@@ -24,7 +26,7 @@ def llama(rope, max_position_embeddings=64, **more):
 
 def config_of(kind, rope, max_position_embeddings, **more):
     small = {k: v for k, v in models._SMALL.items() if k != "max_position_embeddings"}
-    if kind is t.Phi3Config:
+    if kind in (t.Phi3Config, t.PhimoeConfig):
         small |= {"hidden_size": 32, "num_attention_heads": 4}
         small.pop("head_dim")
     return kind(
@@ -73,6 +75,16 @@ TABLE = {
         lambda: llama(rope("longrope", original_max_position_embeddings=B, **LONG), 96), 96, B),
     "longrope of phi3, which reads anew": (phi3, 96, B),
     "dynamic": (lambda: llama(rope("dynamic", factor=3.0), B), 72, B),
+    "phimoe, which reads anew": (
+        lambda: config_of(
+            t.PhimoeConfig,
+            rope("longrope", original_max_position_embeddings=B, **LONG, short_mscale=1.1,
+                 long_mscale=1.5, factor=4.0), 96,
+            num_hidden_layers=2, num_local_experts=4, sliding_window=None),
+        96, B),
+    "olmo3, parameters of no layer type": (
+        lambda: config_of(t.Olmo3Config, rope("dynamic", factor=3.0), B, num_hidden_layers=2),
+        B, None),
     "gemma3, linear as stated": (lambda: gemma3(rope("linear", factor=8.0)), 64, None),
     "gemma3, yarn": (
         lambda: gemma3(rope("yarn", factor=4.0, original_max_position_embeddings=64)), 256, None),
@@ -104,9 +116,38 @@ def test_a_text_model_inside_another():
     assert max_positions(outer.get_text_config()) == 256
 
 
+def test_old_spellings():
+    """Of configurations that came with a model's own code."""
+    old = SimpleNamespace(
+        max_position_embeddings=4096, rope_scaling={"type": "dynamic", "factor": 2.0}
+    )
+    assert (max_positions(old), Rotation.of(old).moving) == (8192, 4096)
+    old = SimpleNamespace(
+        max_position_embeddings=131072, original_max_position_embeddings=4096,
+        rope_scaling={"type": "su", **LONG},
+    )  # fmt: skip
+    assert (max_positions(old), Rotation.of(old).steps) == (131072, (4096,))
+    assert Rotation.of(SimpleNamespace()).is_fixed
+
+
+@pytest.mark.parametrize(
+    ("rotation", "length", "limit"),
+    [
+        (Rotation(), 10, 9), (Rotation(steps=(12,)), 10, 2), (Rotation(steps=(12,)), 12, 0),
+        (Rotation(steps=(12,)), 13, 9), (Rotation(steps=(12, 15)), 13, 2),
+        (Rotation(moving=12), 11, 1), (Rotation(moving=12), 12, 0), (Rotation(moving=12), 13, 0),
+    ],
+)  # fmt: skip
+def test_drafts_stop_where_it_changes(rotation, length, limit):
+    assert rotation.limit(length, 9) == limit
+    assert rotation.regime(length) == rotation.regime(length + limit)
+
+
 def model_of(name):
     torch.manual_seed(0)
-    model = t.AutoModelForCausalLM.from_config(TABLE[name][0](), attn_implementation="eager")
+    config = TABLE[name][0]()
+    config._experts_implementation = "eager"
+    model = t.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -187,7 +228,7 @@ def test_samples_that_share_a_prompt(name):
         assert [g.token_ids for g in found] == [g.token_ids for g in want]
 
 
-@pytest.mark.parametrize("name", ["longrope", "dynamic", "longrope of phi3, which reads anew"])
+@pytest.mark.parametrize("name", ["dynamic", "longrope of phi3, which reads anew"])
 def test_drafting_by_the_model_itself(name):
     """A draft model and a sparse view turn by their own passes; the text is the target's."""
     prompts = prompts_of([B - 9, B + 2])

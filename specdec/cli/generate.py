@@ -249,6 +249,8 @@ def _print_choices(result: Generation) -> None:
     err.print("\n" + "\n".join(lines), style="dim", markup=False)
     counts = ", ".join(f"{name} {count}" for name, count in choices.most_common())
     err.print(f"rounds by proposer: {counts}", style="dim", markup=False)
+    for reason, count in result.stats.unasked.items():
+        err.print(f"not asked in {count} rounds: {reason}", style="dim", markup=False)
 
 
 def _reads(name: str, reads: Reads) -> str:
