@@ -122,7 +122,7 @@ def _count(engine: Engine, plan: Plan, workload: Workload, ids: list[int]) -> in
     wanted = workload.max_new_tokens
     if plan.max_new_tokens is not None and not workload.reads:
         wanted = plan.max_new_tokens
-    return max(1, min(wanted, engine.target.max_positions - len(ids)))
+    return max(1, min(wanted, engine.target.longest_text - len(ids)))
 
 
 def _take(

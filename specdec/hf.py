@@ -144,7 +144,7 @@ def _check_length(request: Request, target: Target) -> None:
     """Raise for a text that the model has no positions for: transformers would go on past them."""
     for i, ids in enumerate(request.prompts):
         new = request.params.most_new_tokens(len(ids))
-        room = target.max_positions - len(ids)
+        room = target.longest_text - len(ids)
         if new > room:
             raise InvalidArgument(
                 f"row {i} of input_ids has {len(ids)} tokens, and the {target.max_positions} "

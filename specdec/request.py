@@ -118,7 +118,7 @@ def _check_room(
                 f"prompt {i} has {len(ids)} tokens, and max_length={params.max_length} counts them "
                 "too: raise it, or give max_new_tokens"
             )
-        if len(ids) >= max_positions:
+        if len(ids) > max_positions:
             raise PromptTooLong(
                 f"prompt {i} has {len(ids)} tokens, and the model has {max_positions} positions: "
                 "shorten it, so that at least one new token fits"

@@ -49,11 +49,11 @@ def _make_row(target: Target, request: Request, prompt: int, index: int, noise: 
         request.before[prompt] if request.before is not None else (),
     )
     wanted = len(tokens) + params.most_new_tokens(len(tokens))
-    room = min(wanted, target.max_positions)
+    room = min(wanted, target.longest_text)
     if room < wanted:
         log.warning(
             "prompt %d of %d tokens: %d of %d new tokens fit the model's %d positions",
-            prompt, len(tokens), room - len(tokens), wanted - len(tokens), room,
+            prompt, len(tokens), room - len(tokens), wanted - len(tokens), target.max_positions,
         )  # fmt: skip
     return Row(
         index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens),

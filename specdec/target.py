@@ -130,6 +130,11 @@ class Target:
         support.compare(self.forward([tokens], pass_), stock, type(self.model).__name__)
 
     @property
+    def longest_text(self) -> int:
+        """How many tokens a text may have: its last one is never read, and needs no position."""
+        return self.max_positions + 1
+
+    @property
     def full_layers(self) -> list[int]:
         """The layers that read more than a window."""
         kinds = self.layer_types[: self.num_layers]

@@ -223,23 +223,32 @@ def test_called_by_itself_it_calls_generate(model):
         specdec.hf.generate(model, IDS, num_draft_token=3, **kwargs)
 
 
-def test_as_many_tokens_as_transformers_or_an_error():
-    """At, before and beyond the model's last position."""
+@pytest.mark.parametrize("drafter", ["none", "ngram", hostile.RandomTrees, "model"], ids=str)
+def test_as_many_tokens_as_transformers_or_an_error(drafter):
+    """At, before and beyond the model's last position, whose token can still be chosen."""
     model = models.build("llama", dtype=torch.float32, max_position_embeddings=32)
     model.generation_config.pad_token_id = 0
-    arguments = {"do_sample": False, "custom_generate": specdec.hf.generate, "drafter": "ngram"}
-    for length in (20, 31):
-        ids = torch.randint(0, 40, (1, length))
-        mask, room = torch.ones_like(ids), 32 - length
-        stock, ours = both(model, ids, mask, do_sample=False, max_new_tokens=room)
-        assert torch.equal(stock, ours) and ours.shape[1] == 32
-        with pytest.raises(InvalidArgument, match=f"{length} tokens.*max_new_tokens="):
-            model.generate(ids, attention_mask=mask, max_new_tokens=16, **arguments)
-    stock, ours = both(model, torch.ones(1, 25, dtype=torch.int64), None, max_new_tokens=None)
-    assert torch.equal(stock, ours) and ours.shape[1] == 32  # transformers' own default ends there
+    given = {"drafter": drafter, "do_sample": False}
+    if drafter == "model":
+        given["assistant_model"] = models.disturbed(model, 0.03)
+    given["custom_generate"] = specdec.hf.generate
+    for length in (20, 31, 32):
+        ids = torch.randint(0, 40, (1, length), generator=torch.Generator().manual_seed(length))
+        kwargs, room = {"attention_mask": torch.ones_like(ids)}, 33 - length
+        stock = model.generate(ids, max_new_tokens=room, do_sample=False, **kwargs)
+        ours = model.generate(ids, max_new_tokens=room, **given, **kwargs)
+        assert torch.equal(stock, ours) and ours.shape[1] == 33
+        with pytest.raises(InvalidArgument, match=f"{length} tokens.*max_new_tokens={room}"):
+            model.generate(ids, max_new_tokens=16, **given, **kwargs)
     ids = torch.ones(1, 40, dtype=torch.int64)
     with pytest.raises(PromptTooLong, match="40 tokens"):
-        model.generate(ids, max_new_tokens=16, **arguments)
+        model.generate(ids, max_new_tokens=1, **given)
+
+
+def test_transformers_own_default_length_ends_at_the_last_position():
+    model = models.build("llama", dtype=torch.float32, max_position_embeddings=32)
+    stock, ours = both(model, torch.ones(1, 25, dtype=torch.int64), None, max_new_tokens=None)
+    assert torch.equal(stock, ours) and ours.shape[1] == 32
 
 
 def test_padding_takes_no_positions():

@@ -105,13 +105,13 @@ def test_room_for_new_tokens(engine, caplog):
     """A prompt past the limit raises before any work; one near it is cut short, with a warning."""
     limit = engine.target.max_positions
     with pytest.raises(PromptTooLong, match=f"{limit} positions"):
-        engine.generate([1] * limit)
+        engine.generate([1] * (limit + 1))
     with pytest.raises(PromptTooLong, match="prompt 1 "):
         engine.generate([[1], [1] * (limit + 3)])
     with caplog.at_level("WARNING", logger="specdec"):
         out = engine.generate([1] * (limit - 3), max_new_tokens=10)
-    assert len(out.token_ids) == 3 and out.finish_reason == "length"
-    assert "3 of 10 new tokens fit" in caplog.text
+    assert len(out.token_ids) == 4 and out.finish_reason == "length"
+    assert "4 of 10 new tokens fit" in caplog.text
 
 
 def test_generation_config(engine):

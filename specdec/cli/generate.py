@@ -181,7 +181,7 @@ def _print_plan(engine: Engine, request: Any, new_tokens: int) -> None:
     from specdec.prompt import parse_prompts
 
     (ids,), _ = parse_prompts(request, engine.tokenizer, engine.target.vocab_size)
-    plan = plan_of(engine, min(len(ids) + new_tokens, engine.target.max_positions), 1)
+    plan = plan_of(engine, min(len(ids) + new_tokens, engine.target.longest_text), 1)
     console.err().print("\n".join(lines(plan)) + "\n", style="dim", markup=False)
 
 
