@@ -58,11 +58,11 @@ class Asking:
             reason = self._reason_against(row)
             if reason is None:
                 mine.append(row)
-                depths[row.index] = self.reach.limit(len(row.tokens), depths[row.index])
+                depths[row.index] = self.reach.limit(row, depths[row.index])
             else:
                 row.unasked[f"{self.name}: {reason}"] += 1
         self._asked = set()
-        for group in self.reach.rotation.together(mine, [len(row.tokens) for row in mine]):
+        for group in self.reach.rotation.together(mine, [row.span for row in mine]):
             trees |= self._proposed(group, depths)
         return [trees.get(row.index) or TokenTree.root(row.tokens[-1]) for row in rows]
 

@@ -72,7 +72,7 @@ class CachedModel:
         """A store with every prompt but its last token; rows of one prompt share its KV."""
         # What rows share cannot be read anew for one of them.
         reread = self.target.rotation.must_reread
-        apart = any(reread(row.num_prompt_tokens, row.max_tokens) for row in rows)
+        apart = any(reread(row.span, row.max_tokens + row.behind) for row in rows)
         prompts = {row.index if apart else row.prompt_index: row for row in reversed(rows)}
         samples = len(rows) // len(prompts)
         longest = max(row.max_tokens for row in rows) + SLACK
@@ -89,14 +89,14 @@ class CachedModel:
             if self.saved is not None and self._turns_alike(len(self.saved.tokens), row):
                 known = min(self.saved.common(text), len(text))
                 self.saved.load(self.target, store, place, known)
-            self._prefill(store, place, text[known:], len(row.tokens))
+            self._prefill(store, place, text[known:], row.span)
         if samples > 1:
             new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
             store.fork(samples, new + SLACK)
         for row in rows:
             held = self.held[row.index]
             held.tokens, held.sure = row.tokens[:-1], len(row.tokens) - 1
-            held.length = len(row.tokens)
+            held.length = row.span
         return store
 
     @torch.inference_mode()
@@ -174,15 +174,15 @@ class CachedModel:
         if self.base is not None:
             self._rebase(row, self.base)
         self.settle(row, len(text) - 1)
-        if self.base is None and self.target.rotation.must_reread(held.length, len(text)):
+        if self.base is None and self.target.rotation.must_reread(held.length, row.span):
             self.store.crop(row.index, 0)
             held.tokens, held.sure = [], 0
-        held.length = len(text)
+        held.length = row.span
         if self.base is None:
             self.rounds[row.index] += 1
         pending = text[len(held.tokens) :]
         if len(pending) > _LONG:
-            self._prefill(self.store, row.index, pending[:-1], len(text))
+            self._prefill(self.store, row.index, pending[:-1], row.span)
             held.tokens.extend(pending[:-1])
             held.sure = min(row.stable, len(held.tokens))
             pending = pending[-1:]
@@ -201,7 +201,7 @@ class CachedModel:
 
     def _turns_alike(self, length: int, row: Row) -> bool:
         regime = self.target.rotation.regime
-        return regime(length) == regime(len(row.tokens))
+        return regime(length) == regime(row.span)
 
     def _prefill(self, store: KVStore, sequence: int, tokens: Sequence[int], length: int) -> None:
         self.target.prefill(store, self.view, sequence, tokens, self.recorder, length)
@@ -218,6 +218,9 @@ class CachedModel:
         first, width = len(helds[0].slots), max(map(len, tokens))
         ready = self._ready(rows)
         placed = ready is not None
+        ahead = self._ahead(rows)
+        if ahead is not None:
+            width += 1
         if placed:
             width = padded(width)
         for held, new, above in zip(helds, tokens, parents, strict=True):
@@ -230,6 +233,8 @@ class CachedModel:
         places = torch.tensor(
             [[len(h.tokens) + d for d in depth] for h, depth in zip(helds, depths, strict=True)]
         )
+        if ahead is not None:
+            places[0, -1] = ahead  # of a slot that nobody sees
         anc = ancestor_words([held.parents for held in helds], slots)[:, first : first + width]
         ids = [[max(token, 0) for token in held.slots[first:]] for held in helds]
         if placed:
@@ -252,6 +257,12 @@ class CachedModel:
         if best and self.target.can_choose:
             return self.target.choose(ids, pass_)
         return self.target.forward(ids, pass_)
+
+    def _ahead(self, rows: Sequence[Row]) -> int | None:
+        """A position that has a pass turned by the span of its rows, if it is beyond theirs."""
+        if self.target.rotation.is_fixed or not any(row.behind for row in rows):
+            return None
+        return max(row.span for row in rows) - 1
 
     def _ready(self, rows: Sequence[Row]) -> Hashable | None:
         """All that a placed pass works on, its inputs apart; None where passes cannot be placed.

@@ -88,9 +88,10 @@ class Reach:
         known = getattr(model.model.get_input_embeddings(), "num_embeddings", model.vocab_size)
         return cls(min(known, model.vocab_size), model.max_positions, model.rotation)
 
-    def limit(self, length: int, limit: int) -> int:
-        """The depth of a draft behind a text, `limit` at most; its last tokens are never read."""
-        return self.rotation.limit(length, min(limit, self.max_tokens - length + 1))
+    def limit(self, row: Row, limit: int) -> int:
+        """The depth of a draft behind a row, `limit` at most; its last tokens are never read."""
+        room = self.max_tokens - len(row.tokens) + 1
+        return self.rotation.limit(row.span, min(limit, room))
 
 
 def reach_of(drafter: object) -> Reach:

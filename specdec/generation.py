@@ -143,11 +143,11 @@ class GenerationStream:
     def _limit(self, row: Row) -> int:
         """The deepest draft that may be worth anything: one token comes from the target itself."""
         limit = row.max_tokens - len(row.tokens) - 1
-        return self.target.rotation.limit(len(row.tokens), limit)
+        return self.target.rotation.limit(row.span, limit)
 
     def _together(self, active: list[Row]) -> list[Row]:
         """The rows of the next pass: all, unless the model turns some of them differently."""
-        return self.target.rotation.together(active, [len(row.tokens) for row in active])[0]
+        return self.target.rotation.together(active, [row.span for row in active])[0]
 
     def _step(self, row: Row, verdict: Verdict, tree: TokenTree) -> Step:
         sources = [tree.proposers[node] for node in verdict.path[1:]]

@@ -38,7 +38,8 @@ class Request:
 
     prompts: token ids of each prompt.
     Prepared elsewhere, and then one entry per prompt: `processors` in place of those that `params`
-    describe; `before`, ids that processors see in front of the prompt (its padding).
+    describe; `before`, ids that processors see in front of the prompt (its
+    padding); such a batch is turned by its longest row, as transformers does it (`Rotation`).
     saved_prompt: what every prompt starts with, already read.
     """
 

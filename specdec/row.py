@@ -21,6 +21,7 @@ class Row:
         drafter inside another drafter has only proposed.
     round: how many rounds this sequence has been through; keys the noise of a round.
     level: 0 in the engine, 1 inside a drafter's own verification, and so on.
+    behind: tokens that it lacks to the longest row of a batch that is to be turned as one.
     ends: tokens with which the text ends, so that nothing can follow them.
     unasked: in how many rounds it went without whose drafts, and why.
     """
@@ -34,5 +35,11 @@ class Row:
     stable: int
     round: int = 0
     level: int = 0
+    behind: int = 0
     ends: frozenset[int] = frozenset()
     unasked: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def span(self) -> int:
+        """The length of text by which its tokens are turned: see `Rotation`."""
+        return len(self.tokens) + self.behind

@@ -57,6 +57,7 @@ def _make_row(target: Target, request: Request, prompt: int, index: int, noise: 
         )  # fmt: skip
     return Row(
         index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens),
+        behind=0 if request.before is None else max(map(len, request.prompts)) - len(tokens),
         ends=frozenset(request.eos_token_ids),
     )  # fmt: skip
 
