@@ -8,7 +8,7 @@ name in transformers' own table.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ from specdec.attention_op import attend
 from specdec.errors import SpecdecError, UnsupportedModel
 from specdec.forward_pass import AttentionCall, ForwardPass
 from specdec.model_settings import ModelSettings
+from specdec.rotation import RotaryState
 
 NAME = "specdec"
 
@@ -112,7 +113,10 @@ def driven(model: PreTrainedModel) -> Iterator[None]:
     """
     register()
     with _lock:
-        loan = _loans.setdefault(model, _Loan(ModelSettings(model)))
+        loan = _loans.setdefault(model, _Loan(ExitStack()))
+        if not loan.count:
+            loan.undo.callback(ModelSettings(model).restore)
+            loan.undo.enter_context(RotaryState(model).kept())
         loan.count += 1
     try:
         with _lock:
@@ -125,7 +129,7 @@ def driven(model: PreTrainedModel) -> Iterator[None]:
             loan.count -= 1
             if not loan.count:
                 del _loans[model]
-                loan.before.restore()
+                loan.undo.close()
 
 
 def is_driven(model: PreTrainedModel) -> bool:
@@ -135,9 +139,9 @@ def is_driven(model: PreTrainedModel) -> bool:
 
 @dataclass
 class _Loan:
-    """A model's settings before it was lent, and how many have it."""
+    """What puts a lent model back as it was, and how many have it."""
 
-    before: ModelSettings
+    undo: ExitStack
     count: int = 0
 
 

@@ -22,6 +22,7 @@ from specdec.output import Generation
 from specdec.packing import Packing
 from specdec.prompt import parse_prompts
 from specdec.request import Request
+from specdec.streamers import ended_on_error
 from specdec.target import Target
 
 
@@ -166,8 +167,10 @@ class Engine:
         unknown one raises InvalidArgument with the nearest name.
         With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.
         """
-        request = self._request(prompt, sampling_params, kwargs)
-        generations = self._stream(request).run()
+        with ended_on_error(kwargs.get("streamer")):
+            request = self._request(prompt, sampling_params, kwargs)
+            stream = self._stream(request)
+        generations = stream.run()
         return generations if request.returns_list else generations[0]
 
     def stream(
@@ -175,9 +178,11 @@ class Engine:
     ) -> GenerationStream:
         """As `generate`, but an iterator of `Step`s: the tokens of a row as they are committed.
 
-        After the last step `stream.generations` holds the results, in order of the rows.
+        After the last step `stream.generations` holds the results, in order of the rows. Who leaves
+        early calls `stream.close()`, or writes `with engine.stream(...) as stream:`.
         """
-        return self._stream(self._request(prompt, sampling_params, kwargs))
+        with ended_on_error(kwargs.get("streamer")):
+            return self._stream(self._request(prompt, sampling_params, kwargs))
 
     def _request(self, prompt: Any, settings: Any, kwargs: Mapping[str, Any]) -> Request:
         """The request; settings in the second place are those of vLLM or of transformers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from time import perf_counter
 
 import torch
@@ -37,6 +37,8 @@ class GenerationStream:
     """An iterator over the steps of one request; `generations` holds the results at the end.
 
     The prompts are read at the first step. Rows finish on their own; the others go on without them.
+    Who leaves early closes it, or uses it as a context; the streamer is ended then, too, as it is
+    after an error, so that nobody waits for more text.
     """
 
     def __init__(self, target: Target, request: Request, drafter: Drafter) -> None:
@@ -49,6 +51,8 @@ class GenerationStream:
         self.stats = [Stats() for _ in self.rows]
         self.generations: list[Generation] = []
         self._rounds = 0
+        self._model: CachedModel | None = None
+        self._is_left = False
         self._steps = self._generate()
 
     def __iter__(self) -> Iterator[Step]:
@@ -57,20 +61,57 @@ class GenerationStream:
     def __next__(self) -> Step:
         return next(self._steps)
 
+    def __enter__(self) -> GenerationStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take no more steps; `generations` stays empty if they were not all taken."""
+        self._steps.close()
+        self._leave()  # a stream that was never begun has nobody else to do so
+
     def run(self) -> list[Generation]:
         """All steps at once; the results in order of the rows."""
         for _ in self:
             pass
         return self.generations
 
-    def _generate(self) -> Iterator[Step]:
+    def _generate(self) -> Generator[Step, None, None]:
+        try:
+            yield from self._text()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Whether all is said, something failed or nobody listens any more: end the streamer, and
+        keep what was measured."""
+        if self._is_left:
+            return
+        self._is_left = True
+        try:
+            if self._model is not None and self._wants.costs:
+                self._model.costs.save()
+        finally:
+            if self.request.streamer is not None:
+                self.request.streamer.end()
+
+    @property
+    def model(self) -> CachedModel:
+        """The target with the KV of this request's rows."""
+        assert self._model is not None, "no step has been taken"
+        return self._model
+
+    def _text(self) -> Iterator[Step]:
+        """All steps, and then the results."""
         self._log()
         streamer = self.request.streamer
         if streamer is not None:
             streamer.put(torch.tensor([self.rows[0].tokens]))
         start = perf_counter()
         with torch.inference_mode():
-            self.model = CachedModel(
+            self._model = CachedModel(
                 self.target, self.view, self.rows, recorder=self._recorder(),
                 saved=self.request.saved_prompt, moved=self._wants.moved,
             )  # fmt: skip
@@ -89,10 +130,6 @@ class GenerationStream:
                     streamer.put(torch.tensor(step.token_ids))
                 yield step
             active = [row for row in active if not self.stoppers[row.index].finish_reason]
-        if streamer is not None:
-            streamer.end()
-        if self._wants.costs:
-            self.model.costs.save()
         self.generations = [self._generation(row) for row in self.rows]
 
     @torch.inference_mode()

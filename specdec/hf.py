@@ -160,7 +160,6 @@ def _borrow(model: PreTrainedModel, stack: ExitStack) -> Target:
     stock = None if known else support.stock_logits(model)
     stack.enter_context(attention.driven(model))
     target = Target(model, borrowed=True)
-    stack.enter_context(target.rotary.kept())
     if stock is not None:
         target.compare(stock)
     return target

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from threading import RLock
 from time import perf_counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +65,7 @@ class Target:
         self.max_positions = max_positions(config)
         self.rotation = Rotation.of(config)
         self.rotary = RotaryState(model)
+        self._turn = _turn_of(model)
         self._sizes = self._sizes_now()
         self._before: ModelSettings | None = None
         if borrowed:
@@ -217,7 +221,8 @@ class Target:
                     positions.append((length or start + len(tokens)) - 1)
                 where = torch.tensor([positions], device=self.device)
                 pass_ = ForwardPass(store, view, [sequence], where, recorder=recorder)
-                self.model.base_model(**self._inputs([part], pass_))
+                with self._turn:
+                    self.model.base_model(**self._inputs([part], pass_))
                 self._check_heard(pass_)
                 store.commit(sequence, kept)
                 progress(first + len(kept), len(tokens))
@@ -225,7 +230,8 @@ class Target:
     @torch.inference_mode()
     def forward(self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass) -> Tensor:
         """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the store."""
-        logits: Tensor = self.model(**self._inputs(tokens, pass_)).logits
+        with self._turn:
+            logits: Tensor = self.model(**self._inputs(tokens, pass_)).logits
         self._check_heard(pass_)
         return logits
 
@@ -238,7 +244,8 @@ class Target:
     def choose(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> Tensor:
         """The argmax `int64[B, N]` of the logits that `forward` would give, which are not made."""
         assert self.head is not None
-        best = self.head(self._inputs(tokens, pass_))
+        with self._turn:
+            best = self.head(self._inputs(tokens, pass_))
         self._check_heard(pass_)
         return best
 
@@ -312,6 +319,17 @@ class Target:
             "use_cache": False,
             "specdec_pass": pass_,
         }
+
+
+_turns: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
+
+
+def _turn_of(model: PreTrainedModel) -> AbstractContextManager[Any]:
+    """What a pass of a model holds, so that threads take turns: some rotate by state of their own.
+
+    Models that share modules, as early exits do, share it.
+    """
+    return _turns.setdefault(model.get_input_embeddings() or model, RLock())
 
 
 def _layer_types(config: Any) -> list[str]:
