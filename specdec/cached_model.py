@@ -314,12 +314,13 @@ class CachedModel:
             )
             return self.target.forward(inputs.ids, pass_), noted
 
-        if self.target.graphs is None:
+        graphs = self.target.graphs_now()
+        if graphs is None:
             inputs = PassInputs(shape, device)
             fill(inputs)
             logits, noted = run(inputs)
         else:
-            logits, noted = self.target.graphs.run(self.view.name, ready, shape, device, fill, run)
+            logits, noted = graphs.run(self.view.name, ready, shape, device, fill, run)
         if self.recorder is not None and noted is not None:
             for (layer, place), q in noted.passes.items():
                 self.recorder.note_pass(layer, sequences[place], q)

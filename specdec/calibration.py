@@ -60,7 +60,7 @@ def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:
         trees = [_star(row.tokens[-1], width) for row in rows]
         times = [_timed(model, rows, trees) for _ in range(1 + REPEATS)]
         measured[width * len(rows)] = min(times[1:])
-    model.costs.table[keys] = settled(measured)
+    model.costs.learn(keys, settled(measured))
     model.costs.save()
     taken = clock() - start
     log.debug("measured passes at %d tokens of context in %.1f s", keys, taken)

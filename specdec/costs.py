@@ -71,6 +71,8 @@ class PassCosts:
     logarithm of how much slower passes are now: every pass is noted, at full weight for passes of
     about its size and at half for all others, since a busy machine slows all of them.
 
+    Threads share it: a table is never changed, but replaced, and a note that is lost costs nothing.
+
     drafters: what whole drafts take, per drafter and octave of keys; acceptance: the share of its
     draft tokens that each drafter saw accepted in the long run. file: where all of it is kept.
     """
@@ -113,6 +115,10 @@ class PassCosts:
             near = max(0.0, 1.0 - abs(octave - where) / REACH)
             self.drift[octave] += RATE * surprise * (0.5 + 0.5 * near)
 
+    def learn(self, keys: int, measured: dict[int, float]) -> None:
+        """Take up what was measured on purpose at so many keys."""
+        self.table = {**self.table, keys: measured}
+
     def measured_near(self, keys: int) -> bool:
         """Whether the table has an entry at about this length of context."""
         return any(abs(k - keys) <= max(256, min(k, keys)) for k in self.table)
@@ -126,7 +132,7 @@ class PassCosts:
         name = f"{key}@{octave}"
         if name not in self.drafters:
             near = [(abs(octave - int(n.rpartition("@")[2])), n)
-                    for n in self.drafters if n.rpartition("@")[0] == key]  # fmt: skip
+                    for n in list(self.drafters) if n.rpartition("@")[0] == key]  # fmt: skip
             if near:
                 known = self.drafters[min(near)[1]]
                 self.drafters[name] = DraftCost(known.per_token, known.per_missed, known.count)
@@ -138,17 +144,19 @@ class PassCosts:
         """Write everything to `file`, drift included; a folder that cannot be written is let be."""
         if self.file is None or not self.table:
             return
-        for keys, row in self.table.items():
-            self.table[keys] = dict(zip(row, self.curve(list(row), keys), strict=True))
+        self.table = {
+            keys: dict(zip(row, self.curve(list(row), keys), strict=True))
+            for keys, row in self.table.items()
+        }
         self.drift = [0.0] * OCTAVES
         document = {
             "passes": self.table,
             "drafters": {
                 name: [cost.per_token, cost.per_missed, cost.count]
-                for name, cost in self.drafters.items()
+                for name, cost in list(self.drafters.items())
                 if cost.count
             },
-            "acceptance": self.acceptance,
+            "acceptance": dict(self.acceptance),
         }
         unfinished = self.file.with_name(f".{uuid.uuid4().hex}")
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,13 +16,13 @@ from specdec.kernels.skinny_linear import skinny_linear
 from specdec.packing import Packing
 
 BITS = {"int8": 8, "int4": 4}
-_copies: WeakKeyDictionary[PreTrainedModel, dict[str, PreTrainedModel]] = WeakKeyDictionary()
 
 
 def low_precision(model: PreTrainedModel, packing: Packing | None, kind: str) -> PreTrainedModel:
     """`model` with its decoder layers and LM head in `kind`; norms and embedding are shared.
 
-    The copy is made at the first call and kept as long as the model lives. Raises UnsupportedModel
+    The copy is made at the first call and kept as long as the model is packed and its layers are
+    what they were; layers that have changed since are the model's own. Raises UnsupportedModel
     where the layers are not fused, since only those can be given other weights.
     """
     layers: Any = getattr(model.base_model, "layers", None)
@@ -32,27 +31,34 @@ def low_precision(model: PreTrainedModel, packing: Packing | None, kind: str) ->
             f"draft_weights={kind!r} needs a float32 model on a CPU, numba, and decoder layers "
             "that we recognise: leave it out to draft with the model's own weights"
         )
-    known = _copies.setdefault(model, {})
-    if kind not in known:
-        known[kind] = _copied(model, packing, BITS[kind])
-    return known[kind]
+    assert packing.watch is not None
+    packing.watch.look()
+    key = kind, packing.watch.alone
+    if key not in packing.copies:
+        packing.copies[key] = _copied(model, packing, BITS[kind])
+    return packing.copies[key]
 
 
 def _copied(model: PreTrainedModel, packing: Packing, bits: int) -> PreTrainedModel:
     base: Any = shallow(model.base_model)
     twins = [shallow(layer) for layer in base.layers]
-    smaller = {
-        index: (twin, packing.fused[index].quantised(bits)) for index, twin in enumerate(twins)
-    }
+    assert packing.watch is not None
+    smaller = {}
+    for index, (twin, layer) in enumerate(zip(twins, base.layers, strict=True)):
+        if layer in packing.watch.alone:
+            vars(twin).pop("forward", None)
+        else:
+            smaller[index] = twin, packing.fused[index].quantised(bits)
     for index, forward in forwards(smaller).items():
         twins[index].forward = forward
     base._modules["layers"] = nn.ModuleList(twins)
     copied: PreTrainedModel = shallow(model)
     copied._modules[model.base_model_prefix] = base
     for name, module in model.named_children():
-        if module in packing.weights:  # the LM head
+        if module in packing.linears:  # the LM head
             twin = shallow(module)
-            twin.forward = _linear(quantise(packing.weights[module].dense(), bits), module)
+            weight = packing.linears[module].weight
+            twin.forward = _linear(quantise(weight.dense(), bits), module)
             copied._modules[name] = twin
     return copied
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from os import PathLike
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,16 +58,23 @@ class _Draft:
     compared: Any
     target: Target
 
+    @property
+    def is_named(self) -> bool:
+        return isinstance(self.given, (str, PathLike))
+
 
 class DraftModels:
     """Draft models of one target, each loaded and packed once. The target itself is not kept.
 
+    Those known by name are kept as long as this is; of models that are handed over, the last one
+    is, and one that comes again after another is prepared anew. Threads wait for each other.
     tokenizer: the target's, or None.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._drafts: dict[Any, _Draft] = {}
+        self._lock = Lock()
 
     def get(self, model: Any, target: Target, tokenizer: Any = None) -> Target:
         """The draft model behind a name, path or loaded model, ready to run for `target`.
@@ -74,21 +82,30 @@ class DraftModels:
         tokenizer: another one to compare its ids with than the one known. Raises VocabularyMismatch
         if its token ids mean something else than the target's.
         """
-        from specdec.loader import load
-
         if isinstance(model, Target):
             return model
-        tokenizer = self.tokenizer if tokenizer is None else tokenizer
-        name = str(model) if isinstance(model, (str, PathLike)) else id(model)
-        key = name, target.dtype, target.device
+        with self._lock:
+            return self._get(model, target, self.tokenizer if tokenizer is None else tokenizer)
+
+    def _get(self, model: Any, target: Target, tokenizer: Any) -> Target:
+        from specdec.loader import load
+
+        is_named = isinstance(model, (str, PathLike))
+        key = str(model) if is_named else id(model), target.dtype, target.device
         known = self._drafts.get(key)
         if known is None:
+            if not is_named:
+                self._drafts = {k: draft for k, draft in self._drafts.items() if draft.is_named}
             is_single = target.dtype == torch.float32 and target.device.type == "cpu"
             kind = "auto" if is_single else target.dtype  # as stored, if it can
             loaded = load(model, dtype=kind, device=target.device)
             _compare(loaded, target, tokenizer)
             draft = Target(loaded.model)
-            draft.pack(loaded.stored)
+            try:
+                draft.pack(loaded.stored)
+            except BaseException:
+                draft.give_back()
+                raise
             known = self._drafts[key] = _Draft(model, loaded, tokenizer, draft)
         elif known.compared is not tokenizer:
             _compare(known.loaded, target, tokenizer)

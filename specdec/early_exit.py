@@ -36,4 +36,5 @@ def shallow(module: Any) -> Any:
     """A copy that shares parameters and children, whose children can be replaced."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
+    vars(twin).pop("__deepcopy__", None)  # of a packed model: it would copy that one
     return twin

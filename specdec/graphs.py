@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from specdec.pass_inputs import PassInputs, PassShape
 log = logging.getLogger("specdec")
 
 BOUND = 48  # graphs that are kept, those used last
+PATIENCE = 256  # passes of a view after one that could not be captured; then twice as many ...
 AFTER = 2  # passes of a kind that run as they are before one is captured: most kinds come once
 
 Run = Callable[[PassInputs], tuple[Tensor, Any]]
@@ -56,7 +58,9 @@ class Graphs:
     def __init__(self, capture: Capture, bound: int = BOUND, after: int = AFTER) -> None:
         self.capture, self.bound, self.after = capture, bound, after
         self.captures = self.replays = 0
-        self.refused: dict[str, str] = {}  # view -> why its passes are not captured
+        self.refused: dict[str, str] = {}  # view -> why its passes are not captured, for now
+        self._waits: dict[str, tuple[int, int]] = {}  # view -> passes to go, and those after that
+        self._lock = RLock()
         self._graphs: OrderedDict[Hashable, GraphedPass] = OrderedDict()
         self._seen: OrderedDict[Hashable, int] = OrderedDict()
 
@@ -81,8 +85,28 @@ class Graphs:
 
         place: all addresses that the pass works on, its inputs apart. Returns the logits, which are
         the caller's to keep, and what else `run` returned, which the next replay overwrites.
+
+        Where a pass cannot be captured, it runs as it is, and those of its view after it; so many
+        passes later it is tried again, since memory may only have been short. Threads take turns.
         """
-        key = view, place, shape
+        with self._lock:
+            return self._run((view, place, shape), view, shape, device, fill, run)
+
+    def clear(self) -> None:
+        """Forget all graphs: what they have baked in is not so any more."""
+        with self._lock:
+            self._graphs.clear()
+            self._seen.clear()
+
+    def _run(
+        self,
+        key: Hashable,
+        view: str,
+        shape: PassShape,
+        device: torch.device,
+        fill: Callable[[PassInputs], None],
+        run: Run,
+    ) -> tuple[Tensor, Any]:
         known = self._graphs.get(key)
         if known is None and not self._is_due(key, view):
             inputs = PassInputs(shape, device)
@@ -97,6 +121,8 @@ class Graphs:
                 self._refuse(view, error)
                 return run(inputs)
             self.captures += 1
+            self.refused.pop(view, None)
+            self._waits.pop(view, None)
             known = self._graphs[key] = GraphedPass(inputs, logits, left, replay)
             if len(self._graphs) > self.bound:
                 self._graphs.popitem(last=False)
@@ -109,8 +135,11 @@ class Graphs:
 
     def _is_due(self, key: Hashable, view: str) -> bool:
         """Whether a kind of pass has been run often enough to be worth a graph."""
-        if view in self.refused:
-            return False
+        if view in self._waits:
+            left, then = self._waits[view]
+            self._waits[view] = max(left - 1, 0), then
+            if left > 0:
+                return False
         times = self._seen.pop(key, 0)
         if times >= self.after:
             return True
@@ -120,8 +149,11 @@ class Graphs:
         return False
 
     def _refuse(self, view: str, error: RuntimeError) -> None:
+        if view not in self.refused:
+            log.warning("passes of view %s run without CUDA graphs: %s", view, error)
         self.refused[view] = str(error)
-        log.warning("passes of view %s run without CUDA graphs: %s", view, error)
+        wait = self._waits[view][1] if view in self._waits else PATIENCE
+        self._waits[view] = wait, 2 * wait
 
 
 class CudaCapture:

@@ -28,6 +28,7 @@ from specdec.hf_call import AdapterSignature, call_of, is_sharded
 from specdec.loader import tokenizer_at_hand
 from specdec.processors import Processor
 from specdec.request import Request
+from specdec.streamers import ended_on_error
 from specdec.target import Target
 from specdec.vocabulary import check_same_ids
 
@@ -82,32 +83,35 @@ def generate(
         result: Tensor = prepared(**arguments, custom_generate=generate)
         return result
     assert input_ids is not None
-    support.check(model)
-    ours = {name: given.pop(name) for name in OURS & given.keys()}
-    generation_fields.check(generation_config, _READ)
-    _check_call({"synced_gpus": synced_gpus or is_sharded(model), **call.kept})
-    others = {n: v for n, v in call.keywords.items() if not hasattr(generation_config, n)}
-    inputs = hf_inputs.read(input_ids, {**others, **given})
-    tokenizers = ours.pop("tokenizer", None), ours.pop("assistant_tokenizer", None)
     streamer = streamer if streamer is not None else call.kept.get("streamer")
-    keywords = {
-        **ours, **_settings(generation_config, input_ids, stopping_criteria),
-        "streamer": None if streamer is None else _WithoutPrompt(streamer),
-    }  # fmt: skip
-    if "assistant_model" in call.kept:
-        keywords["assistant_model"] = call.kept["assistant_model"]
     with ExitStack() as stack:
-        host = _Host(model, _borrow(model, stack), tokenizers[0])
-        request = replace(
-            Request.parse(host, inputs.prompt, keywords),
-            processors=[[_of_row(p, i) for p in logits_processor] for i in range(len(input_ids))],
-            before=inputs.before,
-            tokenizer=None,  # nobody asks for the text
-        )
-        _check_length(request, host.target)
-        draft = _borrow_draft(request, host, tokenizers[1], stack)
-        drafter = make_drafter(host.target, request, draft)
-        texts = [g.token_ids for g in GenerationStream(host.target, request, drafter).run()]
+        with ended_on_error(streamer):
+            support.check(model)
+            ours = {name: given.pop(name) for name in OURS & given.keys()}
+            generation_fields.check(generation_config, _READ)
+            _check_call({"synced_gpus": synced_gpus or is_sharded(model), **call.kept})
+            others = {n: v for n, v in call.keywords.items() if not hasattr(generation_config, n)}
+            inputs = hf_inputs.read(input_ids, {**others, **given})
+            tokenizers = ours.pop("tokenizer", None), ours.pop("assistant_tokenizer", None)
+            keywords = {
+                **ours, **_settings(generation_config, input_ids, stopping_criteria),
+                "streamer": None if streamer is None else _WithoutPrompt(streamer),
+            }  # fmt: skip
+            if "assistant_model" in call.kept:
+                keywords["assistant_model"] = call.kept["assistant_model"]
+            host = _Host(model, _borrow(model, stack), tokenizers[0])
+            rows = range(len(input_ids))
+            request = replace(
+                Request.parse(host, inputs.prompt, keywords),
+                processors=[[_of_row(p, i) for p in logits_processor] for i in rows],
+                before=inputs.before,
+                tokenizer=None,  # nobody asks for the text
+            )
+            _check_length(request, host.target)
+            draft = _borrow_draft(request, host, tokenizers[1], stack)
+            drafter = make_drafter(host.target, request, draft)
+            stream = GenerationStream(host.target, request, drafter)
+        texts = [g.token_ids for g in stream.run()]
     return _padded(input_ids, texts, generation_config)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ TOLERANCE = 1e-3  # of the largest output; float32 rounding stays a hundred time
 class Packing:
     """Which linear layers of a model read packed weights, and which decoder layers are fused.
 
+    copies: what others make of the model, for as long as it is packed (`draft_weights`).
+
     `of` packs every float32 `nn.Linear` on the CPU in place: the values stay the same bits, the
     first layout is released except where an embedding shares it. `fuse` then puts fused forwards
     on the decoder layers that match, each one compared with the layer's own. `restore` undoes
@@ -48,6 +50,7 @@ class Packing:
     forwards: dict[int, RunLayer] = field(default_factory=dict)
     hooks: list[Any] = field(default_factory=list)
     watch: Watch | None = None
+    copies: dict[Hashable, PreTrainedModel] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: PreTrainedModel, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
@@ -160,6 +163,7 @@ class Packing:
         if self.watch is not None:
             self.watch.end()
         self.fused, self.forwards, self.linears, self.hooks = {}, {}, {}, []
+        self.copies.clear()
 
     def _copied(self, memo: dict[int, Any]) -> PreTrainedModel:
         """A deep copy of the model with its own forwards and dense weights: `copy.deepcopy`."""

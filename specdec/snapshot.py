@@ -37,6 +37,7 @@ class Snapshot:
         self._parts = list(chain.from_iterable(map(dict.values, self._tables)))
         self._patched = [s for s in spaces if "forward" in s]
         self._forwards = [s["forward"] for s in self._patched]
+        self.is_patched = bool(self._patched)
 
     def holds(self) -> bool:
         """Whether nobody has hung on or taken off a hook, or exchanged a part or a forward."""
@@ -50,6 +51,38 @@ class Snapshot:
             and all(map(is_, chain.from_iterable(map(dict.values, self._tables)), self._parts))
             and all(map(is_, map(dict.get, self._patched, repeat("forward")), self._forwards))
         )
+
+
+class Replays:
+    """Whether passes of a model may be replayed without calling it.
+
+    Not while anybody hangs on it, or has patched it: they are to be called in every pass.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._take()
+
+    def _take(self) -> None:
+        self._snapshot = Snapshot(self._model.modules())
+        self._addresses = self._addresses_now()
+
+    def _addresses_now(self) -> list[int]:
+        return [address(x) for x in (*self._model.parameters(), *self._model.buffers())]
+
+    def hold(self, in_full: bool = False) -> bool:
+        """Whether the model is what it was when last asked; in_full: its weights' places, too."""
+        same = self._snapshot.holds()
+        if same and in_full:
+            same = self._addresses_now() == self._addresses
+        if not same:
+            self._take()
+        return same
+
+    @property
+    def are_allowed(self) -> bool:
+        """Whether nobody hangs on it."""
+        return not self._snapshot.has_hooks and not self._snapshot.is_patched
 
 
 class Anatomy:

@@ -30,6 +30,7 @@ from specdec.placement import main_device
 from specdec.progress import compiling_line, reading_bar
 from specdec.recorder import QueryRecorder
 from specdec.rotation import RotaryState, Rotation, max_positions
+from specdec.snapshot import Replays
 from specdec.store import KVStore
 from specdec.tree import ancestor_words
 from specdec.view import FullView
@@ -54,6 +55,7 @@ class Target:
         self.kv_memory: KVMemory | None = None
         self.is_parallel = ranks.is_split(model)  # other processes hold the rest of it
         self.graphs = self._graphs()
+        self._replays: Replays | None = None
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
@@ -118,6 +120,9 @@ class Target:
         packing = Packing.on(self.model)
         if packing is not None:
             packing.begin()
+        replays = self._replays
+        if self.graphs is not None and replays is not None and not replays.hold(in_full=True):
+            self.graphs.clear()
 
     def _sizes_now(self) -> tuple[object, ...]:
         """What stores and fused passes are made for."""
@@ -156,6 +161,16 @@ class Target:
         if self.model.device.type != "cuda" or is_spread:
             return None
         return Graphs(CudaCapture(self.model.device))
+
+    def graphs_now(self) -> Graphs | None:
+        """The graphs, if a pass may be one: none of an older model, and none past a hook."""
+        if self.graphs is None:
+            return None
+        if self._replays is None:
+            self._replays = Replays(self.model)
+        elif not self._replays.hold():
+            self.graphs.clear()
+        return self.graphs if self._replays.are_allowed else None
 
     @property
     def places_passes(self) -> bool:

@@ -58,7 +58,7 @@ class Watch:
         if self.is_over or (self._snapshot is not None and self._snapshot.holds()):
             return
         order = _layers_of(self._base)
-        self._snapshot = Snapshot([self._base, *order.modules()])
+        snapshot = Snapshot([self._base, *order.modules()])
         own = frozenset(
             layer for layer in self._layers
             if has_global_hooks() or not self._anatomies[layer].holds()
@@ -77,6 +77,7 @@ class Watch:
             layer for layer, forward in self._forwards.items()
             if has_hooks(layer) or vars(layer).get("forward") is not forward
         }  # fmt: skip
+        self._snapshot = snapshot  # last: another thread may ask meanwhile
 
 
 def _layers_of(base: Any) -> nn.ModuleList:

@@ -64,10 +64,6 @@ class Teacher:
 
     def __init__(self, target: Target, layer: int) -> None:
         self.target, self.layer = target, layer
-        self._hidden: list[Tensor] = []
-        head = target.model.get_output_embeddings()
-        assert head is not None
-        head.register_forward_pre_hook(lambda _, args: self._hidden.append(args[0]))
 
     @torch.inference_mode()
     def continued(
@@ -151,11 +147,17 @@ class Teacher:
         return kept
 
     def _run(self, tokens: list[list[int]], pass_: ForwardPass) -> tuple[Tensor, Tensor, Tensor]:
-        self._hidden.clear()
-        logits = self.target.forward(tokens, pass_)
+        hidden: list[Tensor] = []
+        head = self.target.model.get_output_embeddings()
+        assert head is not None
+        hook = head.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+        try:
+            logits = self.target.forward(tokens, pass_)
+        finally:
+            hook.remove()
         top, ids = logits.topk(TOP)
         logp = top.float() - logits.float().logsumexp(-1, keepdim=True)
-        return self._hidden.pop(), ids.int(), logp.half()
+        return hidden.pop(), ids.int(), logp.half()
 
     def _draw(
         self, last: tuple[Tensor, Tensor, Tensor], temperatures: Tensor, noise: torch.Generator
