@@ -16,6 +16,7 @@ import torch
 from numba.misc.appdirs import AppDirs
 
 from specdec.kernels.registers import REGISTER_TILE, TILE_HEIGHTS
+from specdec.kernels.thread_limit import cpu_quota, limited
 
 SERIAL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 OPTIONS: dict[str, Any] = {**SERIAL, "parallel": True}
@@ -87,9 +88,10 @@ def tile_height(rows: int) -> int:
 
 
 def num_threads() -> int:
-    """How many threads a kernel may use: as many as PyTorch, which follows OMP_NUM_THREADS, but no
-    more than the container's share of CPUs. Raises RuntimeError in a child of a process whose
-    kernels have run: OpenMP's threads do not come along, and Numba would end the process."""
+    """How many threads work is cut for: as many as PyTorch has, which follows OMP_NUM_THREADS, but
+    no more than the container's share of CPUs. So many will run, or fewer on a machine that others
+    want as well (`thread_limit`). Raises RuntimeError in a child of a process whose kernels have
+    run: OpenMP's threads do not come along, and Numba would end the process."""
     _start_threads()
     if _forked:
         raise RuntimeError(
@@ -97,19 +99,9 @@ def num_threads() -> int:
             "behind: start workers with multiprocessing.get_context('spawn'), or fork earlier"
         )
     count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, cpu_quota())
-    if numba.get_num_threads() != count:
-        numba.set_num_threads(count)
+    if numba.get_num_threads() != (now := limited(count)):
+        numba.set_num_threads(now)
     return count
-
-
-@functools.cache
-def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs that the cgroup grants, rounded up; a very large number where it sets no limit."""
-    try:
-        limit, period = path.read_text("utf-8").split()
-        return max(1, -(-int(limit) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2 here, or the limit is "max"
-        return 1 << 20
 
 
 @functools.cache

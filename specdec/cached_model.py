@@ -12,8 +12,10 @@ from torch.nn.functional import pad
 
 from specdec.calibration import costs_of
 from specdec.costs import PassCosts
+from specdec.crowd import crowd
 from specdec.forward_pass import ForwardPass, View
 from specdec.held import Held
+from specdec.kernels.thread_limit import cpu_quota
 from specdec.offload.saved_prompt import SavedPrompt
 from specdec.offload.tiered_store import TieredStore
 from specdec.pass_ahead import PassAhead
@@ -61,6 +63,7 @@ class CachedModel:
         self.held = [Held() for _ in range(1 + max(row.index for row in rows))]
         self.rounds = [0] * len(self.held)
         self.state: dict[Any, Any] = {}
+        self._is_on_cpu = target.device.type == "cpu"
         self.store: KVStore = self._prefilled(rows) if base is None else base.store.overlay(SLACK)
 
     @cached_property
@@ -214,6 +217,8 @@ class CachedModel:
         best: bool = False,
     ) -> Tensor:
         """One pass over new slots of every row, padded to the widest."""
+        if self._is_on_cpu:
+            crowd.look(min(torch.get_num_threads(), cpu_quota()))
         helds = [self.held[row.index] for row in rows]
         first, width = len(helds[0].slots), max(map(len, tokens))
         ready = self._ready(rows)

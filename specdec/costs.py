@@ -104,16 +104,21 @@ class PassCosts:
         drift = np.interp(np.log2(wanted), range(OCTAVES), self.drift)
         return [float(cost) for cost in costs * np.exp(drift)]
 
-    def note(self, nodes: int, keys: int, seconds: float) -> None:
-        """Learn from a pass that took place, in place; before anything was measured, nothing."""
+    def note(self, nodes: int, keys: int, seconds: float) -> float:
+        """Learn from a pass that took place, in place; before anything was measured, nothing.
+
+        Returns how many times as slow it was as when it was measured on purpose.
+        """
         if not self.table:
-            return
-        expected = self.seconds(nodes, keys)
-        surprise = max(-SPIKE, min(SPIKE, math.log(max(seconds, 1e-9) / expected)))
+            return 1.0
+        slower = math.log(max(seconds, 1e-9) / self.seconds(nodes, keys))
+        surprise = max(-SPIKE, min(SPIKE, slower))
         where = math.log2(nodes)
+        slower += float(np.interp(where, range(OCTAVES), self.drift))
         for octave in range(OCTAVES):
             near = max(0.0, 1.0 - abs(octave - where) / REACH)
             self.drift[octave] += RATE * surprise * (0.5 + 0.5 * near)
+        return math.exp(slower)
 
     def learn(self, keys: int, measured: dict[int, float]) -> None:
         """Take up what was measured on purpose at so many keys."""

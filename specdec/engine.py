@@ -24,6 +24,7 @@ from specdec.prompt import parse_prompts
 from specdec.request import Request
 from specdec.streamers import ended_on_error
 from specdec.target import Target
+from specdec.threads import Threads
 
 
 class Engine:
@@ -33,7 +34,7 @@ class Engine:
     model; the model's attention is then ours, and on a CPU its linear layers are laid out for
     passes of few rows, so hand over a model that nobody else uses. stored: weights of linear layers
     by module name, to be read in their own precision there (`loader.Loaded`). kv_tier, max_memory,
-    offload_folder: as for `from_pretrained`.
+    offload_folder, threads: as for `from_pretrained`.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class Engine:
         kv_tier: str | Sequence[str] | KVMemory = "auto",
         max_memory: Mapping[int | str, int | str] | None = None,
         offload_folder: str | Path | None = None,
+        threads: int | None = None,
     ) -> None:
         self.name = name or model.config.name_or_path or type(model).__name__
         self.tokenizer = tokenizer
+        count = Threads(threads)
         self.target = Target(model)
+        self.target.threads = count
         try:
             self.target.pack(stored)
             self.target.kv_memory = kv_memory_of(self.target, kv_tier, max_memory, offload_folder)
@@ -73,6 +77,7 @@ class Engine:
         kv_tier: str | Sequence[str] | KVMemory = "auto",
         tensor_parallel: bool = False,
         local_files_only: bool = False,
+        threads: int | None = None,
         **others: Any,
     ) -> Engine:
         """Load "demo", a hub id, a folder or a .gguf file; weights from safetensors or GGUF only.
@@ -90,11 +95,15 @@ class Engine:
         tensor_parallel: under `torchrun` or `accelerate launch`, divide the model's heads among the
         processes; all of them give the same text.
 
+        threads: of the CPU, exactly so many; by default as many as PyTorch has, or fewer as long as
+        other programs want the CPUs.
+
         local_files_only: of a hub id take what is in the cache already. torch_dtype is another name
         for dtype; settings of other libraries raise InvalidArgument, which says what to do instead.
         """
         from specdec.loader import load
 
+        Threads(threads)  # a bad number is told before anything is loaded
         dtype = _dtype(dtype, others)
         loaded = load(
             model,
@@ -110,7 +119,7 @@ class Engine:
         )
         return cls(
             loaded.model, loaded.tokenizer, name=loaded.source, stored=loaded.stored,
-            kv_tier=kv_tier, max_memory=max_memory, offload_folder=offload_folder,
+            kv_tier=kv_tier, max_memory=max_memory, offload_folder=offload_folder, threads=threads,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -144,7 +153,8 @@ class Engine:
         prompts, is_list = parse_prompts(prompt, self.tokenizer, self.target.vocab_size)
         if is_list:
             raise InvalidArgument("save_prompt takes one prompt, and this is a list of them")
-        return save(self.target, prompts[0], folder)
+        with self.target.threads.used():
+            return save(self.target, prompts[0], folder)
 
     def generate(
         self, prompt: Any = None, sampling_params: Any = None, **kwargs: Any

@@ -13,6 +13,7 @@ from specdec import device_verify
 from specdec.asking import Asking
 from specdec.cached_model import CachedModel
 from specdec.calibration import calibrate
+from specdec.crowd import crowd
 from specdec.drafter import Drafter, Wants, wants_of
 from specdec.forward_pass import View
 from specdec.output import Generation, Step
@@ -59,7 +60,8 @@ class GenerationStream:
         return self
 
     def __next__(self) -> Step:
-        return next(self._steps)
+        with self.target.threads.used():
+            return next(self._steps)
 
     def __enter__(self) -> GenerationStream:
         return self
@@ -148,7 +150,8 @@ class GenerationStream:
         logits = self.model.forward(rows, trees, best)
         verdicts = self._verify(rows, trees, logits)
         verified = clock()
-        self.model.costs.note(len(rows) * max(map(len, trees)), keys, verified - drafted)
+        nodes = len(rows) * max(map(len, trees))
+        crowd.compare(self.model.costs.note(nodes, keys, verified - drafted))
         for row, verdict in zip(rows, verdicts, strict=True):
             row.tokens.extend(verdict.tokens)
             row.stable, row.round = len(row.tokens), row.round + 1

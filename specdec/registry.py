@@ -172,6 +172,7 @@ BENCH = {
     "compare": Entry("specdec.bench.compare:compare", "two measurements, cell by cell"),
     "differences": Entry("specdec.bench.compare:differences", "why a comparison may be unfair"),
     "offload": Entry("specdec.bench.offload:profile_offload", "decoding with KV behind a link"),
+    "neighbours": Entry("specdec.bench.neighbours:profile_neighbours", "decoding beside others"),
     "random_engine": Entry("specdec.bench.offload:random_engine", "a shape without its weights"),
     "steppers": Entry("specdec.bench.roster:steppers", "peers whose passes are timed"),
     "steps": Entry("specdec.bench.step_profile:profile_steps", "where a pass's time goes"),

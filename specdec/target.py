@@ -32,6 +32,7 @@ from specdec.recorder import QueryRecorder
 from specdec.rotation import RotaryState, Rotation, max_positions
 from specdec.snapshot import Replays
 from specdec.store import KVStore
+from specdec.threads import Threads
 from specdec.tree import ancestor_words
 from specdec.view import FullView
 
@@ -53,6 +54,7 @@ class Target:
         self.packing: Packing | None = None
         self.head: FusedHead | None = None
         self.kv_memory: KVMemory | None = None
+        self.threads = Threads()
         self.is_parallel = ranks.is_split(model)  # other processes hold the rest of it
         self.graphs = self._graphs()
         self._replays: Replays | None = None

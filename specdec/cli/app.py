@@ -14,6 +14,7 @@ from specdec._version import __version__
 from specdec.cli import (
     bench,
     bench_kernels,
+    bench_neighbours,
     bench_offload,
     bench_step,
     check,
@@ -121,6 +122,7 @@ for name, function in {
     "step": bench_step.step,
     "offload": bench_offload.offload,
     "kernels": bench_kernels.kernels,
+    "neighbours": bench_neighbours.neighbours,
 }.items():
     bench_app.command(name, cls=Command)(function)
 app.add_typer(bench_app, name="bench")
