@@ -29,9 +29,9 @@ def profile_neighbours(model: str, count: int, seconds: float, repeats: int) -> 
     """Tokens per second by plain decoding, of one process alone and of `count` at once.
 
     Both with the number of threads that an engine chooses and, as "fixed", with all of them come
-    what may. Every setting has a turn of `seconds` in each of `repeats` rounds. The result has a
-    median for each, of the slowest of several; `together_share` of the speed alone; and `loss`, what a
-    process alone loses by choosing, as a share.
+    what may. Every setting has a turn of `seconds` in each of `repeats` rounds. The result has
+    medians, of the slowest of several; `together_share` of the speed alone; and `loss`, the share
+    that a process alone loses by choosing.
     """
     if count < 2:
         raise InvalidArgument(f"processes={count}: a neighbour makes two of them")

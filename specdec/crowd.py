@@ -20,7 +20,7 @@ log = logging.getLogger("specdec")
 
 PERIOD = 0.25  # seconds between two looks; one takes a tenth of a millisecond
 PATIENCE = 30.0  # the longest wait before threads are tried again that were in vain
-_FREE = 0.75  # of a CPU that must be idle for each thread to be added
+_FREE = 0.75  # of a CPU that must be idle for a thread to be added
 _LATE = 5.0  # a look so long after the last one says nothing of this text
 SLOW, MANY = 4.0, 32  # passes so many times as slow as usual, so many in a row, are told of
 
@@ -69,8 +69,8 @@ class Crowd:
             step = max(1, count // 4)
             if count > 1 and waited > step / count:
                 self._give_up(count - step, threads, now)
-            elif now >= self._retry_at and waited < 0.5 * step / count and idle > _FREE * step:
-                self._take_back(count + max(step, int(idle)), threads, now)
+            elif now >= self._retry_at and waited < 0.5 * step / count and idle > _FREE:
+                self._take_back(count + max(1, int(idle)), threads, now)
 
     def compare(self, slowness: float) -> None:
         """Warn, once in a process, when passes go on being many times as slow as usual."""

@@ -1,5 +1,6 @@
 """The suite tests what is installed: the repository root must not be on the path."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ settings.load_profile("specdec")
 
 # Tiny models gain nothing from threads, and the processes of pytest-xdist would fight for them.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 
 @pytest.fixture(scope="session", autouse=True)

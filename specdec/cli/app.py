@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -34,11 +35,15 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose errors name its options, not the arguments of Python."""
+    """A command whose errors name its options, not the arguments of Python.
+
+    One with `threads` runs with so many from beginning to end.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _threads(ctx.params.get("threads")):
+                return super().invoke(ctx)
         except SpecdecError as error:
             error.args = (in_options(str(error), self.params),)
             raise
@@ -84,6 +89,14 @@ class Commands(typer.core.TyperGroup):
                 "characters: set PYTHONIOENCODING=utf-8, or use --json with a file"
             )
             sys.exit(2)
+
+
+def _threads(count: int | None) -> AbstractContextManager[None]:
+    if count is None:
+        return nullcontext()
+    from specdec.threads import Threads
+
+    return Threads(count).used()
 
 
 def _say(error: str) -> None:

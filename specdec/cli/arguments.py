@@ -82,6 +82,13 @@ Dtype = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+# Heeded by `app.Command`, around all that a command does.
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="Of the CPU, exactly so many. Default: all, or fewer while other programs want them."
+    ),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let a model run Python code of its own.")
 ]

@@ -79,6 +79,7 @@ def run(
     ] = None,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
+    threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
 ) -> None:

@@ -36,6 +36,7 @@ def offload(
     ] = None,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
+    threads: arguments.Threads = None,
     out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
     as_json: arguments.AsJson = False,
 ) -> None:

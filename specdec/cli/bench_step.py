@@ -23,6 +23,7 @@ def step(
     baselines: Annotated[str, typer.Option(help="Peers' plain steps: hf, llama.cpp.")] = "",
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 11,
     device: Annotated[str, typer.Option(help="cpu, or cuda: by graphs and without.")] = "cpu",
+    threads: arguments.Threads = None,
     out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
     dtype: arguments.Dtype = "auto",
     as_json: arguments.AsJson = False,

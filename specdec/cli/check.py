@@ -48,6 +48,7 @@ def check(
     ] = False,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
+    threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
 ) -> None:

@@ -75,6 +75,7 @@ def generate(
     ] = None,
     dtype: arguments.Dtype = "auto",
     device: arguments.Device = "auto",
+    threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
     gpu_memory: arguments.GpuMemory = None,
     cpu_memory: arguments.CpuMemory = None,
