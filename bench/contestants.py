@@ -12,6 +12,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from specdec.engine import Engine
 from specdec.stats import Stats
+from specdec.stock import stock_text
 
 
 class Stopwatch:
@@ -103,7 +104,7 @@ class Ours:
     def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
         watch = Stopwatch()
         out = self.engine.stream(
-            ids,
+            {"input_ids": ids, "attention_mask": [1] * len(ids)},
             drafter=self.drafter,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -117,7 +118,10 @@ class Ours:
 
 @dataclass
 class HuggingFace:
-    """`model.generate` of transformers, with its own attention and its own drafting."""
+    """`model.generate` of transformers, with its own attention and its own drafting.
+
+    It decodes by our settings, not by those of the model's generation config, and does not end.
+    """
 
     model: PreTrainedModel
     name: str
@@ -144,14 +148,6 @@ class HuggingFace:
             torch.manual_seed(seed)
             sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
         watch = Stopwatch()
-        generate: Any = self.model.generate
-        out = generate(
-            torch.tensor([ids], device=self.model.device),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=self.model.device),
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=max_new_tokens,
-            streamer=watch,
-            **sampling,
-            **self.options,
-        )
-        return Run(out[0, len(ids) :].tolist(), watch.tokens_per_s, watch.first_s)
+        settings = {**sampling, **self.options, "max_new_tokens": max_new_tokens}
+        tokens = stock_text(self.model, ids, (), streamer=watch, **settings)
+        return Run(tokens, watch.tokens_per_s, watch.first_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from statistics import geometric_mean, median
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,17 @@ NEVER_SLOWER, NEAR_BEST = 0.98, 0.95  # the contract of `auto`: against plain, a
 
 
 def summarise(
-    workload: Workload, prompt_tokens: int, temperature: float, cells: Mapping[str, Cell]
+    workload: Workload,
+    prompt_tokens: int,
+    temperature: float,
+    cells: Mapping[str, Cell],
+    ends: Container[int] = (),
 ) -> dict[str, Any]:
-    """One workload of the document: what everyone did, and whether the text degenerated."""
+    """One workload of the document: what everyone did, and whether the text degenerated.
+
+    ends: the model's end tokens. Nobody stops at them, so that all texts are equally long; behind
+    the first one it is no answer any more, and `ends_after` says how many tokens came before.
+    """
     plain = cells[PLAIN].runs[0].token_ids
     name = workload.name if not temperature else f"{workload.name}, T={temperature:g}"
     return {
@@ -30,6 +38,7 @@ def summarise(
         "temperature": temperature,
         "reads": workload.reads,
         "loops": loops(plain),
+        "ends_after": next((i for i, token in enumerate(plain) if token in ends), None),
         "token_ids": plain,
         "contestants": {
             who: _cell(cell, plain, workload.reads, prompt_tokens) for who, cell in cells.items()

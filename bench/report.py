@@ -33,6 +33,8 @@ def table(document: Mapping[str, Any]) -> list[list[str]]:
     rows = [["workload", "prompt + new", *everyone]]
     for row in document["workloads"]:
         flag = " (ends in a loop)" if row["loops"] else ""
+        if row.get("ends_after") is not None:
+            flag += f" (end token after {row['ends_after']})"
         size = f"{row['prompt_tokens']} + {row['new_tokens']}"
         rows.append([row["workload"] + flag, size, *(_cell(row, n, over) for n in everyone)])
     if len(counted(document)) > 1:
@@ -83,6 +85,12 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     loops = sum(row["loops"] for row in document["workloads"])
     if loops:
         text += f" Left out of averages: {loops} of the texts, which end in a loop."
+    ended = sum(row.get("ends_after") is not None for row in document["workloads"])
+    if ended:
+        text += (
+            f" Nobody stops at end tokens, so that all texts are equally long: {ended} of them go "
+            "on behind the end of the answer."
+        )
     lines = [text]
     for line in contract(document):
         lines.append(line if line.startswith("auto is") else f"- {line}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from transformers import PreTrainedModel
 
 from specdec.bench.contestants import Contestant, HuggingFace, Ours, Stepper
+from specdec.bench.workloads import ANY_PROMPT
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.loader import load
@@ -42,7 +42,7 @@ def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> li
         mine = {name: value for name, value in options.items() if name in useful}
         mine |= dict(_setting(spec, text) for text in own)
         used |= mine.keys()
-        Request.parse(engine, [0], {"drafter": drafter, **mine})
+        Request.parse(engine, ANY_PROMPT, {"drafter": drafter, **mine})
         found.append(Ours(engine, spec, drafter, mine))
     unused = sorted(options.keys() - used - {"draft_model"})
     if unused and drafters:
@@ -104,11 +104,7 @@ def _setting(spec: str, text: str) -> tuple[str, Any]:
 
 
 def _stock(engine: Engine, model: Any) -> PreTrainedModel:
-    """Weights as transformers runs them, with no end token, so that all texts are long."""
+    """Weights as transformers runs them."""
     if isinstance(model, PreTrainedModel):
-        stock = model
-    else:
-        stock = load(model, dtype=engine.dtype, device=engine.device).model
-    stock.generation_config = copy.deepcopy(stock.generation_config)
-    stock.generation_config.eos_token_id = None
-    return stock
+        return model
+    return load(model, dtype=engine.dtype, device=engine.device).model

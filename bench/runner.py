@@ -11,9 +11,10 @@ from specdec.bench import roster
 from specdec.bench.contestants import Contestant, Run
 from specdec.bench.machine import facts
 from specdec.bench.measurement import summarise
-from specdec.bench.workloads import Workload
+from specdec.bench.workloads import ANY_PROMPT, Workload
 from specdec.engine import Engine
 from specdec.errors import SpecdecError
+from specdec.request import Request
 from specdec.stats import PLAIN
 
 SCHEMA = 2
@@ -59,6 +60,7 @@ def run(
     """
     options = options or {}
     texts = [(w, w.tokens(engine.tokenizer), t) for w in plan.workloads for t in plan.temperatures]
+    ends = Request.parse(engine, ANY_PROMPT, {}).eos_token_ids
     counts = [_count(engine, plan, w, ids) for w, ids, _ in texts]
     longest = max((len(ids) + n for (_, ids, _), n in zip(texts, counts, strict=True)), default=0)
     everyone: list[Contestant] = [
@@ -92,7 +94,7 @@ def run(
         if row[PLAIN].error
     }
     rows = [
-        summarise(workload, len(ids), temperature, row)
+        summarise(workload, len(ids), temperature, row, ends)
         for (workload, ids, temperature), row in zip(texts, cells, strict=True)
         if row[PLAIN].runs
     ]

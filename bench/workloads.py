@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pydoc_data.topics import topics
 from typing import Any
 
+# For what does not depend on the prompt; the mask says that token 0 is no padding.
+ANY_PROMPT = {"input_ids": [0], "attention_mask": [1]}
+
 
 @dataclass(frozen=True)
 class Workload:

@@ -10,6 +10,8 @@ import torch
 
 from specdec.forward_pass import ForwardPass
 from specdec.prompt import parse_prompts
+from specdec.request import Request
+from specdec.stock import stock_text
 from specdec.view import FullView
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ def check(
 
     prompts: what `Engine.generate` takes as one prompt each. temperature, seed: of the coupled
     runs; prompt i samples with seed + i, and temperature 0 leaves them out. stock: the same model
-    as transformers loads it; the greedy texts are then compared with its `generate`, too.
+    as transformers loads it; the greedy texts are then compared with its `generate`, too, which is
+    told the engine's settings: what `generation_config.json` says beyond the ends counts for none.
     `options` go to the speculative runs (draft_model, num_draft_tokens ...). The report holds the
     first divergence of every run.
     """
@@ -93,15 +96,15 @@ def check(
             settings = {**sampling, "max_new_tokens": max_new_tokens}
             if mode == "coupled":
                 settings["seed"] = seed + i
-            plain = engine.generate(ids, drafter="none", **settings)
-            drafted = engine.generate(ids, **chosen, **options, **settings)
+            plain = engine.generate(_masked(ids), drafter="none", **settings)
+            drafted = engine.generate(_masked(ids), **chosen, **options, **settings)
             assert not isinstance(plain, list) and not isinstance(drafted, list)
             report.drafter = drafted.drafter
             report.num_tokens[mode] += len(drafted.token_ids)
             steps[mode] += drafted.stats.num_spec_steps
             references = {mode: plain.token_ids}
             if stock is not None and mode == "greedy":
-                references["transformers"] = _stock_text(stock, ids, max_new_tokens)
+                references["transformers"] = _stock_text(engine, stock, ids, max_new_tokens)
             for name, reference in references.items():
                 found = _divergence(engine, ids, i, name, reference, drafted.token_ids)
                 if found is not None:
@@ -123,6 +126,11 @@ def first_difference(plain: Sequence[int], drafted: Sequence[int]) -> int | None
     return None if len(plain) == len(drafted) else min(len(plain), len(drafted))
 
 
+def _masked(ids: list[int]) -> dict[str, list[int]]:
+    """A prompt that has been read already, so that nothing in it is padding."""
+    return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+
+
 def _divergence(
     engine: Engine, ids: list[int], prompt: int, mode: str, plain: list[int], drafted: list[int]
 ) -> Divergence | None:
@@ -136,17 +144,13 @@ def _divergence(
     return Divergence(prompt, mode, position, first, second, texts[0], texts[1], gap)
 
 
-def _stock_text(model: PreTrainedModel, ids: list[int], max_new_tokens: int) -> list[int]:
-    prompt = torch.tensor([ids], device=model.device)
-    generate: Any = model.generate
-    out = generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-    )
-    text: list[int] = out[0, len(ids) :].tolist()
-    return text
+def _stock_text(
+    engine: Engine, model: PreTrainedModel, ids: list[int], max_new_tokens: int
+) -> list[int]:
+    """What transformers says under the engine's settings: greedy, with its ends and positions."""
+    request = Request.parse(engine, _masked(ids), {"max_new_tokens": max_new_tokens})
+    room = min(max_new_tokens, engine.target.longest_text - len(ids))
+    return stock_text(model, ids, request.eos_token_ids, do_sample=False, max_new_tokens=room)
 
 
 def top2_gap(engine: Engine, ids: list[int]) -> float:
