@@ -288,3 +288,17 @@ def test_a_drafter_is_shown_the_rows_that_it_can_take(engine):
     assert calls == [[0, 2]]
     assert ids(found) == ids(engine.generate(PROMPTS, drafter="none", max_new_tokens=9))
     assert not found[1].stats.num_draft_tokens and found[2].stats.num_draft_tokens
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("value", [torch.nan])
+def test_a_draft_model_whose_scores_are_no_numbers(engine, drafter, how, value):
+    draft = Target(models.build("llama", hidden_size=16))
+    with torch.no_grad():
+        draft.model.lm_head.weight.fill_(value)
+    how = {**how, "max_new_tokens": 7}
+    found = engine.generate(PROMPTS, draft_model=draft, **how, **DRAFTERS[drafter])
+    assert [len(g.token_ids) for g in found] == [7, 7, 7]
+    if how.get("acceptance") != "rejection":
+        assert ids(found) == ids(engine.generate(PROMPTS, drafter="none", **how))
