@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import GenerationConfig
+
 from specdec import generation_fields
 from specdec import options as draft_options
 from specdec import params as sampling_params
@@ -109,6 +111,10 @@ def _params(given: Any, config: Any, sampling: Mapping[str, Any]) -> SamplingPar
         raise InvalidArgument(
             "sampling_params holds all sampling settings: do not give generation_config or "
             f"{', '.join(sorted(sampling)) or 'others'} beside it"
+        )
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise InvalidArgument(
+            f"generation_config is a {type(config).__name__}: give a transformers.GenerationConfig"
         )
     if config is not None:
         return SamplingParams.from_generation_config(config, **sampling)

@@ -90,9 +90,8 @@ def build(
             t.MinNewTokensLengthLogitsProcessor(num_prompt_tokens, least, eos, device=str(device))
         )
     if p.prefix_allowed_tokens_fn is not None:
-        allowed = p.prefix_allowed_tokens_fn
-        own = t.PrefixConstrainedLogitsProcessor(lambda _, ids: list(allowed(row, ids)), 1)
-        chain.append(own)
+        allowed: Any = p.prefix_allowed_tokens_fn
+        chain.append(t.PrefixConstrainedLogitsProcessor(lambda _, ids: allowed(row, ids), 1))
     if p.suppress_tokens is not None:
         _check_ids("suppress_tokens", p.suppress_tokens, vocab_size)
         chain.append(t.SuppressTokensLogitsProcessor(list(p.suppress_tokens), device=str(device)))
