@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, MaxLengthCriteria, PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from specdec import attention, generation_fields, hf_inputs, options, params, support
@@ -92,6 +92,7 @@ def generate(
             _check_call({"synced_gpus": synced_gpus or is_sharded(model), **call.kept})
             others = {n: v for n, v in call.keywords.items() if not hasattr(generation_config, n)}
             inputs = hf_inputs.read(input_ids, {**others, **given})
+            _check_ends(stopping_criteria, len(input_ids))
             tokenizers = ours.pop("tokenizer", None), ours.pop("assistant_tokenizer", None)
             keywords = {
                 **ours, **_settings(generation_config, input_ids, stopping_criteria),
@@ -142,6 +143,18 @@ def _settings(config: GenerationConfig, input_ids: Tensor, criteria: Any) -> dic
 def _check_call(kept: Mapping[str, Any]) -> None:
     for name in ("synced_gpus", "negative_prompt_ids", "negative_prompt_attention_mask"):
         refuse(CALL, name, kept.get(name))
+
+
+def _check_ends(criteria: Any, rows: int) -> None:
+    """Raise for rows that may end one by one and cannot be padded behind their ends: without an end
+    token transformers lets each of them run on until the last has ended."""
+    own = [c for c in criteria if not isinstance(c, MaxLengthCriteria)]
+    if rows > 1 and own and not any(hasattr(c, "eos_token_id") for c in criteria):
+        raise InvalidArgument(
+            f"{type(own[0]).__name__} may end rows of a batch at different lengths, and without "
+            "eos_token_id transformers lets a row that has ended run on: give eos_token_id, or one "
+            "row at a time"
+        )
 
 
 def _check_length(request: Request, target: Target) -> None:

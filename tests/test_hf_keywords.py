@@ -274,6 +274,25 @@ def test_ended_rows_are_padded_as_by_transformers(model):
         assert torch.equal(stock, ours)
 
 
+@pytest.mark.parametrize("name", ["stopping_criteria", "max_time", "stop_strings"])
+def test_rows_that_cannot_be_padded_are_refused(model, name):
+    """Without an end token transformers writes on behind the end of a row, until all have ended."""
+
+    def after_two(ids, scores, **kwargs):
+        return torch.full((len(ids),), ids.shape[1] >= 7)
+
+    value = {"stopping_criteria": [after_two], "max_time": 600.0, "stop_strings": "never"}[name]
+    kwargs = {"do_sample": False, "max_new_tokens": 6, name: value}
+    if name == "stop_strings":
+        kwargs["tokenizer"] = characters(models.VOCAB)
+    with pytest.raises(InvalidArgument, match="give eos_token_id"):
+        both(model, **kwargs)
+    stock, ours = both(model, ONE, ONE_MASK, **kwargs)
+    assert torch.equal(stock, ours)
+    stock, ours = both(model, eos_token_id=39, **kwargs)
+    assert torch.equal(stock, ours)
+
+
 def test_dict_output_has_the_sequences_alone(model):
     stock, ours = both(model, do_sample=False, return_dict_in_generate=True)
     assert type(ours) is type(stock) and torch.equal(stock.sequences, ours.sequences)
