@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ RATE = 0.2  # how fast live measurements replace the table: two thirds of a chan
 SPIKE = 0.7  # a single pass counts as at most e ** 0.7 = 2 times as slow or fast as expected
 OCTAVES = 10  # drift is kept for 1, 2, 4 ... 512 nodes
 REACH = 3.0  # octaves over which a measurement speaks of its neighbours more than of all
+_lock = Lock()  # of whoever replaces a table
 BATCH = 32  # a model reads a token of a long chunk so many times as fast as it drafts one: a guess
 
 # Before anything was measured: 63 more nodes are as dear as two more passes.
@@ -122,7 +124,8 @@ class PassCosts:
 
     def learn(self, keys: int, measured: dict[int, float]) -> None:
         """Take up what was measured on purpose at so many keys."""
-        self.table = {**self.table, keys: measured}
+        with _lock:
+            self.table = {**self.table, keys: measured}
 
     def measured_near(self, keys: int) -> bool:
         """Whether the table has an entry at about this length of context."""
@@ -149,11 +152,12 @@ class PassCosts:
         """Write everything to `file`, drift included; a folder that cannot be written is let be."""
         if self.file is None or not self.table:
             return
-        self.table = {
-            keys: dict(zip(row, self.curve(list(row), keys), strict=True))
-            for keys, row in self.table.items()
-        }
-        self.drift = [0.0] * OCTAVES
+        with _lock:
+            self.table = {
+                keys: dict(zip(row, self.curve(list(row), keys), strict=True))
+                for keys, row in self.table.items()
+            }
+            self.drift = [0.0] * OCTAVES
         document = {
             "passes": self.table,
             "drafters": {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 log = logging.getLogger("specdec")
@@ -85,17 +86,38 @@ def compiling_line() -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers(progress: Progress | None = None) -> Iterator[None]:
-    """Silence transformers' bars and warnings; `progress`, if given, hears of its loops instead."""
+    """Silence transformers' bars and warnings; `progress`, if given, hears of its loops instead.
+
+    transformers has one verbosity and one hook for a process: of several threads that load, the
+    first one sets them and the last one puts them back, and each hears of its own loops.
+    """
+    token = _listening.set(progress)
+    with _lock:
+        _quiet.append(token)
+        if len(_quiet) == 1:
+            _hushed.enter_context(_hush())
+    try:
+        yield
+    finally:
+        _listening.reset(token)
+        with _lock:
+            _quiet.remove(token)
+            if not _quiet:
+                _hushed.close()
+
+
+@contextmanager
+def _hush() -> Iterator[None]:
     from transformers.utils import logging
 
     gguf_loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    hook = logging.set_tqdm_hook(lambda factory, args, kwargs: _Loop(progress, *args, **kwargs))
+    hook = logging.set_tqdm_hook(lambda factory, args, kwargs: _Loop(*args, **kwargs))
     # The GGUF loader of older architectures takes tqdm past that hook.
     bar = getattr(gguf_loader, "tqdm", None)
-    gguf_loader.tqdm = functools.partial(_Loop, progress)
+    gguf_loader.tqdm = _Loop
     try:
         yield
     finally:
@@ -104,13 +126,17 @@ def quiet_transformers(progress: Progress | None = None) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-class _Loop:
-    """The part of tqdm's interface that loops use, told to a `Progress`."""
+_listening: ContextVar[Progress | None] = ContextVar("listening", default=None)
+_quiet: list[object] = []  # one for each thread that is loading
+_hushed = ExitStack()
+_lock = Lock()
 
-    def __init__(
-        self, progress: Progress | None, iterable: Any = None, *_: Any, **options: Any
-    ) -> None:
-        self._progress = progress
+
+class _Loop:
+    """The part of tqdm's interface that loops use, told to this thread's `Progress`."""
+
+    def __init__(self, iterable: Any = None, *_: Any, **options: Any) -> None:
+        self._progress = _listening.get()
         self._iterable = iterable
         self._total = options.get("total")
         if self._total is None and hasattr(iterable, "__len__"):

@@ -75,13 +75,14 @@ class Target:
         if borrowed:
             return
         support.check(model)
-        self._before = ModelSettings(model)
-        self._was_packed = Packing.on(model) is not None
-        try:
-            self._drive()
-        except BaseException:
-            self.give_back()
-            raise
+        with self._turn:
+            self._before = ModelSettings(model)
+            self._was_packed = Packing.on(model) is not None
+            try:
+                self._drive()
+            except BaseException:
+                self.give_back()
+                raise
 
     def _drive(self) -> None:
         """Switch the model's attention to ours."""
@@ -283,8 +284,8 @@ class Target:
         stored: weights of linear layers by module name, in the precision of their file. Kernels
         that were never compiled on this machine are compiled now, for every height of their tiles.
         """
-        self.packing = packing = Packing.of(self.model, stored)
-        with compiling_line():
+        with self._turn, compiling_line():
+            self.packing = packing = Packing.of(self.model, stored)
             packing.fuse(self, self._probe_pass)
             if packing.linears:
                 self._compile()

@@ -15,6 +15,7 @@ from graphed import NEVER, ON_GPU, capture_for, graphed, lengths_apart, on
 from test_target import Oracle, make_row, random_tree, take_up
 
 from specdec import Engine
+from specdec import graphs as graphs_module
 from specdec.bench import step_profile
 from specdec.cached_model import CachedModel
 from specdec.generation import GenerationStream
@@ -159,6 +160,77 @@ def test_a_pass_that_asks_the_host_is_not_captured(mutant):
     for _ in range(3):
         oracle.check(row, tree, cached.forward([row], [tree])[0])
     assert list(target.graphs.refused) == ["full"] and not len(target.graphs)
+
+
+class Short:
+    """A capture for which memory is short at first."""
+
+    nbytes = 0
+
+    def __init__(self, times):
+        self.times, self.tried = times, 0
+
+    def __call__(self, run):
+        self.tried += 1
+        if self.tried <= self.times:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        logits, left = run()
+        return (logits, left), lambda: logits.copy_(run()[0])
+
+
+def test_a_shortage_passes(monkeypatch, caplog):
+    """What was refused is tried again, each time after twice as many passes."""
+    monkeypatch.setattr(graphs_module, "PATIENCE", 4)
+    engine = Engine(models.build("llama"))
+    want = engine.generate([1, 2, 3], drafter="none", max_new_tokens=60).token_ids
+    for times, tries in ((1, 2), (3, 4), (1000, 4)):
+        caplog.clear()
+        capture = Short(times)
+        engine.target.graphs = graphs = Graphs(capture, after=0)
+        got = engine.generate([1, 2, 3], drafter="none", max_new_tokens=60).token_ids
+        assert got == want and capture.tried == tries
+        assert bool(graphs.replays) == bool(graphs.captures) == (times < 1000)
+        assert bool(graphs.refused) == (times == 1000)
+        assert len([x for x in caplog.records if "without CUDA graphs" in x.message]) == 1
+
+
+@pytest.mark.parametrize("change", ["hook", "pre-hook", "patch", "weight", "new weight", "part"])
+def test_no_graph_of_an_older_model(change):
+    """And none past a hook or a patch, whoever put it there, before the graph or after it."""
+
+    def apply(model, seen):
+        mlp, note = model.model.layers[1].mlp, lambda *_: seen.append(1)
+        forward = mlp.forward
+        if change == "hook":
+            mlp.register_forward_hook(note)
+        elif change == "pre-hook":
+            mlp.register_forward_pre_hook(note)
+        elif change == "patch":
+            mlp.forward = lambda x: (note(), forward(x))[1]
+        elif change == "weight":
+            mlp.up_proj.weight.data = mlp.up_proj.weight.data * -1
+        elif change == "new weight":
+            mlp.up_proj.weight = torch.nn.Parameter(mlp.up_proj.weight.detach() * -1)
+        else:
+            mlp.act_fn = torch.nn.Tanh()
+
+    def text(engine):
+        return engine.generate([1, 2, 3], drafter="none", max_new_tokens=12).token_ids
+
+    calls = change in ("hook", "pre-hook", "patch")
+    engine, seen = Engine(models.build("llama")), []
+    engine.target.graphs = graphs = Graphs(Short(0), after=0)
+    before = text(engine)
+    done = graphs.replays
+    assert done and len(graphs)
+    apply(engine.model, seen)
+    after = text(engine)
+    assert (after == before) == calls
+    assert len(seen) == (13 if calls else 0), "every pass, the prompt's included"
+    assert (graphs.replays == done) == calls
+    fresh = models.build("llama")
+    apply(fresh, [])
+    assert text(Engine(fresh)) == after
 
 
 class BakesNumber(FullView):
