@@ -92,7 +92,6 @@ def generate(
             _check_call({"synced_gpus": synced_gpus or is_sharded(model), **call.kept})
             others = {n: v for n, v in call.keywords.items() if not hasattr(generation_config, n)}
             inputs = hf_inputs.read(input_ids, {**others, **given})
-            _check_ends(stopping_criteria, len(input_ids))
             tokenizers = ours.pop("tokenizer", None), ours.pop("assistant_tokenizer", None)
             keywords = {
                 **ours, **_settings(generation_config, input_ids, stopping_criteria),
@@ -110,6 +109,7 @@ def generate(
             )
             _check_length(request, host.target)
             draft = _borrow_draft(request, host, tokenizers[1], stack)
+            _check_ends(stopping_criteria, len(input_ids))
             drafter = make_drafter(host.target, request, draft)
             stream = GenerationStream(host.target, request, drafter)
         texts = [g.token_ids for g in stream.run()]
