@@ -16,7 +16,7 @@ from specdec.options import DraftOptions
 from specdec.row import Row
 from specdec.stats import Reads
 from specdec.target import Target
-from specdec.tree import Law, TokenTree
+from specdec.tree import MAX_NODES, Law, TokenTree
 from specdec.verify import Verdict
 from specdec.view import FullView
 from specdec.vocabulary import fit
@@ -94,7 +94,7 @@ class ModelDrafter:
                 slot = self.model.root_slot(row)
                 leaves[row.index] = [_Leaf(0, slot, 1.0, fit(logits[0], self.vocab_size))]
                 slots[row.index] = {0: slot}
-        depth = 0
+        depth, room = 0, MAX_NODES - 1  # nodes that can still be read, in rows side by side
         while live:
             width = self.shape[depth] if depth < len(self.shape) else self.width
             depth += 1
@@ -105,6 +105,9 @@ class ModelDrafter:
                     x for x in drawn[row.index] if self._goes_on(x, row, trees[row.index])
                 ]
             live = [row for row in live if drawn[row.index] and depth < depths[row.index]]
+            room -= max((len(drawn[row.index]) for row in live), default=0)
+            if room < 0:
+                break
             if live:
                 leaves |= self._read(live, trees, drawn, slots)
         return [self._within_budget(trees[row.index], values[row.index]) for row in rows]

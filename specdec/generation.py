@@ -25,12 +25,11 @@ from specdec.row import Row
 from specdec.rows import make_rows, make_stopper
 from specdec.stats import Stats
 from specdec.target import Target
-from specdec.tree import TokenTree
+from specdec.tree import MAX_NODES, TokenTree
 from specdec.verify import Verdict
 
 log = logging.getLogger("specdec")
 
-MAX_NODES = 256  # of one tree, the root included
 LOOK_AGAIN = 64  # rounds after which the text may have grown to a length not measured yet
 
 

@@ -14,7 +14,7 @@ from specdec.row import Row
 from specdec.sampler import NodeLaws, Sampler
 from specdec.stats import Reads, Stats
 from specdec.target import Target
-from specdec.tree import Law, TokenTree
+from specdec.tree import MAX_NODES, Law, TokenTree
 from specdec.verify import Verdict
 from specdec.vocabulary import fit
 
@@ -102,7 +102,7 @@ class Speculative:
         """One inner round; what it emits goes to the rows, and with its law to `outer`."""
         limits = [room[row.index] - 1 for row in rows]
         trees = [
-            tree.cropped(len(tree), limit)
+            tree.cropped(MAX_NODES, limit)
             for tree, limit in zip(self.drafter.propose(rows, limits), limits, strict=True)
         ]
         verdicts = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 WORD = 64  # nodes per word of the ancestor bitmask
+MAX_NODES = 256  # of one tree that is verified, the root included
 
 
 class Law(IntEnum):

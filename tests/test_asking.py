@@ -302,3 +302,23 @@ def test_a_draft_model_whose_scores_are_no_numbers(engine, drafter, how, value):
     assert [len(g.token_ids) for g in found] == [7, 7, 7]
     if how.get("acceptance") != "rejection":
         assert ids(found) == ids(engine.generate(PROMPTS, drafter="none", **how))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"drafter": "model", "draft_width": 24},
+        {"drafter": "model", "draft_width": 24, **HOWS[1]},
+        {"drafter": "streaming", "budget": 32, "sink": 2, "recent": 4, "draft_width": 24},
+        {"drafter": "streaming", "budget": 32, "draft_nodes": 40, "draft_width": 40},
+    ],
+)
+def test_trees_wider_and_deeper_than_what_can_be_staged(engine, options):
+    """Nobody verifies more than 256 nodes, so nobody needs to read more."""
+    if options["drafter"] == "model":
+        options = {**options, "draft_model": models.disturbed(engine.model, 0.02)}
+    prompts, new = [[1, 2, 3], [4] * 9], 32
+    found = engine.generate(prompts, max_new_tokens=new, num_draft_tokens=60, **options)
+    assert [len(g.token_ids) for g in found] == [new, new]
+    if options.get("acceptance") != "rejection":
+        assert ids(found) == ids(engine.generate(prompts, drafter="none", max_new_tokens=new))
