@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from specdec.cached_model import CachedModel
 from specdec.drafts.head_rows import head_rows
@@ -40,15 +41,16 @@ class Prepared:
     ids: Tensor | None
 
 
-_prepared: WeakKeyDictionary[Target, dict[str, Prepared]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[PreTrainedModel, dict[Any, Prepared]] = WeakKeyDictionary()
 
 
 def prepared(target: Target, source: Any) -> Prepared:
-    """As `prepare`, but kept for as long as the target lives."""
-    known = _prepared.setdefault(target, {})
-    if str(source) not in known:
-        known[str(source)] = prepare(target, source)
-    return known[str(source)]
+    """As `prepare`, but kept for as long as the target's model lives."""
+    known = _prepared.setdefault(target.model, {})
+    key = str(source), target.dtype, target.device
+    if key not in known:
+        known[key] = prepare(target, source)
+    return known[key]
 
 
 def prepare(target: Target, source: Any) -> Prepared:

@@ -50,13 +50,15 @@ class Keywords:
             else:
                 _refuse(given, value)
                 continue
+            if value is None:  # not given; but of a sampling setting, off
+                if name in sampling_params.NAMES:
+                    table.setdefault(name, None)
+                continue
             if name in spelled:
                 raise InvalidArgument(
                     f"{spelled[name]} and {given} mean the same: give one of them"
                 )
-            spelled[name] = given
-            if value is not None or name in sampling_params.NAMES:
-                table[name] = value
+            spelled[name], table[name] = given, value
         for name in ("max_new_tokens", "num_return_sequences"):  # None means the default
             if sampling.get(name, 0) is None:
                 del sampling[name]

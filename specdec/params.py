@@ -32,13 +32,17 @@ def spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
     spelled: dict[str, str] = {}
     for name, value in given.items():
         ours = SYNONYMS.get(name, name)
-        if ours in spelled:
-            raise InvalidArgument(f"{spelled[ours]} and {name} mean the same: give one of them")
         if ours not in NAMES and name in CALL:
             refuse(CALL, name, value)
             continue
         if ours not in NAMES:
             raise unknown_name("sampling parameter", name, NAMES | SYNONYMS.keys())
+        if value is None and ours != "num_return_sequences":  # off; and that is a number
+            values.setdefault(ours, None)
+        if value is None:
+            continue
+        if ours in spelled:
+            raise InvalidArgument(f"{spelled[ours]} and {name} mean the same: give one of them")
         spelled[ours], values[ours] = name, value
     return values
 

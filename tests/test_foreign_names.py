@@ -102,6 +102,18 @@ def test_constructor_says_what_is_wrong(kwargs, message):
     assert "max_new_tokens" in inspect.signature(SamplingParams).parameters
 
 
+def test_none_is_not_given(engine):
+    want = engine.generate([1, 2], max_new_tokens=5).token_ids
+    for kwargs in (
+        {"max_tokens": None, "max_new_tokens": 5},
+        {"max_new_tokens": 5, "max_tokens": None},
+        {"max_new_tokens": 5, "n": None, "stop": None, "num_draft_tokens": None, "view": None},
+    ):
+        assert engine.generate([1, 2], **kwargs).token_ids == want
+    params = SamplingParams(max_tokens=None, max_new_tokens=5, n=None, stop=None)
+    assert params == SamplingParams(max_new_tokens=5)
+
+
 def test_what_a_tokenizer_returns_may_be_spread_out(engine):
     ids = torch.tensor([[0, 0, 5, 6], [1, 2, 3, 4]])
     mask = (ids > 0).long()

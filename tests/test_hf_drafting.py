@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import hostile
+import longspec_models
 import models
 import pytest
 import torch
@@ -14,7 +15,9 @@ from transformers import GenerationConfig
 
 import specdec
 from specdec import drafting, hf
+from specdec.drafts.longspec_checkpoint import Checkpoint
 from specdec.errors import InvalidArgument, VocabularyMismatch
+from specdec.target import Target
 
 ONE, ONE_MASK = IDS[1:], MASK[1:]
 
@@ -223,6 +226,27 @@ class TestByName:
                 assistant_tokenizer=tokenizers[1],
             )  # fmt: skip
         assert torch.equal(want, run(model, assistant_model=draft, tokenizer=tokenizers[0]))
+
+
+def test_a_checkpoint_of_longspec_is_read_once(model, want, tmp_path, monkeypatch):
+    target = Target(models.build("llama", dtype=torch.float32))
+    longspec_models.checkpoint(target).save(tmp_path)
+    read = []
+    load = Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda source: read.append(source) or load(source))
+    for _ in range(3):
+        assert torch.equal(want, run(model, drafter="longspec", draft_model=tmp_path))
+    assert read == [tmp_path]
+
+
+def test_nothing_is_none(model, want, requests):
+    """A keyword that is None has not been given, under whatever name."""
+    draft = models.disturbed(model, 0.03)
+    kwargs = {"draft_model": None, "drafter": None, "num_draft_tokens": None, "seed": None}
+    assert torch.equal(want, run(model, assistant_model=draft, num_assistant_tokens=3, **kwargs))
+    ((request, target),) = requests
+    assert target.model is draft
+    assert (request.drafter, request.options.num_draft_tokens) == ("auto", 3)
 
 
 @pytest.mark.parametrize("training", [False, True])
