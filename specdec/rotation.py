@@ -38,8 +38,9 @@ class Rotation:
     anew: int | None = None
 
     @classmethod
-    def of(cls, config: Any) -> Rotation:
-        """The rotation that a text model's configuration describes."""
+    def of(cls, whole: Any) -> Rotation:
+        """The rotation that a model's configuration describes."""
+        config = whole.get_text_config() if hasattr(whole, "get_text_config") else whole
         steps, moving = set(), None
         for parameters in _parameters(config).values():
             kind = _kind(parameters)
@@ -47,8 +48,9 @@ class Rotation:
                 steps.add(int(_original(config, parameters) or _stated(config)))
             elif "dynamic" in kind:
                 moving = _stated(config)
-        anew = getattr(config, "original_max_position_embeddings", None)
-        if not steps or getattr(config, "model_type", "") not in _READ_ANEW:
+        # The outermost model decodes: a Phi-3 inside another is not read anew.
+        anew = getattr(whole, "original_max_position_embeddings", None)
+        if not steps or getattr(whole, "model_type", "") not in _READ_ANEW:
             anew = None
         return cls(tuple(sorted(steps)), moving, anew)
 

@@ -67,7 +67,7 @@ class Target:
         types = getattr(config, "layer_types", None)
         self.layer_types: list[str] = list(types or _layer_types(config))
         self.max_positions = max_positions(config)
-        self.rotation = Rotation.of(config)
+        self.rotation = Rotation.of(model.config)
         self.rotary = RotaryState(model)
         self._turn = _turn_of(model)
         self._sizes = self._sizes_now()

@@ -100,6 +100,7 @@ TABLE = {
                        rope("longrope", original_max_position_embeddings=B, **LONG)), 96, B),
 }  # fmt: skip
 CHANGES = [name for name, (_, _, change) in TABLE.items() if change]
+INSIDE = ["inside llava: longrope of phi3, which reads anew", "inside llava: dynamic"]
 LENGTHS = [B - 9, B, B + 1, B + 2]
 
 
@@ -111,8 +112,10 @@ def test_limit_and_boundary(name):
 
 
 def test_a_text_model_inside_another():
-    outer = t.LlavaConfig(text_config=TABLE["longrope"][0]())
-    assert Rotation.of(outer.get_text_config()).first_change == B
+    inner = TABLE["longrope of phi3, which reads anew"][0]()
+    outer = t.LlavaConfig(text_config=inner)
+    assert Rotation.of(outer).first_change == Rotation.of(inner).first_change == B
+    assert (Rotation.of(outer).anew, Rotation.of(inner).anew) == (None, B)
     outer = t.Gemma3Config(text_config=TABLE["gemma3, yarn"][0]().to_dict())
     assert max_positions(outer.get_text_config()) == 256
 
@@ -144,11 +147,23 @@ def test_drafts_stop_where_it_changes(rotation, length, limit):
     assert rotation.regime(length) == rotation.regime(length + limit)
 
 
+VISION = t.CLIPVisionConfig(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28,
+    patch_size=14,
+)  # fmt: skip
+
+
 def model_of(name):
     torch.manual_seed(0)
-    config = TABLE[name][0]()
-    config._experts_implementation = "eager"
-    model = t.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    if name.startswith("inside llava: "):
+        config = TABLE[name.removeprefix("inside llava: ")][0]()
+        model = t.LlavaForConditionalGeneration(
+            t.LlavaConfig(text_config=config, vision_config=VISION, image_token_index=39)
+        )
+    else:
+        config = TABLE[name][0]()
+        config._experts_implementation = "eager"
+        model = t.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -189,10 +204,10 @@ DRAFTERS = {
 }
 
 
-@pytest.mark.parametrize("name", [*CHANGES, "yarn", "gemma3, yarn", "linear"])
+@pytest.mark.parametrize("name", [*CHANGES, *INSIDE, "yarn", "gemma3, yarn", "linear"])
 def test_text_is_that_of_transformers(name):
     """Across the change, for every drafter, alone and in a ragged batch."""
-    prompts = prompts_of(LENGTHS if name in CHANGES else [60, 70])
+    prompts = prompts_of(LENGTHS if name in [*CHANGES, *INSIDE] else [60, 70])
     want = [stock(name, prompt, 14) for prompt in prompts]
     assert len({tuple(text) for text in want}) > 1
     engine = Engine(model_of(name))
