@@ -47,20 +47,22 @@ def parse_prompts(prompt: Any, tokenizer: Any, vocab_size: int) -> tuple[list[li
     return read, is_list
 
 
-def take_prompt(prompt: Any, keywords: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The prompt of a call, which may stand in its keywords: `generate(**tokenizer(text))`.
-
-    Returns it and the other keywords; an attention mask alone goes with a prompt of token ids.
-    """
+def split_keywords(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keywords of a call that belong to its prompt, as in `generate(**tokenizer(text))`; others."""
     given = {name: keywords[name] for name in _ENCODED if keywords.get(name) is not None}
-    others = {name: value for name, value in keywords.items() if name not in _ENCODED}
+    return given, {name: value for name, value in keywords.items() if name not in _ENCODED}
+
+
+def whole_prompt(prompt: Any, given: Mapping[str, Any]) -> Any:
+    """The prompt of a call, which may stand in its keywords; an attention mask alone goes with a
+    prompt of token ids."""
     if prompt is not None and "input_ids" in given:
         raise InvalidArgument("a prompt and input_ids were both given: give one of them")
     if prompt is None and not given:
         raise InvalidArgument("there is no prompt: give a string, token ids or chat messages")
     if prompt is not None and given:
         given = {"input_ids": prompt, **given}
-    return given or prompt, others
+    return given or prompt
 
 
 def _prompts(prompt: Any) -> tuple[list[_Prompt], bool]:

@@ -14,7 +14,7 @@ from specdec.offload.saved_prompt import SavedPrompt
 from specdec.options import DraftOptions
 from specdec.params import SamplingParams
 from specdec.processors import Processor
-from specdec.prompt import parse_prompts, take_prompt
+from specdec.prompt import parse_prompts, split_keywords, whole_prompt
 from specdec.registry import ACCEPTANCE, CHANNELS, DRAFTERS, VIEWS, drafter_names
 from specdec.target import Target
 
@@ -88,8 +88,9 @@ class Request:
     @classmethod
     def parse(cls, host: Host, prompt: Any, kwargs: Mapping[str, Any]) -> Request:
         """The request for `engine.generate(prompt, **kwargs)`."""
-        prompt, kwargs = take_prompt(prompt, kwargs)
-        given = Keywords(kwargs)
+        of_prompt, others = split_keywords(kwargs)
+        given = Keywords(others)
+        prompt = whole_prompt(prompt, of_prompt)
         params, own, drafting = given.params, given.own, given.drafting
         prompts, returns_list = parse_prompts(prompt, host.tokenizer, host.target.vocab_size)
         _check_room(prompts, params, host.target.max_positions)

@@ -102,6 +102,12 @@ def test_constructor_says_what_is_wrong(kwargs, message):
     assert "max_new_tokens" in inspect.signature(SamplingParams).parameters
 
 
+@pytest.mark.parametrize("name", ["prompts", "inputs", "messages", "inputs_embeds"])
+def test_prompts_under_other_names(engine, name):
+    with pytest.raises(InvalidArgument, match=rf"^{name}=\['x'\] is not supported"):
+        engine.generate(**{name: ["x"]})
+
+
 def test_none_is_not_given(engine):
     want = engine.generate([1, 2], max_new_tokens=5).token_ids
     for kwargs in (
