@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
 
 from specdec.errors import UnsupportedModel, WeightsError
+from specdec.gguf_ties import Pair, ordered
 from specdec.gguf_vocab import ADDED, GGUFVocab
-
-Pair: TypeAlias = tuple[str, str]
 
 SPACE = "\u2581"  # what SentencePiece writes for a space
 _INSTEAD = "Give a safetensors folder of the same model"
@@ -46,7 +43,7 @@ def scored_merges(vocab: GGUFVocab, ids: Mapping[str, int]) -> list[Pair]:
         # What is cut out of a text before, no merge ever gives.
         if vocab.kinds[i] not in ADDED or SPACE in text:
             by_score[vocab.scores[i]] += _pairs(text, ids)
-    return [pair for score in sorted(by_score, reverse=True) for pair in _in_order(by_score[score])]
+    return ordered(by_score)
 
 
 def _pairs(text: str, ids: Mapping[str, int]) -> Iterator[Pair]:
@@ -60,44 +57,3 @@ def _pairs(text: str, ids: Mapping[str, int]) -> Iterator[Pair]:
                 f"the token {text!r} joins {pair[0]!r} and {pair[1]!r}, and not both are tokens: "
                 f"such vocabularies are not supported. {_INSTEAD}"
             )
-
-
-def _in_order(pairs: list[Pair]) -> list[Pair]:
-    """Pairs of one score, so that each comes before those that may stand to its right.
-
-    SentencePiece merges what has one score from the left on: where two pairs share a token, the one
-    it ends goes before the one it begins. In a run like "hahaha" the sum has grown from the left,
-    so a pair whose left part is what another leaves over never comes up, and stands last.
-    """
-    if len(pairs) == 1:
-        return pairs
-    known = set(pairs)
-    late = {
-        (left, right)
-        for left, right in pairs
-        if len(left) < len(right)
-        and right.endswith(left)
-        and ((left + right)[: -len(left)], left) in known
-    }
-    graph: TopologicalSorter[Hashable] = TopologicalSorter()
-    for pair in pairs:
-        left, right = pair
-        if pair in late:
-            continue
-        before, after = (0, left), (1, left)  # what it ends, and what it begins
-        if left == right:  # between the two
-            graph.add(pair, before)
-            graph.add(after, pair)
-        else:
-            graph.add(after, before)
-            graph.add(pair, after)
-            graph.add((0, right), pair)
-    try:
-        order = list(graph.static_order())
-    except CycleError as error:
-        sums = sorted({"".join(node) for node in error.args[1] if node in known})
-        raise UnsupportedModel(
-            f"the tokens {', '.join(map(repr, sums))} have one score in tokenizer.ggml.scores, so "
-            f"that their place in a text decides between them: that is not supported. {_INSTEAD}"
-        ) from error
-    return [node for node in order if node in known] + [pair for pair in pairs if pair in late]

@@ -95,7 +95,8 @@ _RULES: dict[str, Split] = {
     ),
     "dbrx smaug-bpe chatglm-bpe": Split((_LLAMA3,)),
     "glm4 glm5": Split((_LLAMA3,), ignore_merges=True),
-    "qwen2 deepseek-r1-qwen kormo megrez stablelm2 hunyuan solar-open grok-2": Split((_QWEN2,)),
+    "qwen2 deepseek-r1-qwen kormo megrez stablelm2 hunyuan solar-open grok-2 "
+    "bailingmoe bailingmoe2 llada-moe": Split((_QWEN2,)),
     "qwen35": Split((_QWEN35,)),
     "gpt-2 phi-2 gigachat a.x-4.0 mellum exaone4 mpt olmo jais trillion granite-docling": Split(
         (_GPT2,)
@@ -142,12 +143,6 @@ _RULES: dict[str, Split] = {
         (
             rf"{_ENDING}|{_LETTERS}|{_THREE_DIGITS}|{_SIGNS}|\s*[\r\n]+|{_HALVING}"
             r"|\s{1,2}(?!\S)|\s",
-        )
-    ),
-    "bailingmoe bailingmoe2 llada-moe": Split(
-        (
-            r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"
-            rf"|{_LETTERS}|{_DIGIT}|{_SIGNS}|\s*[\r\n]|{_SPACES}",
         )
     ),
     "seed-coder": Split(
