@@ -27,13 +27,13 @@ TEXTS = [
     "I'm, we'll DON'T 'S 'Re it's y'all d'accord 'xyz",
     "1 22 333 4444 55555 666666 7777777 a12b345678c ٣٤٥ Ⅷ ½²",
     "12,345.67 $5 +3 <=> ^~| `a` #foo @bar __init__ a_b/c\\d path/\n//\n x/",
-    "  several   spaces\t\ttabs  \n \n  end  ", "x    y        z" + " " * 70 + "w" + " " * 21,
+    "  several   spaces\t\ttabs  \n \n  end  ", "x    y        z  1   22" + " " * 70 + "w" + " " * 21,
     "日本語のテスト、漢字。 한국어 ㄅㄱ！…“q”",
     "žluťoučký KůŇ ÉCOLE École éÉ camelCaseHTTPServer ΑΒΓαβγ Жж",
     "🚀 (ok) 😶\u200d🌫\ufe0f ✅🦙🦙 ﬁ A\u030a e\u0301e\u0301",
     "हिन्दी ไทย ครับ العربية، עברית",
     "x\u00a0y\u2003z\u3000w\u2028v\u0085u\u200b\ufeff", "▁▁ ▁x", "<0x41>\x00a",
-    "<s>hi</s><|im_start|>user\nhey<|im_end|>\n<tool> \n x <unk>y several 'dZ",
+    "<s>hi</s><|im_start|>user\nhey<|im_end|>\n<tool> \n x <unk>y several'dZ",
 ]  # fmt: skip
 SIGNS = "aabbABéÉstre   \n\n\r\t01234567''.,!/-_$<|`\"日のᄒ\u0301"
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<tool>"]
