@@ -28,8 +28,8 @@ class Codes(NamedTuple):
 
     def values(self) -> Array:
         """The weights `float32[out, in]`, rounded as GGUF's reference rounds them."""
-        groups = self.codes.reshape(*self.scale.shape, -1).astype(np.float32)
-        values = groups * self.scale.astype(np.float32)[..., None]
+        values = self.codes.reshape(*self.scale.shape, -1).astype(np.float32)
+        values *= self.scale.astype(np.float32)[..., None]
         if self.minimum is not None:
             values += self.minimum.astype(np.float32)[..., None]
         return values.reshape(self.codes.shape)

@@ -1,0 +1,1 @@
+"""GGUF files: read where they lie, compared with the model completely, used or refused by name."""

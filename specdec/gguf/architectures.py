@@ -1,0 +1,57 @@
+"""The architectures of GGUF files that are understood: each by the function that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from specdec.errors import UnsupportedModel, WeightsError
+from specdec.gguf.blueprint import Blueprint
+from specdec.gguf.contents import Contents
+from specdec.gguf.file import GGUFFile
+from specdec.gguf.gemma import gemma, gemma2, gemma3
+from specdec.gguf.gpt_oss import gpt_oss
+from specdec.gguf.llama import granite, llama, smollm3
+from specdec.gguf.phi3 import phi3
+from specdec.gguf.qwen import qwen2, qwen2moe, qwen3, qwen3moe
+
+ARCHITECTURES: dict[str, Callable[[Contents], Blueprint]] = {
+    "llama": llama,
+    "granite": granite,
+    "smollm3": smollm3,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "qwen2moe": qwen2moe,
+    "qwen3moe": qwen3moe,
+    "gemma": gemma,
+    "gemma2": gemma2,
+    "gemma3": gemma3,
+    "phi3": phi3,
+    "gpt-oss": gpt_oss,
+}
+
+
+def blueprint_of(file: GGUFFile) -> Blueprint:
+    """The model that a file holds, every key and tensor of which is understood.
+
+    Raises UnsupportedModel for an architecture, a key or a tensor that is not, by its name, and
+    WeightsError for what is missing.
+    """
+    c = Contents(file)
+    read = ARCHITECTURES.get(c.architecture)
+    if read is None:
+        raise UnsupportedModel(
+            f"{file.path.name} has the architecture {c.architecture!r}; read from GGUF are "
+            f"{', '.join(ARCHITECTURES)}. Give a safetensors folder of the same model instead"
+        )
+    blueprint = read(c)
+    c.check_keys()
+    used = [name for source in blueprint.sources.values() for name in source.tensors]
+    lacking = [name for name in used if not c.has(name)]
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise WeightsError(
+            f"{file.path} lacks the tensor {lacking[0]}{more}: is it whole? If the model was split, "
+            "all its shards must lie side by side"
+        )
+    c.check_tensors(used)
+    return blueprint
