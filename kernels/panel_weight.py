@@ -114,9 +114,9 @@ def pack_groups(
     panels: Panels
     if bits == 4 and group % WORD == 0:
         assert minimum is not None
-        each = _to_columns(codes.astype(np.uint32)).reshape(-1, WORD, COLUMN) << _SHIFTS
-        words = np.bitwise_or.reduce(each, axis=1).reshape(-1)
-        panels = Int4Affine(words, scales, _to_columns(_stored(minimum)), group)
+        codes = codes.astype(np.uint8, copy=False)
+        words = (codes[:, ::2] | codes[:, 1::2] << 4).view("<u4")  # the first input lowest
+        panels = Int4Affine(_to_columns(words), scales, _to_columns(_stored(minimum)), group)
     elif minimum is not None:
         panels = Int8Affine(
             _to_columns(codes.astype(np.int8)), scales, _to_columns(_stored(minimum)), group

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from specdec import demo, ranks, stored_weights, weights
-from specdec.cachedir import is_complete
-from specdec.convert import convert, converted_folder
+from specdec import demo, ranks, weights
 from specdec.errors import InvalidArgument, WeightsError
+from specdec.gguf.load import load_gguf, read_gguf, spread_gguf
 from specdec.kernels.dispatch import has_numba
 from specdec.kernels.panel_weight import PanelWeight
 from specdec.placement import resolve_device, resolve_dtype
@@ -77,41 +76,79 @@ def load(
     local = _is_local(str(model))
     if local and revision is not None:
         raise InvalidArgument(f"revision={revision!r} is for hub ids; {model} is not one")
-    where, source = _local_folder(str(model), kind) if local else (str(model), f"hub: {model}")
-    as_stored = dtype == "auto" and place.type == "cpu" and has_numba()
-    is_converted = local and Path(where) != Path(model).expanduser()
-    stored = stored_weights.load(Path(where)) if is_converted and as_stored else {}
-    story = ", weights as stored" if stored else ""
     options = {
         "trust_remote_code": trust_remote_code,
         "revision": revision or "main",
         "local_files_only": local or local_files_only,
     }
-    spread: dict[str, Any] = {}
     processes = ranks.world_size() if tensor_parallel else 1
     if device_map is not None and (device != "auto" or processes > 1):
         other = f"{processes} processes" if processes > 1 else f"device={str(device)!r}"
         raise InvalidArgument(
             f"device_map and {other} both say where the weights go: give one of them"
         )
+    spread: dict[str, Any] = {}
     if device_map is not None:
         spread = {"device_map": device_map, "max_memory": max_memory and dict(max_memory),
                   "offload_folder": offload_folder and str(offload_folder)}  # fmt: skip
-        stored = {}  # accelerate moves the model's own weights
+    if found := gguf_of(str(model)):
+        path, source = found
+        gguf = read_gguf(path)
+        as_stored = dtype == "auto" and place.type == "cpu" and has_numba()
+        if processes > 1:
+            spread = _split(gguf.blueprint.config, place, processes)
+        if spread:
+            return _ready(spread_gguf(gguf, kind or torch.float32, spread), gguf.tokenizer, source)
+        loaded, stored = load_gguf(gguf, kind or torch.float32, as_stored)
+        story = ", weights as stored" if stored else ""
+        loaded.to(place)  # type: ignore[arg-type]
+        return _ready(loaded, gguf.tokenizer, source + story, stored)
+    where, source = str(model), f"hub: {model}"
+    if local:
+        where = str(Path(model).expanduser())
+        source = f"folder: {where}"
+        weights.check_folder(Path(where))
     if processes > 1:
-        spread = _split(where, place, processes, options)
-        stored = {}
-    loaded = _load_model(where, local, kind, {**options, **spread}).requires_grad_(False)
+        spread = _split(AutoConfig.from_pretrained(where, **options), place, processes)
+    loaded = _load_model(where, local, kind, {**options, **spread})
     if not spread:
         loaded.to(place)  # type: ignore[arg-type]
-    return Loaded(loaded, _load_tokenizer(where, local, options), source + story, stored)
+    return _ready(loaded, _load_tokenizer(where, local, options), source)
 
 
-def _split(
-    where: str, place: torch.device, processes: int, options: dict[str, Any]
-) -> dict[str, Any]:
+def gguf_of(name: str) -> tuple[Path, str] | None:
+    """The GGUF behind a name, fetched if need be, and its story; None for another kind of model.
+
+    Raises WeightsError for a file that is not there.
+    """
+    if name == "demo":
+        return demo.demo_gguf(), f"demo: {demo.NAME} from {demo.REQUIREMENT}"
+    path = Path(name).expanduser()
+    if path.is_dir() or path.suffix.lower() != ".gguf":
+        return None
+    if not path.is_file():
+        raise WeightsError(f"there is no file {path}; a GGUF on the hub must be downloaded first")
+    return path, f"GGUF: {path}"
+
+
+def config_of(name: str) -> Any:
+    """The configuration of "demo" or a .gguf file, without its weights; None for another name."""
+    found = gguf_of(name)
+    return None if found is None else read_gguf(found[0]).blueprint.config
+
+
+def _ready(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    source: str,
+    stored: dict[str, PanelWeight] | None = None,
+) -> Loaded:
+    return Loaded(model.requires_grad_(False), tokenizer, source, stored or {})
+
+
+def _split(config: Any, place: torch.device, processes: int) -> dict[str, Any]:
     """Options that load this process's part of a model, once the others are met."""
-    ranks.check_split(AutoConfig.from_pretrained(where, **options), processes)
+    ranks.check_split(config, processes)
     mine = ranks.check_device(place, processes)
     if mine.type == "cuda":
         torch.cuda.set_device(mine)
@@ -131,29 +168,6 @@ def _is_local(name: str) -> bool:
             f"there is no folder {path}, and {name!r} cannot be a hub id (owner/name) either"
         )
     return False
-
-
-def local_folder(name: str) -> str:
-    """The folder of a model that is here: "demo", a folder, or a GGUF, which is converted."""
-    return _local_folder(name, None)[0]
-
-
-def _local_folder(name: str, kind: torch.dtype | None) -> tuple[str, str]:
-    """The folder with safetensors weights behind a local name, made if need be; and its story."""
-    path = Path(name).expanduser()
-    if name == "demo":
-        folder = converted_folder(demo.SHA256)
-        if not is_complete(folder):
-            folder = convert(demo.demo_gguf(), sha256=demo.SHA256)
-        return str(folder), f"demo: {demo.NAME} from {demo.REQUIREMENT}"
-    if path.is_dir():
-        weights.check_folder(path)
-        return str(path), f"folder: {path}"
-    if not path.is_file():
-        raise WeightsError(f"there is no file {path}; a GGUF on the hub must be downloaded first")
-    # Only a 16-bit model is worth a copy of its own: half the disk and memory.
-    stored = kind if kind in (torch.bfloat16, torch.float16) else torch.float32
-    return str(convert(path, stored)), f"GGUF: {path}"
 
 
 def _load_model(

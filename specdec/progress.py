@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from importlib import import_module
 from threading import Lock
 from typing import Any
 
@@ -110,18 +109,12 @@ def quiet_transformers(progress: Progress | None = None) -> Iterator[None]:
 def _hush() -> Iterator[None]:
     from transformers.utils import logging
 
-    gguf_loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
-
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     hook = logging.set_tqdm_hook(lambda factory, args, kwargs: _Loop(*args, **kwargs))
-    # The GGUF loader of older architectures takes tqdm past that hook.
-    bar = getattr(gguf_loader, "tqdm", None)
-    gguf_loader.tqdm = _Loop
     try:
         yield
     finally:
-        gguf_loader.tqdm = bar
         logging.set_tqdm_hook(hook)
         logging.set_verbosity(verbosity)
 

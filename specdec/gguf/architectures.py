@@ -50,8 +50,8 @@ def blueprint_of(file: GGUFFile) -> Blueprint:
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise WeightsError(
-            f"{file.path} lacks the tensor {lacking[0]}{more}: is it whole? If the model was split, "
-            "all its shards must lie side by side"
+            f"{file.path} lacks the tensor {lacking[0]}{more}: is it whole? Of a split "
+            "model all shards must lie side by side"
         )
     c.check_tensors(used)
     return blueprint

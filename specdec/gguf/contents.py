@@ -22,7 +22,8 @@ class Contents:
     """Keys of a GGUF under its architecture's prefix, asked for by the rest of their names.
 
     A key that is asked for counts as understood, and so does a tensor; `check_keys` and
-    `check_tensors` raise for what was never asked for. Values of another type than expected raise WeightsError.
+    `check_tensors` raise for what was never asked for. Values of another type than expected raise
+    WeightsError.
     """
 
     def __init__(self, file: GGUFFile) -> None:

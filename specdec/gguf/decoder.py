@@ -78,9 +78,7 @@ def rms(c: Contents) -> dict[str, Any]:
 def rope(c: Contents, fields: dict[str, Any], tables: bool = False) -> dict[str, Any]:
     """`rope_parameters` of heads that are rotated whole."""
     return {
-        "rope_parameters": rope_of(
-            c, fields["head_dim"], fields["max_position_embeddings"], tables
-        )
+        "rope_parameters": rope_of(c, fields["head_dim"], fields["max_position_embeddings"], tables)
     }
 
 
@@ -126,7 +124,7 @@ def optional_biases(c: Contents, shapes: dict[str, tuple[str, int]]) -> dict[str
 def interleaved_rows(heads: int, head: int) -> Array:
     """Where a file of architecture "llama" has the rows of queries or keys.
 
-    RoPE turns pairs of rows there that lie side by side, and rows half a head apart in transformers.
+    There RoPE turns rows that lie side by side, in transformers rows that are half a head apart.
     """
     pairs = np.arange(heads * head).reshape(heads, head // 2, 2)
     return pairs.swapaxes(1, 2).reshape(-1)

@@ -45,8 +45,12 @@ def gpt_oss(c: Contents) -> Blueprint:
         sliding_window=c.integer("attention.sliding_window"),
         layer_types=layer_types(c, fields["num_hidden_layers"], 2),
     )
-    table = {**_LAYER, "mlp.experts.gate_up_proj": _gate_up,
-             "mlp.experts.gate_up_proj_bias": _gate_up_bias, "mlp.experts.down_proj": _down}  # fmt: skip
+    table = {
+        **_LAYER,
+        "mlp.experts.gate_up_proj": _gate_up,
+        "mlp.experts.gate_up_proj_bias": _gate_up_bias,
+        "mlp.experts.down_proj": _down,
+    }
     return Blueprint(config, decoder_sources(c, table, fields["num_hidden_layers"]))
 
 

@@ -55,12 +55,8 @@ def smollm3(c: Contents) -> Blueprint:
 
 def _llama(c: Contents, fields: dict[str, Any], kind: Any) -> Blueprint:
     fields |= dense(c)
-    hidden, wide, head = (
-        fields[name] for name in ("hidden_size", "intermediate_size", "head_dim")
-    )
-    queries, keys = (
-        fields[f"num_{name}_heads"] * head for name in ("attention", "key_value")
-    )
+    hidden, wide, head = (fields[name] for name in ("hidden_size", "intermediate_size", "head_dim"))
+    queries, keys = (fields[f"num_{name}_heads"] * head for name in ("attention", "key_value"))
     attention = optional_biases(
         c,
         {
@@ -96,4 +92,3 @@ def _mixtral(c: Contents, fields: dict[str, Any]) -> Blueprint:
     table = uninterleaved(ATTENTION, fields) | NORMS | experts.table(c, count)
     table["mlp.gate.weight"] = "ffn_gate_inp.weight"
     return Blueprint(config, decoder_sources(c, table, fields["num_hidden_layers"]))
-

@@ -1,7 +1,9 @@
-"""build: a transformers model from a GGUF, every parameter of it from the file."""
+"""ModelBuilder: a transformers model from a GGUF, every parameter of it from the file."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,106 +20,132 @@ from specdec.kernels.panel_weight import PanelWeight, pack_groups
 from specdec.progress import Progress
 
 
-def build(
-    file: GGUFFile,
-    blueprint: Blueprint,
-    dtype: torch.dtype,
-    as_stored: bool,
-    progress: Progress = lambda done, total: None,
-) -> tuple[PreTrainedModel, dict[str, PanelWeight]]:
-    """The model in `dtype` on the CPU, and linear weights in the file's precision by module name.
+@dataclass
+class ModelBuilder:
+    """Builds the model of a file once, on the CPU.
 
-    The values are the file's, dequantised in float32 and then rounded to `dtype`. as_stored: linear
-    layers whose blocks we read come as panels, and have no dense weight: it is of no rows until
-    `Packing` uses the panels, and there again after `Packing.restore`. Architectures whose own
-    forward is still to be compared with ours keep theirs, as does a head that is an embedding, too.
-    Raises WeightsError for a tensor of the wrong shape.
+    dtype: of its parameters: the file's values, dequantised in float32 and then rounded.
+    as_stored: linear layers whose blocks we read come as panels in the file's precision, beside the
+    model, and have no dense weight (it is of no rows) until `Packing.restore`. Architectures whose
+    own forward is still to be compared with ours keep theirs, as does an embedding that is the
+    head, too.
     """
-    model = _empty(blueprint, dtype)
-    stored: dict[str, PanelWeight] = {}
-    keeps_dense = not support.is_tested(model)
-    for done, (name, source) in enumerate(blueprint.sources.items()):
-        progress(done, len(blueprint.sources))
+
+    file: GGUFFile
+    blueprint: Blueprint
+    dtype: torch.dtype
+    as_stored: bool = False
+    model: PreTrainedModel = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The model without parameters, but with its buffers, which are computed."""
+        auto: Any = AutoModelForCausalLM
+        with init_empty_weights(include_buffers=False):
+            self.model = auto.from_config(self.blueprint.config, dtype=self.dtype)
+        self.model.eval()
+        self._keeps_dense = not support.is_tested(self.model)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that `build` will fill."""
+        total = 0
+        for name, source in self.blueprint.sources.items():
+            tensors = [self.file.tensors[tensor] for tensor in source.tensors]
+            values = sum(math.prod(tensor.shape) for tensor in tensors)
+            is_stored = self._is_stored(name, source)
+            if is_stored:
+                total += math.prod(tensors[0].shape) * _bits(tensors[0].kind, tensors[0].data) // 8
+            if not is_stored or self._keeps_dense:
+                total += values * self.dtype.itemsize
+        return total
+
+    def build(self, progress: Progress) -> tuple[PreTrainedModel, dict[str, PanelWeight]]:
+        """The model, and panels by module name. Raises WeightsError for a wrong shape."""
+        stored: dict[str, PanelWeight] = {}
+        for done, (name, source) in enumerate(self.blueprint.sources.items()):
+            progress(done, len(self.blueprint.sources))
+            if self._is_stored(name, source):
+                owner = name.removesuffix(".weight")
+                stored[owner] = panels = self._panels(source)
+                self._check_shape(name, source, (panels.outputs, panels.inputs))
+                if not self._keeps_dense:
+                    self._set(name, torch.empty(0, panels.inputs, dtype=self.dtype))
+                    continue
+            self._set(name, self._value(name, source))
+        self.model.tie_weights()
+        stored |= self._tied_head()
+        empty = [name for name, parameter in self.model.named_parameters() if parameter.is_meta]
+        if empty:
+            raise UnsupportedModel(
+                f"{type(self.model).__name__} has a parameter {empty[0]} that no tensor of a GGUF "
+                "is known for: give a safetensors folder of the same model instead"
+            )
+        return self.model, stored
+
+    def state(self) -> dict[str, Tensor]:
+        """All parameters by name, for loaders that place them by themselves."""
+        sources = self.blueprint.sources
+        state = {name: self._value(name, source) for name, source in sources.items()}
+        if (embedding := self._embedding()) and self.blueprint.config.tie_word_embeddings:
+            state[self._name(self.model.get_output_embeddings()) + ".weight"] = state[embedding]
+        return state
+
+    def _is_stored(self, name: str, source: Source) -> bool:
+        """Whether a parameter is a linear layer's weight, and one tensor of blocks that we read."""
+        if not self.as_stored or not name.endswith(".weight"):
+            return False
+        module = self.model.get_submodule(name.removesuffix(".weight"))
+        return type(module) is nn.Linear and self._has_blocks(source)
+
+    def _has_blocks(self, source: Source) -> bool:
+        if source.make is not None or len(source.tensors) != 1:
+            return False
+        tensor = self.file.tensors[source.tensors[0]]
+        return tensor.kind in TYPES and len(tensor.shape) == 2
+
+    def _panels(self, source: Source) -> PanelWeight:
+        tensor = self.file.tensors[source.tensors[0]]
+        data = tensor.data if source.rows is None else tensor.data[source.rows]
+        codes = decode(tensor.kind, data)
+        return pack_groups(codes.codes, codes.scale, codes.minimum, codes.bits)
+
+    def _tied_head(self) -> dict[str, PanelWeight]:
+        """The head, which multiplies by the blocks that the embedding looks up in float."""
+        head, embedding = self.model.get_output_embeddings(), self._embedding()
+        if not (self.as_stored and self.blueprint.config.tie_word_embeddings and embedding):
+            return {}
+        source = self.blueprint.sources[embedding]
+        if type(head) is not nn.Linear or not self._has_blocks(source):
+            return {}
+        return {self._name(head): self._panels(source)}
+
+    def _embedding(self) -> str:
+        return self._name(self.model.get_input_embeddings()) + ".weight"
+
+    def _name(self, module: nn.Module | None) -> str:
+        return next(name for name, other in self.model.named_modules() if other is module)
+
+    def _value(self, name: str, source: Source) -> Tensor:
+        value = torch.from_numpy(source.values(self.file))
+        self._check_shape(name, source, tuple(value.shape))
+        return value.to(self.dtype)
+
+    def _check_shape(self, name: str, source: Source, shape: tuple[int, ...]) -> None:
+        wanted = tuple(self.model.get_parameter(name).shape)
+        if shape != wanted:
+            raise WeightsError(
+                f"{self.file.path}: {' and '.join(source.tensors)} would make {name} "
+                f"{list(shape)}, and the file's keys say {list(wanted)}"
+            )
+
+    def _set(self, name: str, value: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
-        module = model.get_submodule(owner)
-        panels = _panels(file, source) if as_stored and type(module) is nn.Linear else None
-        if panels is not None and leaf == "weight":
-            _check_shape(file, name, source, module, (panels.outputs, panels.inputs))
-            stored[owner] = panels
-            if not keeps_dense:
-                _set(module, leaf, torch.empty(0, panels.inputs, dtype=dtype))
-                continue
-        value = torch.from_numpy(source.values(file))
-        _check_shape(file, name, source, module, tuple(value.shape), leaf)
-        _set(module, leaf, value.to(dtype))
-    model.tie_weights()
-    if as_stored and model.config.tie_word_embeddings:
-        stored |= _tied_head(file, blueprint, model)
-    _check_filled(model)
-    return model, stored
+        module = self.model.get_submodule(owner)
+        setattr(module, leaf, nn.Parameter(value, requires_grad=False))
 
 
-def state_of(file: GGUFFile, blueprint: Blueprint, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All parameters by name, for loaders that place them by themselves."""
-    model = _empty(blueprint, dtype)
-    state = {}
-    for name, source in blueprint.sources.items():
-        owner, _, leaf = name.rpartition(".")
-        value = torch.from_numpy(source.values(file)).to(dtype)
-        _check_shape(file, name, source, model.get_submodule(owner), tuple(value.shape), leaf)
-        state[name] = value
-    return state
-
-
-def _empty(blueprint: Blueprint, dtype: torch.dtype) -> PreTrainedModel:
-    """The model without parameters, but with its buffers, which are computed."""
-    auto: Any = AutoModelForCausalLM
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = auto.from_config(blueprint.config, dtype=dtype)
-    return model.eval()
-
-
-def _panels(file: GGUFFile, source: Source) -> PanelWeight | None:
-    if source.make is not None or len(source.tensors) != 1:
-        return None
-    tensor = file.tensors[source.tensors[0]]
-    if tensor.kind not in TYPES or len(tensor.shape) != 2:
-        return None
-    codes = decode(tensor.kind, tensor.data if source.rows is None else tensor.data[source.rows])
-    return pack_groups(codes.codes, codes.scale, codes.minimum, codes.bits)
-
-
-def _tied_head(
-    file: GGUFFile, blueprint: Blueprint, model: PreTrainedModel
-) -> dict[str, PanelWeight]:
-    """The head, which multiplies by the blocks that the embedding looks up in float."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    names = {id(module): name for name, module in model.named_modules()}
-    source = blueprint.sources[names[id(embedding)] + ".weight"]
-    panels = _panels(file, source) if type(head) is nn.Linear else None
-    return {} if panels is None else {names[id(head)]: panels}
-
-
-def _set(module: nn.Module, leaf: str, value: Tensor) -> None:
-    setattr(module, leaf, nn.Parameter(value, requires_grad=False))
-
-
-def _check_shape(
-    file: GGUFFile, name: str, source: Source, module: nn.Module, shape: tuple[int, ...],
-    leaf: str = "weight",
-) -> None:  # fmt: skip
-    wanted = tuple(getattr(module, leaf).shape)
-    if shape != wanted:
-        raise WeightsError(
-            f"{file.path}: {' and '.join(source.tensors)} would make {name} {list(shape)}, and the "
-            f"file's keys say {list(wanted)}"
-        )
-
-
-def _check_filled(model: PreTrainedModel) -> None:
-    empty = [name for name, p in model.named_parameters() if p.is_meta]
-    if empty:
-        raise UnsupportedModel(
-            f"{type(model).__name__} has a parameter {empty[0]} that no tensor of a GGUF is known "
-            "for: give a safetensors folder of the same model instead"
-        )
+def _bits(kind: str, data: Any) -> int:
+    """Bits of a weight in panels, its share of scales included, by its first row."""
+    codes = decode(kind, data[:1])
+    scales = codes.scale.nbytes + (0 if codes.minimum is None else codes.minimum.nbytes)
+    return codes.bits + -(-8 * scales // codes.codes.size)

@@ -1,4 +1,4 @@
-"""Architecture "phi3": Phi-3, 3.5 and 4, whose projections are stored as one, as in transformers."""
+"""Architecture "phi3": Phi-3, 3.5 and 4, whose projections are stored joined."""
 
 from __future__ import annotations
 
@@ -28,6 +28,4 @@ def phi3(c: Contents) -> Blueprint:
             "original_max_position_embeddings", fields["max_position_embeddings"]
         ),
     )
-    return Blueprint(
-        config, decoder_sources(c, {**_LAYER, **NORMS}, fields["num_hidden_layers"])
-    )
+    return Blueprint(config, decoder_sources(c, {**_LAYER, **NORMS}, fields["num_hidden_layers"]))

@@ -91,7 +91,5 @@ def _tables(
         short, long, boundary = *lists, original
     for factors in (short, long):
         if len(factors) != dim // 2 or not all(0 < x < math.inf for x in factors):
-            raise WeightsError(
-                f"{c.file.path}: RoPE's factors must be {dim // 2} positive numbers"
-            )
+            raise WeightsError(f"{c.file.path}: RoPE's factors must be {dim // 2} positive numbers")
     return short, long, boundary

@@ -192,10 +192,10 @@ def config_of(model: str) -> Any:
     if model in KNOWN:
         fields = dict(KNOWN[model])
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
-    if model == "demo":
-        from specdec.loader import local_folder
+    from specdec import loader
 
-        model = local_folder(model)
+    if (config := loader.config_of(model)) is not None:
+        return config
     try:
         return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
