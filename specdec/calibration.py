@@ -107,4 +107,5 @@ def _timed(model: CachedModel, rows: Sequence[Row], trees: Sequence[TokenTree]) 
 def _newest_code() -> int:
     """When our own code last changed: a checkout changes without a new version."""
     rooms = [*specdec.__path__, *kernels.__path__]
-    return max(int(file.stat().st_mtime) for room in rooms for file in Path(room).glob("*.py"))
+    files = [file for room in rooms for file in Path(room).glob("*.py") if file.is_file()]
+    return max(int(file.stat().st_mtime) for file in files)

@@ -101,7 +101,8 @@ def load(
             return _ready(spread_gguf(gguf, kind or torch.float32, spread), gguf.tokenizer, source)
         loaded, stored = load_gguf(gguf, kind or torch.float32, as_stored)
         story = ", weights as stored" if stored else ""
-        loaded.to(place)  # type: ignore[arg-type]
+        if not as_stored:  # what is stored is on the CPU, and is to stay there
+            loaded.to(place)  # type: ignore[arg-type]
         return _ready(loaded, gguf.tokenizer, source + story, stored)
     where, source = str(model), f"hub: {model}"
     if local:

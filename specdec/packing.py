@@ -54,7 +54,8 @@ class Packing:
 
     @classmethod
     def of(cls, model: PreTrainedModel, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
-        """Pack a model's linear layers. stored: those in the precision of their file, by name.
+        """Pack a model's linear layers. stored: those in the precision of their file, by name,
+        whose dense weights may be released already.
 
         A model that is packed already keeps the packing that it has.
         """
@@ -65,7 +66,7 @@ class Packing:
         linears = {
             name: module
             for name, module in model.named_modules()
-            if type(module) is nn.Linear and _can_pack(module)
+            if type(module) is nn.Linear and (_can_pack(module) or _is_held(module, name, stored))
         }
         if not linears or not has_numba():
             return packing
@@ -223,6 +224,10 @@ def _proven(layer: nn.Module, probe: _Probe, index: int, packing: Packing) -> Fu
     if not gap <= TOLERANCE * max(scale, 1e-3):
         raise NoMatch(f"{type(layer).__name__} differs by {gap:.1g} from its fused form")
     return fused
+
+
+def _is_held(module: nn.Linear, name: str, stored: Mapping[str, PanelWeight] | None) -> bool:
+    return name in (stored or {}) and is_released(module._parameters.get("weight"))
 
 
 def _can_pack(module: nn.Linear) -> bool:

@@ -1,4 +1,4 @@
-"""GGUF blocks say what the reference says, and a weight is found by its rows."""
+"""GGUF blocks say what the reference says, and so do the panels made of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from stored_gguf import blocks
-from torch import nn
 
-from specdec import stored_weights
 from specdec.gguf_blocks import TYPES, decode
+from specdec.kernels.panel_weight import pack_groups
 from specdec.kernels.skinny_linear import skinny_linear
 
 FORMATS = {
@@ -38,32 +37,12 @@ def test_a_large_scale_of_q4_0_keeps_its_minimum() -> None:
     assert np.array_equal(decode("Q4_0", data).values(), want)
 
 
-class Tensor:
-    """What `find` needs of a GGUF reader's tensor."""
-
-    def __init__(self, kind: str, data: np.ndarray) -> None:
-        self.tensor_type, self.data = gguf.GGMLQuantizationType[kind], data
-        self.shape = gguf.dequantize(data, self.tensor_type).shape[::-1]
-
-    def rows(self) -> torch.Tensor:
-        return torch.from_numpy(gguf.dequantize(self.data, self.tensor_type))
-
-
-def linear(weight: torch.Tensor) -> nn.Linear:
-    module = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    module.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    return module
-
-
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_weight_is_found_by_its_rows(kind: str) -> None:
-    """Rows in another order, and from two tensors: the same bits, and products that agree."""
-    rng = np.random.default_rng(1)
-    tensors = [Tensor(kind, blocks(kind, rows, 256, rng)) for rows in (40, 24)]
-    tensors[0].data[3] = tensors[1].data[5]  # a row that is there twice
-    every = torch.cat([tensor.rows() for tensor in tensors])
-    weight = every[torch.randperm(64, generator=torch.Generator().manual_seed(0))[:50]]
-    packed = stored_weights.find(nn.ModuleDict({"a": linear(weight)}), tensors)["a"]
+def test_panels_multiply_as_the_values_do(kind: str) -> None:
+    """The same bits in fewer bytes, whatever the type, and products that agree."""
+    codes = decode(kind, blocks(kind, 50, 256, np.random.default_rng(1)))
+    weight = torch.from_numpy(codes.values())
+    packed = pack_groups(codes.codes, codes.scale, codes.minimum, codes.bits)
     assert packed.format == FORMATS[kind]
     assert packed.nbytes * 50 < 0.4 * 64 * weight.nbytes  # 64: outputs up to whole panels
     assert torch.equal(packed.dense(), weight)
@@ -72,26 +51,3 @@ def test_a_weight_is_found_by_its_rows(kind: str) -> None:
     ours = (skinny_linear(x, packed) - exact).abs().max()
     theirs = (x @ weight.T - exact).abs().max()
     assert ours <= 4 * theirs + 1e-7 * exact.abs().max()
-
-
-def test_what_is_not_all_there_is_left_out() -> None:
-    rng = np.random.default_rng(2)
-    q4, q8, ternary = (Tensor(k, blocks(k, 32, 256, rng)) for k in ("Q4_1", "Q8_0", "TQ2_0"))
-    changed = q4.rows()
-    changed[7, 9] += 1e-3
-    layers = {
-        "whole": linear(q4.rows()),
-        "changed": linear(changed),
-        "mixed": linear(torch.cat([q4.rows(), q8.rows()])),
-        "unknown": linear(ternary.rows()),
-        "narrow": linear(q4.rows()[:, :128]),
-    }
-    found = stored_weights.find(nn.ModuleDict(layers), [q4, q8, ternary])
-    assert set(found) == {"whole"}
-
-
-def test_a_lying_hash_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    there, asked = (Tensor("Q8_0", blocks("Q8_0", 4, 64, rng)) for _ in range(2))
-    monkeypatch.setattr(stored_weights, "_hashes", lambda rows: [0] * len(rows))
-    assert stored_weights.find(nn.ModuleDict({"a": linear(asked.rows())}), [there]) == {}

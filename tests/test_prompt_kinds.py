@@ -9,10 +9,11 @@ import models
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BatchEncoding
+from transformers import BatchEncoding
 
 from specdec import Engine, SamplingParams
 from specdec.errors import InvalidArgument
+from specdec.gguf.load import read_gguf
 from specdec.options import DraftOptions
 from specdec.plain import plain
 from specdec.prompt import parse_prompts
@@ -225,9 +226,9 @@ def test_what_is_plain_stays_the_same_object():
 @pytest.mark.weights
 def test_a_batch_of_the_demo_tokenizer():
     """Its padding token is its end token: padding is told apart all the same."""
-    from specdec.loader import local_folder
+    from specdec.demo import demo_gguf
 
-    tokenizer = AutoTokenizer.from_pretrained(local_folder("demo"))
+    tokenizer = read_gguf(demo_gguf()).tokenizer
     texts = ["Hello, how are you today?", "Hi"]
     for side in ("left", "right"):
         tokenizer.padding_side = side

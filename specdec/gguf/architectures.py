@@ -54,4 +54,11 @@ def blueprint_of(file: GGUFFile) -> Blueprint:
             "model all shards must lie side by side"
         )
     c.check_tensors(used)
+    for name, source in blueprint.sources.items():
+        for tensor in source.tensors if source.rows is not None else ():
+            if c.rows(tensor) != len(source.rows):
+                raise WeightsError(
+                    f"{file.path}: {tensor} would make {name} of {c.rows(tensor)} rows, and the "
+                    f"file's keys say {len(source.rows)}"
+                )
     return blueprint

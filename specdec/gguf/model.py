@@ -18,6 +18,7 @@ from specdec.gguf.file import GGUFFile
 from specdec.gguf_blocks import TYPES, decode
 from specdec.kernels.panel_weight import PanelWeight, pack_groups
 from specdec.progress import Progress
+from specdec.released import release
 
 
 @dataclass
@@ -26,9 +27,9 @@ class ModelBuilder:
 
     dtype: of its parameters: the file's values, dequantised in float32 and then rounded.
     as_stored: linear layers whose blocks we read come as panels in the file's precision, beside the
-    model, and have no dense weight (it is of no rows) until `Packing.restore`. Architectures whose
-    own forward is still to be compared with ours keep theirs, as does an embedding that is the
-    head, too.
+    model, and their dense weight is `Released`: `Packing.of` takes the panels, and `restore` makes
+    one. Architectures whose own forward is still to be compared with ours keep a dense one beside
+    it, as does a head that is the embedding, too.
     """
 
     file: GGUFFile
@@ -69,9 +70,10 @@ class ModelBuilder:
                 stored[owner] = panels = self._panels(source)
                 self._check_shape(name, source, (panels.outputs, panels.inputs))
                 if not self._keeps_dense:
-                    self._set(name, torch.empty(0, panels.inputs, dtype=self.dtype))
+                    shape = panels.outputs, panels.inputs
+                    self._put(name, release(torch.empty(shape, dtype=self.dtype)))
                     continue
-            self._set(name, self._value(name, source))
+            self._put(name, nn.Parameter(self._value(name, source), requires_grad=False))
         self.model.tie_weights()
         stored |= self._tied_head()
         empty = [name for name, parameter in self.model.named_parameters() if parameter.is_meta]
@@ -138,10 +140,9 @@ class ModelBuilder:
                 f"{list(shape)}, and the file's keys say {list(wanted)}"
             )
 
-    def _set(self, name: str, value: Tensor) -> None:
+    def _put(self, name: str, parameter: nn.Parameter) -> None:
         owner, _, leaf = name.rpartition(".")
-        module = self.model.get_submodule(owner)
-        setattr(module, leaf, nn.Parameter(value, requires_grad=False))
+        setattr(self.model.get_submodule(owner), leaf, parameter)
 
 
 def _bits(kind: str, data: Any) -> int:

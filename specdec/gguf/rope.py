@@ -48,6 +48,7 @@ def rope_of(c: Contents, dim: int, context: int, tables: bool = False) -> dict[s
             "short_factor": [x * factor for x in short],
             "long_factor": [x * factor for x in long],
             "attention_factor": amplitude,
+            "factor": context / boundary,
             "original_max_position_embeddings": boundary,
         }
     if factor != 1.0:

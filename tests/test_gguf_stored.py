@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from stored_gguf import write_gguf
 from torch import nn
 
-from specdec import Engine, convert, stored_weights
+from specdec import Engine
 from specdec.check import first_difference, top2_gap
-from specdec.errors import WeightsError
-from specdec.kernels.panel_formats import Int8
-from specdec.kernels.panel_weight import PanelWeight, pack
+from specdec.errors import SpecdecError
+from specdec.gguf.blueprint import Source
+from specdec.gguf.load import read_gguf
+from specdec.gguf.model import ModelBuilder
+from specdec.kernels.panel_weight import pack
 from specdec.loader import load
 from specdec.packing import Packing
+from specdec.released import is_released
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, cache: Path) -> Path:
+def tiny(tmp_path: Path) -> Path:
     """A mix as quantisers make it: v and down finer than the rest, in one layer's kernels."""
     path = tmp_path / "tiny.gguf"
     finer = {"attn_v.weight": "Q6_K", "ffn_down.weight": "Q5_K", "token_embd.weight": "Q8_0"}
@@ -46,7 +47,6 @@ def test_a_gguf_is_read_as_it_is_stored(tiny: Path) -> None:
     assert formats["down_proj"] == "int8affine"
     assert len(engine.packing.fused) == 2
     assert sum(engine.packing.nbytes.values()) < 0.3 * sum(w.nbytes for w in weights.values())
-    assert "int4affine" in str(engine.packing)
     single = Engine.from_pretrained(tiny, device="cpu", dtype="float32")
     assert set(single.packing.nbytes) == {"float32"}
     for drafter in ("none", "ngram"):
@@ -55,12 +55,44 @@ def test_a_gguf_is_read_as_it_is_stored(tiny: Path) -> None:
             for e in (engine, single)
         ]
         assert texts[0] == texts[1]
+    twin = copy.deepcopy(engine.model)
     engine.packing.restore()
-    state = dict(engine.model.named_modules())
-    assert all(torch.equal(state[name].weight, weight) for name, weight in weights.items())
+    for model in (engine.model, twin):
+        state = dict(model.named_modules())
+        assert all(torch.equal(state[name].weight, weight) for name, weight in weights.items())
 
 
-def test_a_type_that_we_do_not_read_stays_float(tmp_path: Path, cache: Path) -> None:
+def test_linear_layers_are_never_dense(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept as stored is not dequantised on the way, and nobody multiplies by nothing."""
+    read: list[str] = []
+    own = ModelBuilder._value
+
+    def value(self: ModelBuilder, name: str, source: Source) -> torch.Tensor:
+        read.append(name)
+        return own(self, name, source)
+
+    monkeypatch.setattr(ModelBuilder, "_value", value)
+    loaded = load(tiny, device="cpu")
+    assert not [name for name in read if "_proj" in name]
+    linears = [m for m in loaded.model.modules() if type(m) is nn.Linear]
+    assert sum(is_released(m.weight) for m in linears) == 14  # the tied head is an embedding, too
+    with pytest.raises(SpecdecError, match="packed"):
+        loaded.model(torch.tensor([[1, 2]]))
+    assert Packing.of(loaded.model, loaded.stored).nbytes
+
+
+def test_the_memory_that_is_said_is_the_memory_that_is_taken(tiny: Path) -> None:
+    gguf = read_gguf(tiny)
+    for as_stored in (True, False):
+        builder = ModelBuilder(gguf.file, gguf.blueprint, torch.float32, as_stored)
+        said = builder.nbytes
+        model, stored = builder.build(lambda done, total: None)
+        taken = sum(p.nbytes for p in model.parameters() if not is_released(p))
+        taken += sum(w.nbytes for name, w in stored.items() if name != "lm_head")
+        assert abs(said - taken) <= 0.02 * taken
+
+
+def test_a_type_that_we_do_not_read_stays_float(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf", "TQ2_0", {"attn_k.weight": "BF16", "ffn_up.weight": "Q5_1"})
     loaded = load(tmp_path / "a.gguf", device="cpu")
     assert {name.split(".")[-1] for name in loaded.stored} == {"up_proj"}
@@ -69,84 +101,12 @@ def test_a_type_that_we_do_not_read_stays_float(tmp_path: Path, cache: Path) -> 
     assert set(packing.nbytes) == {"int8affine", "float16", "bfloat16"}
 
 
-def test_a_float_gguf_has_nothing_stored(tmp_path: Path, cache: Path) -> None:
+def test_a_float_gguf_has_nothing_stored(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf", "F16")
     loaded = load(tmp_path / "a.gguf", device="cpu")
     assert loaded.stored == {}
     assert "as stored" not in loaded.source
-    assert not list(cache.rglob(stored_weights.FILE))
     assert pack(loaded.model.lm_head.weight).format == "float16"
-
-
-def test_the_panels_are_made_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load(tiny, device="cpu").stored
-    monkeypatch.setattr(stored_weights, "find", None)  # it must not be called again
-    again = load(tiny, device="cpu").stored
-    assert first.keys() == again.keys()
-    assert all(torch.equal(first[name].dense(), again[name].dense()) for name in first)
-    assert not load(tiny, dtype="bfloat16", device="cpu").stored
-
-
-@pytest.mark.parametrize("columns", [1, 2])
-def test_a_panel_file_serves_any_registers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
-) -> None:
-    """Written and read with either layout, it holds 32 outputs of an input side by side."""
-    monkeypatch.setattr(stored_weights, "_COLUMNS", columns)
-    values = np.arange(40 * 24, dtype=np.int64).reshape(40, 24)
-    padded = np.pad(values, ((0, 24), (0, 0)))
-    width = 32 // columns
-    laid = padded.reshape(-1, width, 24).swapaxes(1, 2).astype(np.int8).reshape(-1)
-    scale = padded[:, :1].reshape(-1, width, 1).swapaxes(1, 2).astype(np.float32).reshape(-1)
-    weight = PanelWeight(40, 24, Int8(laid, scale, 24))
-    stored_weights.save({"a": weight}, tmp_path)
-    codes = load_file(tmp_path / stored_weights.FILE)["a.codes"].reshape(2, 24, 32)
-    assert np.array_equal(codes, padded.astype(np.int8).reshape(2, 32, 24).swapaxes(1, 2))
-    again = stored_weights.load(tmp_path)["a"].panels
-    assert np.array_equal(again.codes, laid) and np.array_equal(again.scale, scale)
-
-
-def test_older_conversions_are_not_taken(tiny: Path, cache: Path) -> None:
-    """A folder of the format without panels lies beside the new one and is not looked at."""
-    old = cache / "gguf" / f"{convert.fingerprint(tiny)[:32]}-float32-v1"
-    old.mkdir()
-    (old / "specdec-manifest.json").write_text(json.dumps({"sizes": {}}))
-    assert load(tiny, device="cpu").stored
-
-
-def test_a_cut_panel_file_is_made_anew(tiny: Path, cache: Path) -> None:
-    load(tiny, device="cpu")
-    (path,) = cache.rglob(stored_weights.FILE)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-100])
-    assert load(tiny, device="cpu").stored
-    assert path.read_bytes() == whole
-    path.unlink()
-    assert load(tiny, device="cpu").stored
-
-
-@pytest.mark.parametrize("damage", ["header", "index", "array"])
-def test_a_damaged_panel_file_is_explained(tiny: Path, cache: Path, damage: str) -> None:
-    from safetensors.numpy import save_file
-
-    load(tiny, device="cpu")
-    (path,) = cache.rglob(stored_weights.FILE)
-    size = path.stat().st_size
-    if damage == "header":
-        path.write_bytes(b"\xff" * size)
-    else:
-        arrays = load_file(path)
-        entry = {"format": "Int8", "outputs": 1, "inputs": 1, "group": 1}
-        index = {"lm_head": {**entry, "format": "Int3"}, "gone": entry}
-        if damage == "array":
-            del index["lm_head"]
-        save_file(arrays, path, metadata={"index": json.dumps(index)})
-        manifest = path.parent / "specdec-manifest.json"
-        text = manifest.read_text().replace(str(size), str(path.stat().st_size))
-        manifest.write_text(text)
-    with pytest.raises(WeightsError, match=r"panels\.safetensors is damaged.*delete"):
-        load(tiny, device="cpu")
-    assert load(tiny, dtype="float32", device="cpu").model.dtype == torch.float32
 
 
 def test_a_draft_model_is_read_as_it_is_stored(tiny: Path) -> None:
