@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from specdec.errors import UnsupportedModel, WeightsError
+from specdec.errors import SpecdecError, UnsupportedModel, WeightsError
 from specdec.gguf.blueprint import Blueprint
 from specdec.gguf.contents import Contents
 from specdec.gguf.file import GGUFFile
@@ -43,7 +43,15 @@ def blueprint_of(file: GGUFFile) -> Blueprint:
             f"{file.path.name} has the architecture {c.architecture!r}; read from GGUF are "
             f"{', '.join(ARCHITECTURES)}. Give a safetensors folder of the same model instead"
         )
-    blueprint = read(c)
+    try:
+        blueprint = read(c)
+    except SpecdecError:
+        raise
+    except Exception as error:  # of transformers' classes, which check a configuration
+        raise UnsupportedModel(
+            f"{file.path.name}: transformers refuses what its keys say ({error}); give a "
+            "safetensors folder of the same model instead"
+        ) from error
     c.check_keys()
     used = [name for source in blueprint.sources.values() for name in source.tensors]
     lacking = [name for name in used if not c.has(name)]

@@ -20,6 +20,8 @@ def phi3(c: Contents) -> Blueprint:
     fields = {**sizes(c, partial=True), **rms(c), **dense(c)}
     fields |= partial_rope(c, fields, tables=True)
     rope = fields["rope_parameters"]
+    if rope["rope_type"] in ("linear", "yarn"):
+        raise c.refusal("rope.scaling.type", "transformers knows none but longrope for it")
     # llama.cpp leaves the window out; the model was made with it.
     fields["sliding_window"] = c.integer("attention.sliding_window", 0) or None
     config = Phi3Config(

@@ -82,15 +82,17 @@ def _tables(
 ) -> tuple[list[float], list[float], int] | None:
     """Factors up to a boundary, factors beyond it, and the boundary; None without tensors."""
     if kind != "longrope" and (same := c.numbers(_FREQS)) is not None:
-        short, long, boundary = same, same, context
+        names, short, long, boundary = (_FREQS, _FREQS), same, same, context
     else:
         lists = c.numbers(_SHORT), c.numbers(_LONG)
         if lists == (None, None):
             return None
         if lists[0] is None or lists[1] is None:
             raise WeightsError(f"{c.file.path} lacks {_LONG if lists[0] else _SHORT}")
-        short, long, boundary = *lists, original
-    for factors in (short, long):
+        names, short, long, boundary = (_SHORT, _LONG), *lists, original
+    for name, factors in zip(names, (short, long), strict=True):
         if len(factors) != dim // 2 or not all(0 < x < math.inf for x in factors):
-            raise WeightsError(f"{c.file.path}: RoPE's factors must be {dim // 2} positive numbers")
+            raise WeightsError(
+                f"{c.file.path}: {name} must hold {dim // 2} positive numbers for this model"
+            )
     return short, long, boundary
