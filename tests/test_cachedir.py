@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_llama import write_gguf
 
 from specdec import cachedir, demo
 from specdec.errors import WeightsError
@@ -47,9 +46,8 @@ def test_a_cache_that_cannot_be_written_is_explained(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SPECDEC_CACHE", str(tmp_path / "file"))
-    write_gguf(tmp_path / "tiny.gguf")
     with pytest.raises(WeightsError, match="SPECDEC_CACHE"):
-        load(tmp_path / "tiny.gguf")
+        cachedir.build_folder(cachedir.cache_root() / "channels" / "a", lambda folder: None)
 
     def full(folder: Path) -> None:
         raise OSError("No space left on device")

@@ -63,7 +63,9 @@ def blueprint_of(file: GGUFFile) -> Blueprint:
         )
     c.check_tensors(used)
     for name, source in blueprint.sources.items():
-        for tensor in source.tensors if source.rows is not None else ():
+        if source.rows is None:
+            continue
+        for tensor in source.tensors:
             if c.rows(tensor) != len(source.rows):
                 raise WeightsError(
                     f"{file.path}: {tensor} would make {name} of {c.rows(tensor)} rows, and the "

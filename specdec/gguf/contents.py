@@ -76,10 +76,9 @@ class Contents:
             raise WeightsError(f"{self.file.path} lacks the tensor {tensor}: is it whole?")
         return self.file.tensors[tensor].shape
 
-    def numbers(self, tensor: str) -> list[float] | None:
-        """A tensor that is part of the configuration, such as RoPE's factors; None without it."""
-        if tensor not in self.file.tensors:
-            return None
+    def numbers(self, tensor: str) -> list[float]:
+        """A tensor that is part of the configuration, such as RoPE's factors."""
+        self.shape(tensor)
         self._taken.add(tensor)
         return [float(x) for x in self.file.tensors[tensor].values().reshape(-1)]
 

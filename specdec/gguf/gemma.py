@@ -95,7 +95,11 @@ def _scalar(fields: dict[str, Any], large: int) -> int:
 
 
 def _blueprint(c: Contents, config: Any, norms: dict[str, str]) -> Blueprint:
-    table = {**ATTENTION, **MLP, **{name: changed(x, _minus_one) for name, x in norms.items()}}
+    table: dict[str, Any] = {
+        **ATTENTION,
+        **MLP,
+        **{name: changed(x, _minus_one) for name, x in norms.items()},
+    }
     last = {"weight": changed("output_norm.weight", _minus_one)}
     return Blueprint(config, decoder_sources(c, table, config.num_hidden_layers, last))
 

@@ -81,15 +81,13 @@ def _tables(
     c: Contents, kind: str, dim: int, context: int, original: int
 ) -> tuple[list[float], list[float], int] | None:
     """Factors up to a boundary, factors beyond it, and the boundary; None without tensors."""
-    if kind != "longrope" and (same := c.numbers(_FREQS)) is not None:
-        names, short, long, boundary = (_FREQS, _FREQS), same, same, context
+    if kind != "longrope" and c.has(_FREQS):
+        names, boundary = (_FREQS, _FREQS), context
+    elif c.has(_SHORT) or c.has(_LONG):
+        names, boundary = (_SHORT, _LONG), original
     else:
-        lists = c.numbers(_SHORT), c.numbers(_LONG)
-        if lists == (None, None):
-            return None
-        if lists[0] is None or lists[1] is None:
-            raise WeightsError(f"{c.file.path} lacks {_LONG if lists[0] else _SHORT}")
-        names, short, long, boundary = (_SHORT, _LONG), *lists, original
+        return None
+    short, long = (c.numbers(name) for name in names)
     for name, factors in zip(names, (short, long), strict=True):
         if len(factors) != dim // 2 or not all(0 < x < math.inf for x in factors):
             raise WeightsError(
