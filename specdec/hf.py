@@ -45,6 +45,8 @@ _READ = params.NAMES | {
     "remove_invalid_values", "top_h", "watermarking_config", "return_dict_in_generate",
 }  # fmt: skip
 
+_OF_ASSISTANT = ("num_assistant_tokens", "assistant_confidence_threshold")
+
 # Draft models that were given by name, loaded once for each model that they draft for.
 _drafts: WeakKeyDictionary[PreTrainedModel, DraftModels] = WeakKeyDictionary()
 
@@ -93,12 +95,14 @@ def generate(
             others = {n: v for n, v in call.keywords.items() if not hasattr(generation_config, n)}
             inputs = hf_inputs.read(input_ids, {**others, **given})
             tokenizers = ours.pop("tokenizer", None), ours.pop("assistant_tokenizer", None)
+            assistant = call.kept.get("assistant_model")
+            if assistant is not None:
+                ours["assistant_model"] = assistant
+            drafts = assistant or ours.get("draft_model")
             keywords = {
-                **ours, **_settings(generation_config, input_ids, stopping_criteria),
+                **ours, **_settings(generation_config, input_ids, stopping_criteria, drafts),
                 "streamer": None if streamer is None else _WithoutPrompt(streamer),
             }  # fmt: skip
-            if "assistant_model" in call.kept:
-                keywords["assistant_model"] = call.kept["assistant_model"]
             host = _Host(model, _borrow(model, stack), tokenizers[0])
             rows = range(len(input_ids))
             request = replace(
@@ -128,15 +132,23 @@ class _Host(NamedTuple):
     tokenizer: Any
 
 
-def _settings(config: GenerationConfig, input_ids: Tensor, criteria: Any) -> dict[str, Any]:
-    """What transformers has prepared, as keywords of a request."""
+def _settings(
+    config: GenerationConfig, input_ids: Tensor, criteria: Any, assistant: Any
+) -> dict[str, Any]:
+    """What transformers has prepared, as keywords of a request; of a loaded assistant it reads the
+    settings of assisted decoding."""
     eos = getattr(config, "_eos_token_tensor", None)
+    drafting = {}
+    if isinstance(assistant, PreTrainedModel) and assistant.generation_config is not None:
+        its = generation_fields.drafting(assistant.generation_config)
+        drafting = {name: its[name] for name in _OF_ASSISTANT if name in its}
+    drafting.update(generation_fields.drafting(config))
     return {
         "max_new_tokens": config.max_length - input_ids.shape[1],
         "do_sample": bool(config.do_sample),
         "stopping_criteria": list(criteria),
         "eos_token_id": [] if eos is None else eos.tolist(),
-        "generation_config": GenerationConfig(**generation_fields.drafting(config)),
+        "generation_config": GenerationConfig(**drafting),
     }
 
 

@@ -132,6 +132,19 @@ def test_settings_of_assisted_decoding_in_a_config(model, want, requests):
     ]  # fmt: skip
 
 
+def test_settings_of_an_assistant_are_its_own_configs(model, want, requests):
+    """Where transformers documents them; the call's own win."""
+    draft = models.disturbed(model, 0.03)
+    draft.generation_config.num_assistant_tokens = 3
+    draft.generation_config.assistant_confidence_threshold = 0.25
+    for kwargs in ({}, {"drafter": "model"}, {"num_assistant_tokens": 5}):
+        assert torch.equal(want, run(model, assistant_model=draft, **kwargs))
+    assert torch.equal(want, run(model, draft_model=draft))
+    options = [request.options for request, _ in requests]
+    assert [o.num_draft_tokens for o in options] == [3, 3, 5, 3]
+    assert {o.min_draft_prob for o in options} == {0.25}
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
