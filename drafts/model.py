@@ -138,6 +138,7 @@ class ModelDrafter:
         """Draw one level below `leaves`; the new nodes, in order, without logits."""
         if self.budget is not None and tree.is_sampled:
             width = min(width, self.budget - len(tree))  # its nodes cannot be taken back
+        width = min(width, MAX_NODES - len(tree))  # no more is verified
         if width < 1:
             return []
         probs = torch.stack([leaf.logits for leaf in leaves]).softmax(-1)

@@ -14,7 +14,7 @@ from specdec.calibration import costs_of
 from specdec.costs import PassCosts
 from specdec.crowd import crowd
 from specdec.forward_pass import ForwardPass, View
-from specdec.held import Held
+from specdec.held import Held, depths
 from specdec.kernels.thread_limit import cpu_quota
 from specdec.offload.saved_prompt import SavedPrompt
 from specdec.offload.tiered_store import TieredStore
@@ -25,10 +25,12 @@ from specdec.row import Row
 from specdec.stats import Reads
 from specdec.store import KVStore, Level
 from specdec.target import Target
-from specdec.tree import TokenTree, ancestor_words
+from specdec.tree import MAX_NODES, TokenTree, ancestor_words
 
-SLACK = 640  # staged slots beyond the text: a tree, what came before it, and padding
 _LONG = 64  # pending tokens from which a causal prefill is better than a tree pass
+# Staged slots beyond the text: a tree whose passes are padded, at most to twice their width, and
+# what was pending before it.
+SLACK = 2 * (MAX_NODES + _LONG)
 
 
 class CachedModel:
@@ -58,7 +60,8 @@ class CachedModel:
     ) -> None:
         self.target, self.view, self.base, self.saved = target, view, base, saved
         self.moved = moved
-        target.begin()
+        if base is None:
+            target.begin()
         self.recorder: QueryRecorder | None = base.recorder if base is not None else recorder
         self.held = [Held() for _ in range(1 + max(row.index for row in rows))]
         self.rounds = [0] * len(self.held)
@@ -159,8 +162,9 @@ class CachedModel:
             self.store.crop(row.index, keep)
             del held.tokens[keep:]
         elif held.slots:
-            path = held.follow(text[len(held.tokens) : upto])
+            path = held.path(text[len(held.tokens) : upto])
             self.store.commit(row.index, path)
+            held.commit(path)
             if self.recorder is not None and self.base is None:
                 self.recorder.note_path(row.index, path)
         held.unstage()
@@ -185,7 +189,11 @@ class CachedModel:
             self.rounds[row.index] += 1
         pending = text[len(held.tokens) :]
         if len(pending) > _LONG:
-            self._prefill(self.store, row.index, pending[:-1], row.span)
+            try:
+                self._prefill(self.store, row.index, pending[:-1], row.span)
+            except BaseException:  # some of it may have been committed
+                self.store.crop(row.index, len(held.tokens))
+                raise
             held.tokens.extend(pending[:-1])
             held.sure = min(row.stable, len(held.tokens))
             pending = pending[-1:]
@@ -228,22 +236,35 @@ class CachedModel:
             width += 1
         if placed:
             width = padded(width)
+        staged: list[tuple[list[int], list[int]]] = []  # what helds take up once all went well
         for held, new, above in zip(helds, tokens, parents, strict=True):
-            held.slots.extend(new)
-            held.parents.extend(above)
-            held.pad(first + width)
+            rest = [-1] * (width - len(new))
+            staged.append(([*held.slots, *new, *rest], [*held.parents, *above, *rest]))
         shape = PassShape.of(len(rows), width, first, len(self.store.levels))
         slots = shape.slots if placed else first + width
-        depths = [held.depths() for held in helds]
         places = torch.tensor(
-            [[len(h.tokens) + d for d in depth] for h, depth in zip(helds, depths, strict=True)]
+            [
+                [len(held.tokens) + depth for depth in depths(above)]
+                for held, (_, above) in zip(helds, staged, strict=True)
+            ]
         )
         if ahead is not None:
             places[0, -1] = ahead  # of a slot that nobody sees
-        anc = ancestor_words([held.parents for held in helds], slots)[:, first : first + width]
-        ids = [[max(token, 0) for token in held.slots[first:]] for held in helds]
+        anc = ancestor_words([above for _, above in staged], slots)[:, first : first + width]
+        ids = [[max(token, 0) for token in new[first:]] for new, _ in staged]
         if placed:
-            return self._run_placed(rows, ready, shape, first, torch.tensor(ids), places, anc)
+            out = self._run_placed(rows, ready, shape, first, torch.tensor(ids), places, anc)
+        else:
+            out = self._run(rows, first, ids, places, anc, best)
+        for held, (new, above) in zip(helds, staged, strict=True):
+            held.stage(new, above)
+        return out
+
+    def _run(
+        self, rows: Sequence[Row], first: int, ids: list[list[int]], places: Tensor, anc: Tensor,
+        best: bool,
+    ) -> Tensor:  # fmt: skip
+        """A pass whose inputs stand on the host."""
         places = places.to(self.target.device)
         pass_ = ForwardPass(
             self.store,

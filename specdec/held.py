@@ -33,8 +33,12 @@ class Held:
         """Forget what is staged."""
         self.slots, self.parents = [], []
 
-    def follow(self, text: Sequence[int]) -> list[int]:
-        """Take up the staged tokens that `text` goes through; returns their slots."""
+    def stage(self, slots: list[int], parents: list[int]) -> None:
+        """Take up what a pass has staged: all slots, those of passes before it included."""
+        self.slots, self.parents = slots, parents
+
+    def path(self, text: Sequence[int]) -> list[int]:
+        """The staged slots that `text` goes through."""
         path: list[int] = []
         for token in text:
             above = path[-1] if path else -1
@@ -42,15 +46,11 @@ class Held:
             if slot is None:
                 break
             path.append(slot)
-            self.tokens.append(token)
         return path
 
-    def depths(self) -> list[int]:
-        """Distance of each staged slot from the committed text."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(0 if parent < 0 else depths[parent] + 1)
-        return depths
+    def commit(self, path: Sequence[int]) -> None:
+        """Take up the tokens of staged slots as committed."""
+        self.tokens.extend(self.slots[slot] for slot in path)
 
     def _find(self, above: int, token: int) -> int | None:
         """The staged slot below `above` that holds `token`."""
@@ -58,3 +58,11 @@ class Held:
             if self.slots[slot] == token and self.parents[slot] == above:
                 return slot
         return None
+
+
+def depths(parents: Sequence[int]) -> list[int]:
+    """Distance of each staged slot from the committed text."""
+    found: list[int] = []
+    for parent in parents:
+        found.append(0 if parent < 0 else found[parent] + 1)
+    return found

@@ -90,38 +90,38 @@ class Anatomy:
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
-        self._names = {
-            module: [name for name in vars(module) if name[0] != "_" and name not in _BESIDES]
-            for module in root.modules()
-        }
-        self._kept = self._parts()  # so that no other object can come to have one of their ids
-        self._key = self._identity(self._kept)
+        self._modules = list(root.modules())
+        self._names = [
+            [name for name in vars(module) if name[0] != "_" and name not in _BESIDES]
+            for module in self._modules
+        ]
+        self._parts, self._weights = self._now()  # kept: no other object can have one of their ids
+        self._addresses = list(map(address, self._weights))
 
     def holds(self) -> bool:
         """Whether the modules inside are the same objects, of the same classes, with the same
         forwards and settings, without hooks, and with the same weights at the same addresses."""
+        if list(self.root.modules()) != self._modules or any(map(has_hooks, self._modules[1:])):
+            return False
+        parts, weights = self._now()
         return (
-            list(self.root.modules()) == list(self._names)
-            and not any(map(has_hooks, self.inner))
-            and self._identity(self._parts()) == self._key
+            len(weights) == len(self._weights)
+            and all(map(is_, parts, self._parts))
+            and all(map(is_, weights, self._weights))
+            and list(map(address, weights)) == self._addresses
         )
 
-    @property
-    def inner(self) -> list[nn.Module]:
-        """The modules below the root."""
-        return [module for module in self._names if module is not self.root]
-
-    def _parts(self) -> list[Any]:
+    def _now(self) -> tuple[list[Any], list[Tensor]]:
         parts: list[Any] = []
-        for module, names in self._names.items():
+        weights: list[Any] = []
+        for module, names in zip(self._modules, self._names, strict=True):
             space = vars(module)
             parts += [type(module), type(module).forward, *map(space.get, names)]
-            parts += [] if module is self.root else [space.get("forward")]
-            parts += [*space["_parameters"].values(), *space["_buffers"].values()]
-        return parts
-
-    def _identity(self, parts: list[Any]) -> list[tuple[int, int]]:
-        return [(id(x), address(x) if isinstance(x, Tensor) else 0) for x in parts]
+            if module is not self.root:
+                parts.append(space.get("forward"))
+            weights += space["_parameters"].values()
+            weights += space["_buffers"].values()
+        return parts, [x for x in weights if x is not None]
 
 
 _BESIDES = ("training", "forward")
