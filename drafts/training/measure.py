@@ -122,6 +122,12 @@ def _ids(engine: Engine, prompt: Any) -> list[int]:
     return parse_prompts(prompt, engine.tokenizer, engine.target.vocab_size)[0][0]
 
 
+def _shown(figures: dict[str, float]) -> str:
+    """Acceptance lengths and agreement of one drafter, in words."""
+    names = {"top1": "top-1 agreement", "tokens": "of tokens"}
+    return ", ".join(f"{names.get(name, name)} {value:g}" for name, value in figures.items())
+
+
 def measure(
     target: str,
     drafter: str | None,
@@ -164,7 +170,8 @@ def measure(
         tell(f"{kind}: {len(prompts)} texts")
         texts = written(engine, prompts, new_tokens)
         report["kinds"][kind] = gains(engine, {"trained": trained, "untrained": fresh}, texts)
-        tell(str(report["kinds"][kind]))
+        for who, figures in report["kinds"][kind].items():
+            tell(f"  {who}: {_shown(figures)}")
         save(report)
     found = [
         passages(engine, corpus, kind, lengths, long_count, seed + 1)
@@ -175,5 +182,5 @@ def measure(
         tell(f"{length} tokens of context")
         texts = written(engine, [ids for kind in found for ids in kind[length]], new_tokens)
         report["contexts"][str(length)] = gains(engine, {"trained": trained}, texts)["trained"]
-        tell(str(report["contexts"][str(length)]))
+        tell(f"  trained: {_shown(report['contexts'][str(length)])}")
         save(report)

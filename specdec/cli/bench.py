@@ -154,8 +154,9 @@ def compare(
     A change counts if it exceeds 5 % and half the spread of the repeats.
 
     \b
-    Example:
+    Examples:
       specdec bench compare before/result.json after/result.json
+      specdec bench compare before after --json
     """
     old, new = (BENCH["read"].load()(file) for file in (before, after))
     changes = BENCH["compare"].load()(old, new)

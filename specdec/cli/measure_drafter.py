@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from specdec.cli import arguments, console
 from specdec.cli.prompts import read_prompts
 from specdec.registry import TRAINING
 
@@ -27,16 +28,26 @@ def measure_drafter(
     lengths: Annotated[str, typer.Option(help="Contexts to compare, in tokens.")] = "500,2000,7500",
     long_count: Annotated[int, typer.Option(help="Texts of each kind for each context.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the choice of texts.")] = 0,
+    as_json: arguments.AsJson = False,
 ) -> None:
     """Measure agreement and acceptance length on chat, code and prose, and at long contexts.
 
     The target's greedy texts are written first; drafts are then counted against them.
+
+    \b
+    Examples:
+      specdec measure-drafter --out shipped.json
+      specdec measure-drafter --target ./my-model --drafter ./my-drafter --out mine.json
+      specdec measure-drafter --prompts questions.jsonl --count 16 --lengths 500,2000 --out q.json
     """
     questions = None
     if prompts is not None:
         questions = read_prompts(prompts)
 
+    last: dict[str, Any] = {}
+
     def save(report: dict[str, Any]) -> None:
+        last.update(report)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
@@ -53,3 +64,5 @@ def measure_drafter(
         tell=lambda line: typer.echo(line, err=True),
         save=save,
     )
+    if as_json:
+        console.print_json(last)

@@ -47,6 +47,11 @@ def train_drafter(
     """Train a LongSpec drafter for a model: plainly, or under `accelerate launch`.
 
     The target continues texts cut from the data, and the drafter learns what it would say.
+
+    \b
+    Examples:
+      specdec train-drafter --target ./my-model --out my-drafter
+      accelerate launch --num_processes 4 $(which specdec) train-drafter --target M --out my-drafter
     """
     best = TRAINING["train"].load()(
         target,
