@@ -57,6 +57,8 @@ class ChannelOrder:
             raise InvalidArgument(f"channels: {path} is not a channel file; {how}") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise InvalidArgument(f"channels: {path} is not a channel file; {how}")
+        if not {"fingerprint", "layers", "text"} <= document.keys():
+            raise InvalidArgument(f"channels: {path} is incomplete; {how}")
         if document["fingerprint"] != fingerprint(target):
             raise InvalidArgument(
                 f"channels: {path} was made for another model than this "

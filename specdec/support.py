@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -9,6 +12,7 @@ from transformers import PreTrainedModel
 from specdec.errors import UnsupportedModel
 from specdec.placement import check_device
 
+_LONGEST = 600  # of windows that are tried out; longer ones would make loading slow
 _LAYERS = {"full_attention", "sliding_attention"}
 
 # Tested against transformers' own attention; others are compared with it once, at load.
@@ -48,14 +52,39 @@ def check(model: PreTrainedModel) -> None:
 
 
 def is_tested(model: PreTrainedModel) -> bool:
-    """Whether the architecture has its own test against transformers' attention."""
-    return model.config.get_text_config().model_type in _TESTED
+    """Whether the architecture has its own test against transformers' attention.
+
+    One that holds such a model beside others, as those for images do, has not.
+    """
+    return model.config.model_type in _TESTED
 
 
 def probe(model: PreTrainedModel) -> Tensor:
-    """A few token ids `[1, n]` to compare two ways of attention on."""
-    vocab_size = model.config.get_text_config().vocab_size
-    return torch.arange(8).remainder(vocab_size)[None].to(model.device)
+    """Token ids `[1, n]` to compare two ways of attention on: a few, and more where the model has a
+    window, since one that comes only with the mask shows behind its end."""
+    config = model.config.get_text_config()
+    windows = [
+        size
+        for name, size in config.to_dict().items()
+        if ("window" in name or "chunk" in name) and type(size) is int and size < _LONGEST
+    ]
+    count = 8 + max(windows, default=0)
+    return torch.arange(count).remainder(config.vocab_size)[None].to(model.device)
+
+
+def check_windows(config: Any, told: Mapping[int, int | None], name: str) -> None:
+    """Raise UnsupportedModel if a layer's window is too long for the probe, and attention was not
+    told of it. told: the window that each layer has called attention with."""
+    size, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if not size or size < _LONGEST:
+        return
+    for layer, window in told.items():
+        is_sliding = types is None or types[layer] == "sliding_attention"
+        if is_sliding and window != size:
+            raise UnsupportedModel(
+                f"{name}: layer {layer} sees a window of {size} tokens, of which its attention is "
+                "not told, so this architecture has a feature that we do not support"
+            )
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from specdec import attention, ranks, support
 from specdec.errors import SpecdecError
-from specdec.forward_pass import ForwardPass, View
+from specdec.forward_pass import AttentionCall, ForwardPass, View
 from specdec.fused_head import FusedHead
 from specdec.graphs import CudaCapture, Graphs
 from specdec.kernels.panel_weight import PanelWeight
@@ -138,8 +138,10 @@ class Target:
         """Raise UnsupportedModel unless our attention gives `support.stock_logits(model)` too."""
         tokens = support.probe(self.model)[0].tolist()
         positions = torch.arange(len(tokens), device=self.device)[None]
-        pass_ = ForwardPass(self.new_store(1, len(tokens)), FullView(), [0], positions)
-        support.compare(self.forward([tokens], pass_), stock, type(self.model).__name__)
+        view, name = _Windows(), type(self.model).__name__
+        pass_ = ForwardPass(self.new_store(1, len(tokens)), view, [0], positions)
+        support.compare(self.forward([tokens], pass_), stock, name)
+        support.check_windows(self.model.config.get_text_config(), view.told, name)
 
     @property
     def longest_text(self) -> int:
@@ -337,6 +339,17 @@ class Target:
             "use_cache": False,
             "specdec_pass": pass_,
         }
+
+
+class _Windows(FullView):
+    """Notes the window that each layer asks for."""
+
+    def __init__(self) -> None:
+        self.told: dict[int, int | None] = {}
+
+    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+        self.told[call.layer] = call.window
+        return super().attend(pass_, call)
 
 
 _turns: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import hostile
 import models
 import pytest
@@ -13,6 +15,7 @@ from specdec import Engine
 from specdec.errors import InvalidArgument
 from specdec.kernels.label_scores import score_labels, update_labels
 from specdec.sparse.calibration import calibrate
+from specdec.sparse.channel_order import FORMAT
 from specdec.sparse.label_channels import LabelChannels
 from specdec.sparse.scorer import Memo
 
@@ -38,11 +41,14 @@ def test_label_channels_of_a_file(llama, tmp_path, monkeypatch):
         assert [g.token_ids for g in out] == [g.token_ids for g in want]
     (kept,) = (tmp_path / "cache" / "channels").iterdir()
     assert kept.name == order.fingerprint and (kept / "channels.json").exists()
+    part = tmp_path / "part.json"
+    part.write_text(json.dumps({"format": FORMAT, "layers": []}))
     other = Engine(models.build("llama", seed=1), hostile.tokenizer(models.VOCAB))
     for message, engine, channels in [
         ("was made for another model", other, file),
         ("cannot be read .No such file", llama, tmp_path / "none.json"),
         ("is not a channel file", llama, __file__),
+        ("is incomplete", llama, part),
         ("'text' needs a tokenizer", Engine(models.build("llama")), "text"),
     ]:
         with pytest.raises(InvalidArgument, match=message):
