@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 
 from specdec import demo
 from specdec.bench.contestants import Run, Stopwatch
-from specdec.cachedir import build_folder, cache_root
+from specdec.cachedir import build_folder, cache_root, check_room
 from specdec.errors import InvalidArgument
+
+log = logging.getLogger("specdec")
 
 _FILE = "model.gguf"
 _FORMAT = 1
@@ -90,6 +93,9 @@ def _dequantise(file: Path, out: Path) -> None:
     from gguf.quants import dequantize
 
     reader = gguf.GGUFReader(file)
+    needed = sum(4 * int(tensor.n_elements) for tensor in reader.tensors)
+    check_room(out.parent, needed)
+    log.info("writing %s as float32, once: %.1f GB", file.name, needed / 1e9)
     writer = gguf.GGUFWriter(out, str(reader.fields["general.architecture"].contents()))
     left_out = ("GGUF.", "general.architecture", "general.file_type", "general.quantization")
     for name, entry in reader.fields.items():

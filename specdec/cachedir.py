@@ -47,6 +47,16 @@ def make_folder(folder: Path) -> None:
         raise unwritable(folder, error) from error
 
 
+def check_room(folder: Path, needed: int) -> None:
+    """Raise WeightsError unless the disk of a folder has room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise WeightsError(
+            f"{folder} has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are needed: set "
+            "SPECDEC_CACHE to a folder with room, or see `specdec cache`"
+        )
+
+
 def is_complete(folder: Path) -> bool:
     """Whether `build_folder` finished this folder and no file was cut or lost since."""
     try:

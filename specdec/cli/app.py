@@ -13,11 +13,13 @@ import typer
 
 from specdec._version import __version__
 from specdec.cli import (
+    arguments,
     bench,
     bench_kernels,
     bench_neighbours,
     bench_offload,
     bench_step,
+    cache,
     check,
     env,
     generate,
@@ -29,7 +31,7 @@ from specdec.cli import (
 )
 from specdec.cli.console import StderrHandler, harmless
 from specdec.cli.spelling import in_options
-from specdec.errors import SpecdecError
+from specdec.errors import InvalidArgument, SpecdecError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -139,6 +141,20 @@ for name, function in {
 }.items():
     bench_app.command(name, cls=Command)(function)
 app.add_typer(bench_app, name="bench")
+cache_app = typer.Typer(help="What the cache folder holds; without a command: list it.")
+for name, function in {"list": cache.listing, "clear": cache.clear}.items():
+    cache_app.command(name, cls=Command)(function)
+
+
+@cache_app.callback(invoke_without_command=True)
+def _list_cache(context: typer.Context, as_json: arguments.AsJson = False) -> None:
+    if context.invoked_subcommand is None:
+        cache.listing(as_json)
+    elif as_json:
+        raise InvalidArgument("give --json behind the command, as in `specdec cache list --json`")
+
+
+app.add_typer(cache_app, name="cache")
 
 
 def _print_version(asked: bool) -> None:
