@@ -43,7 +43,7 @@ def check(
         bool,
         typer.Option(
             "--transformers",
-            help="Compare with transformers' own greedy text, too; of a GGUF, on the same values.",
+            help="Compare with transformers' own greedy text, too; of a GGUF, its own forward on the values that we read.",
         ),
     ] = False,
     dtype: arguments.Dtype = "auto",
