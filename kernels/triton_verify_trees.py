@@ -94,7 +94,8 @@ def _traverse(
                 q = tl.load(draft + at).to(tl.float64)
             p = tl.load(target + at).to(tl.float64)
             ratio = tl.where(q > 0.0, p / tl.where(q > 0.0, q, 1.0), 0.0)
-            kept = tl.minimum(_at(n, node, keep) * ratio, 1.0)
+            kept = _at(n, node, keep) * ratio
+            kept = tl.where(kept > 0.0, tl.minimum(kept, 1.0), 0.0)  # NaN keeps nothing
             keep = tl.where(n == child, kept, keep)
             node = child
             child = tl.min(tl.where(live & (parent == node), n, NODES), 0)

@@ -90,7 +90,8 @@ class _Tree:
                 child = self.below[node][0]
                 token = self.tokens[child]
                 p, q = float(self.target[node, token]), float(self._law(node, child)[token])
-                self.keep[child] = min(1.0, self.keep[node] * (p / q if q > 0.0 else 0.0))
+                kept = self.keep[node] * (p / q if q > 0.0 else 0.0)
+                self.keep[child] = min(kept, 1.0) if kept > 0.0 else 0.0  # NaN keeps nothing
                 node = child
             if node == 0:
                 return node, used

@@ -20,6 +20,7 @@ from specdec.kernels.philox import first_uniforms
 from specdec.kernels.verify_trees import traverse_trees, walk_trees
 from specdec.kernels.warp_scores import warp_scores
 from specdec.row import Row
+from specdec.scores import nothing_allowed
 from specdec.tree import TokenTree
 from specdec.verify import Verdict
 
@@ -77,8 +78,8 @@ def verify(
     paths, last = decide(rows, trees, scores)
     read = read_back(torch.cat([paths.long(), last[:, None]], dim=1))
     return [
-        _verdict(tree, [node for node in path if node >= 0], token, is_final)
-        for tree, (*path, token), is_final in zip(trees, read, finals, strict=True)
+        _verdict(row, tree, [node for node in path if node >= 0], token, is_final)
+        for row, tree, (*path, token), is_final in zip(rows, trees, read, finals, strict=True)
     ]
 
 
@@ -123,7 +124,7 @@ def _walk(rows: Sequence[Row], trees: Sequence[TokenTree], scores: Tensor) -> tu
             for depth in tree.depths()
         ]
         noise = _noise(places, scores)
-    chosen = choose_tokens(scores, *noise)
+    chosen = _known(choose_tokens(scores, *noise), scores, rows[0].sampler.samples)
     tokens, parents = _padded(trees, scores)
     choices = torch.zeros_like(tokens)
     choices[_held(trees, scores)] = chosen
@@ -157,15 +158,25 @@ def _traverse(
     left = target[torch.arange(batch, device=scores.device), last]
     keys, counters = _noise([(test.key, *test.counter(0)) for test in tests], scores)
     counters[:, 2] += used.long() << 2
-    return paths, choose_tokens(left.log(), keys, counters)
+    return paths, _known(choose_tokens(left.log(), keys, counters), left, True)
+
+
+def _known(chosen: Tensor, scores: Tensor, samples: bool) -> Tensor:
+    """The tokens chosen by `scores[M, V]`; -1 where none can be: see `fault_of`."""
+    peak = scores.amax(-1) if samples else scores.gather(-1, chosen[:, None])[:, 0]
+    unknown = peak.isnan() | (peak == -torch.inf)
+    return chosen.masked_fill(unknown | (peak == torch.inf) if samples else unknown, -1)
 
 
 def _verdict(
-    tree: TokenTree, path: list[int], token: int, is_final: Callable[[int], bool]
+    row: Row, tree: TokenTree, path: list[int], token: int, is_final: Callable[[int], bool]
 ) -> Verdict:
-    """The verdict, which ends where the text does."""
+    """The verdict, which ends where the text does. Raises NothingAllowed for a last token of -1."""
     tokens = [*(tree.tokens[node] for node in path[1:]), token]
     for count, emitted in enumerate(tokens, start=1):
+        if emitted < 0:
+            at = len(row.tokens) + count - 1
+            raise nothing_allowed(row.index, at, "no token has a finite score")
         if is_final(emitted):
             return Verdict(path[: count + 1], tokens[:count], True)
     return Verdict(path, tokens)

@@ -4,6 +4,7 @@ SpecdecError
 ├── InvalidArgument (also ValueError)   a name, value or combination we cannot honour
 ├── UnsupportedModel (also ValueError)  a model that cannot be rolled back or driven
 ├── PromptTooLong (also ValueError)     no room for one new token
+├── NothingAllowed (also ValueError)    scores that no token can be chosen by
 ├── OutOfMemory (also MemoryError)      keys and values that fit nowhere they may lie
 ├── WeightsError (also OSError)         missing, damaged or unsafe weights
 └── VocabularyMismatch (also ValueError) draft and target do not share token ids
@@ -27,6 +28,10 @@ class UnsupportedModel(SpecdecError, ValueError):
 
 class PromptTooLong(SpecdecError, ValueError):
     """The prompt leaves no position for a new token."""
+
+
+class NothingAllowed(SpecdecError, ValueError):
+    """All tokens of a position are forbidden, or its scores are NaN or infinite."""
 
 
 class OutOfMemory(SpecdecError, MemoryError):

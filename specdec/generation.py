@@ -45,7 +45,7 @@ class GenerationStream:
         self.target, self.request = target, request
         self.drafter = Asking(drafter)
         self.view: View = VIEWS[request.view].load()(target, request.options)
-        self.seed = agreed(target.is_parallel, _seed(request))
+        self.seed = agreed(target.is_parallel, seed_of(request))
         self.rows = make_rows(target, request, self.seed or 0)
         self.stoppers = [make_stopper(target, request, row) for row in self.rows]
         self.stats = [Stats() for _ in self.rows]
@@ -245,7 +245,7 @@ class GenerationStream:
         )  # fmt: skip
 
 
-def _seed(request: Request) -> int | None:
+def seed_of(request: Request) -> int | None:
     """The seed as given, else one from PyTorch's generator, so that `torch.manual_seed` counts."""
     if not request.params.samples:
         return None

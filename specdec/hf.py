@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, MaxLengthCriteria, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from specdec import attention, generation_fields, hf_inputs, options, params, support
+from specdec import attention, generation_fields, hf_inputs, lockstep, options, params, support
 from specdec.drafting import DraftModels, make_drafter, runs_draft_model
 from specdec.errors import InvalidArgument
 from specdec.foreign_names import CALL, refuse
@@ -113,7 +113,12 @@ def generate(
             )
             _check_length(request, host.target)
             draft = _borrow_draft(request, host, tokenizers[1], stack)
-            _check_ends(stopping_criteria, len(input_ids))
+            if len(input_ids) > 1 and not lockstep.is_by_row(logits_processor, stopping_criteria):
+                sequences = lockstep.generate(
+                    host.target, replace(request, processors=[[] for _ in rows]), input_ids,
+                    list(logits_processor), list(stopping_criteria), _pad_token(generation_config),
+                )  # fmt: skip
+                return _output(sequences, generation_config)
             drafter = make_drafter(host.target, request, draft)
             stream = GenerationStream(host.target, request, drafter)
         texts = [g.token_ids for g in stream.run()]
@@ -155,18 +160,6 @@ def _settings(
 def _check_call(kept: Mapping[str, Any]) -> None:
     for name in ("synced_gpus", "negative_prompt_ids", "negative_prompt_attention_mask"):
         refuse(CALL, name, kept.get(name))
-
-
-def _check_ends(criteria: Any, rows: int) -> None:
-    """Raise for rows that may end one by one and cannot be padded behind their ends: without an end
-    token transformers lets each of them run on until the last has ended."""
-    own = [c for c in criteria if not isinstance(c, MaxLengthCriteria)]
-    if rows > 1 and own and not any(hasattr(c, "eos_token_id") for c in criteria):
-        raise InvalidArgument(
-            f"{type(own[0]).__name__} may end rows of a batch at different lengths, and without "
-            "eos_token_id transformers lets a row that has ended run on: give eos_token_id, or one "
-            "row at a time"
-        )
 
 
 def _check_length(request: Request, target: Target) -> None:
@@ -230,10 +223,18 @@ def _padded(
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """Prompts and texts side by side, the shorter ones padded behind their end."""
     longest = max(map(len, texts))
-    token = getattr(config, "_pad_token_tensor", None)  # without one, transformers takes an end
-    pad = 0 if token is None else int(token)
+    pad = _pad_token(config)
     new = [[*text, *([pad] * (longest - len(text)))] for text in texts]
     sequences = torch.cat([input_ids, torch.tensor(new, device=input_ids.device)], dim=-1)
+    return _output(sequences, config)
+
+
+def _pad_token(config: GenerationConfig) -> int:
+    token = getattr(config, "_pad_token_tensor", None)  # without one, transformers takes an end
+    return 0 if token is None else int(token)
+
+
+def _output(sequences: Tensor, config: GenerationConfig) -> Tensor | GenerateDecoderOnlyOutput:
     if config.return_dict_in_generate:
         return GenerateDecoderOnlyOutput(sequences=sequences)  # type: ignore[arg-type]
     return sequences

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -11,15 +10,24 @@ import transformers
 from torch import Tensor
 
 from specdec.errors import InvalidArgument
+from specdec.forking import fork, is_plain_function
 from specdec.params import SamplingParams
 
 Processor: TypeAlias = Callable[..., Tensor]
 
-# Processors of transformers that keep a state from call to call; the others are functions.
-_STATEFUL = {
-    "UnbatchedClassifierFreeGuidanceLogitsProcessor",
-    "SynthIDTextWatermarkLogitsProcessor",
-}
+# Processors of transformers that are functions of (ids, scores) alone, of each row by itself: calls
+# may be left out or added, and rows asked one by one. All others may keep a state.
+_FUNCTIONS = {
+    "MinLengthLogitsProcessor", "MinNewTokensLengthLogitsProcessor", "TemperatureLogitsWarper",
+    "RepetitionPenaltyLogitsProcessor", "TopPLogitsWarper", "TopKLogitsWarper", "TopHLogitsWarper",
+    "MinPLogitsWarper", "TypicalLogitsWarper", "EpsilonLogitsWarper", "EtaLogitsWarper",
+    "NoRepeatNGramLogitsProcessor", "SequenceBiasLogitsProcessor", "NoBadWordsLogitsProcessor",
+    "PrefixConstrainedLogitsProcessor", "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor", "InfNanRemoveLogitsProcessor", "LogitNormalization",
+    "ExponentialDecayLengthPenalty", "SuppressTokensAtBeginLogitsProcessor",
+    "SuppressTokensLogitsProcessor", "WatermarkLogitsProcessor",
+}  # fmt: skip
+_COLD = 1e-30  # a temperature below which quotients of logits leave float32
 
 
 class OutputPenalty:
@@ -36,8 +44,23 @@ class OutputPenalty:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         output = input_ids[0, self.num_prompt_tokens :]
-        counts = torch.bincount(output, minlength=scores.shape[-1])[: scores.shape[-1]]
-        return scores - self.frequency * counts - self.presence * (counts > 0).to(scores)
+        counts = torch.bincount(output, minlength=scores.shape[-1])[: scores.shape[-1]].double()
+        # in float64, since a penalty may be beyond float32: then it forbids
+        penalty = self.frequency * counts + self.presence * (counts > 0).double()
+        return scores - penalty.to(scores)
+
+
+class ColdTemperature:
+    """Division by a temperature so low that quotients would overflow: of distances to the best."""
+
+    stateless = True
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        behind = scores.double() - scores.double().amax(-1, keepdim=True)
+        return (behind / self.temperature).nan_to_num(0.0, neginf=-torch.inf).to(scores)
 
 
 class LogitBias:
@@ -103,7 +126,9 @@ def build(
 
 def _warpers(p: SamplingParams, device: torch.device) -> list[Processor]:
     t, chain = transformers, list[Processor]()
-    if p.temperature not in (None, 1.0):
+    if p.temperature is not None and p.temperature < _COLD:
+        chain.append(ColdTemperature(float(p.temperature)))
+    elif p.temperature not in (None, 1.0):
         chain.append(t.TemperatureLogitsWarper(float(p.temperature or 1.0)))
     if p.top_k:
         chain.append(t.TopKLogitsWarper(p.top_k))
@@ -123,30 +148,22 @@ def _warpers(p: SamplingParams, device: torch.device) -> list[Processor]:
 def is_stateless(processor: Any) -> bool:
     """Whether a processor is a function of its arguments, so that calls may be left out or added.
 
-    True for transformers' own (but for a few), and for those that say so with `stateless = True`.
+    True for those of transformers that are known to be, and for those that say so with
+    `stateless = True`. All others are asked once for every token of the text, in order.
     """
     if hasattr(processor, "stateless"):
         return bool(processor.stateless)
     kind = type(processor)
-    return (
-        kind.__module__ == "transformers.generation.logits_process"
-        and kind.__name__ not in _STATEFUL
-    )
+    ours = kind.__module__ == "transformers.generation.logits_process"
+    return ours and kind.__name__ in _FUNCTIONS
 
 
-def fork(processor: Any) -> Any:
-    """An independent copy of a processor in its present state: its own `fork()`, or a deep copy."""
-    if is_stateless(processor):
-        return processor
-    if hasattr(processor, "fork"):
-        return processor.fork()
-    try:
-        return copy.deepcopy(processor)
-    except Exception as error:
-        raise InvalidArgument(
-            f"logits processor {type(processor).__name__} cannot be copied ({error}): give it a "
-            "fork() method, or stateless = True if it keeps no state between calls"
-        ) from error
+def own_copy(processor: Any) -> Any:
+    """A processor for one more row or branch: itself where it keeps no state.
+
+    Raises CannotFork for one that cannot be copied.
+    """
+    return processor if is_stateless(processor) or is_plain_function(processor) else fork(processor)
 
 
 def _check_ids(name: str, ids: Any, vocab_size: int) -> None:

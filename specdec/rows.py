@@ -9,6 +9,7 @@ from transformers import MaxTimeCriteria
 
 from specdec import processors
 from specdec.detokenizer import Detokenizer
+from specdec.forking import fork
 from specdec.noise import Noise
 from specdec.request import Request
 from specdec.row import Row
@@ -23,17 +24,20 @@ def make_rows(target: Target, request: Request, seed: int) -> list[Row]:
     """The rows of all samples of all prompts; those with equal prompts are numbered, which tells
     their noise apart."""
     rows: list[Row] = []
+    is_alone = len(request.prompts) * request.params.num_return_sequences == 1
     seen: Counter[tuple[int, ...]] = Counter()
     for prompt, ids in enumerate(request.prompts):
         for _ in range(request.params.num_return_sequences):
             noise = Noise.of(seed, ids, seen[tuple(ids)])
             seen[tuple(ids)] += 1
-            rows.append(_make_row(target, request, prompt, len(rows), noise))
+            rows.append(_make_row(target, request, prompt, len(rows), noise, is_alone))
     return rows
 
 
-def _make_row(target: Target, request: Request, prompt: int, index: int, noise: Noise) -> Row:
-    """One row, with processors of its own."""
+def _make_row(
+    target: Target, request: Request, prompt: int, index: int, noise: Noise, is_alone: bool
+) -> Row:
+    """One row, with processors of its own: the caller's where there is no other."""
     params, tokens = request.params, list(request.prompts[prompt])
     if request.processors is not None:
         chain = list(request.processors[prompt])
@@ -42,7 +46,7 @@ def _make_row(target: Target, request: Request, prompt: int, index: int, noise: 
             params, len(tokens), request.eos_token_ids, target.vocab_size, target.device, index
         )
     sampler = Sampler(
-        [processors.fork(p) for p in chain],
+        chain if is_alone else [processors.own_copy(p) for p in chain],
         params.samples,
         noise,
         request.acceptance,
@@ -65,6 +69,8 @@ def _make_row(target: Target, request: Request, prompt: int, index: int, noise: 
 def make_stopper(target: Target, request: Request, row: Row) -> Stopper:
     """What ends the row's text; its time, if that is bounded, begins now."""
     criteria = list(request.params.stopping_criteria or ())
+    if len(request.prompts) * request.params.num_return_sequences > 1:
+        criteria = [fork(criterion) for criterion in criteria]
     if request.params.max_time is not None:
         criteria.append(MaxTimeCriteria(request.params.max_time))
     return Stopper(

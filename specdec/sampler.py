@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from specdec.forking import CannotFork
 from specdec.noise import Noise
-from specdec.processors import Processor, fork, is_stateless
+from specdec.processors import Processor, is_stateless, own_copy
+from specdec.scores import MODEL, check_kind, fault_of, nothing_allowed
 from specdec.tree import Law, TokenTree
 from specdec.verify import LawUnknown, Verdict, traversal, walk
 
@@ -63,6 +66,8 @@ class Sampler:
         """The verdict by the rule in force; processors with state stay where they are."""
         row, tree = laws.row, laws.tree
         if self.samples and self.acceptance == "rejection" and tree.is_sampled:
+            if not laws.can_branch:  # then drafts that were drawn cannot be judged: none are kept
+                return walk(TokenTree.root(tree.tokens[0]), laws.choose, is_final)
             tests = self.noise.tests(row.round)
             return traversal(tree, laws.probs, tests.uniform, tests.draw, is_final)
         return walk(tree, laws.choose, is_final)
@@ -105,12 +110,23 @@ class Sampler:
     def process(
         self, processors: Sequence[Processor], row: Row, path: Sequence[int], scores: Tensor
     ) -> Tensor:
-        """`scores[V]` through some processors, which see the row's tokens and then `path`."""
-        if not processors:
-            return scores
-        ids = self.input_ids(row, path, scores.device)
-        for processor in processors:
-            scores = processor(ids, scores.unsqueeze(0)).squeeze(0)
+        """`scores[V]` through some processors, which see the row's tokens and then `path`.
+
+        Raises NothingAllowed where no token can be chosen by what they leave, with the name of the
+        first after which that was so.
+        """
+        source: object = MODEL
+        fault = fault_of(scores, self.samples)
+        if processors:
+            ids = self.input_ids(row, path, scores.device)
+            for processor in processors:
+                before = scores.unsqueeze(0)
+                scores = check_kind(processor(ids, before), before, processor).squeeze(0)
+                known, fault = fault, fault_of(scores, self.samples)
+                if fault is not None and known is None:
+                    source = processor
+        if fault is not None:
+            raise nothing_allowed(row.index, len(row.tokens) + len(path), fault, source)
         return scores
 
     def gumbel(self, row: Row, ahead: int, like: Tensor) -> Tensor:
@@ -147,12 +163,26 @@ class NodeLaws:
         self.after: dict[int, list[Processor]] = {-1: sampler.processors}
         self.argmax: list[int] | None = None
         if sampler.is_argmax:
-            best = logits.argmax(-1) if logits.is_floating_point() else logits
-            self.argmax = best.tolist()
+            self.argmax = _argmax(logits).tolist()
+
+    @cached_property
+    def can_branch(self) -> bool:
+        """Whether processors can be asked about several branches, each with a state of its own."""
+        if not self.has_state:
+            return True
+        try:
+            for processor in self.sampler.processors:
+                own_copy(processor)
+        except CannotFork:
+            return False
+        return True
 
     def choose(self, node: int) -> int:
         """The target's own choice after `node`: argmax, under the position's noise if sampling."""
         if self.argmax is not None:
+            if self.argmax[node] < 0:
+                at = len(self.row.tokens) + len(self.tree.path_tokens(node))
+                raise nothing_allowed(self.row.index, at, "no score is the largest")
             return self.argmax[node]
         path = self.tree.path_tokens(node)
         scores = self._scores(node, path, branch=False)
@@ -169,7 +199,7 @@ class NodeLaws:
         logits = self.logits[node]
         processors = self.after[self.tree.parents[node]] if node else self.after[-1]
         if branch and self.has_state:
-            processors = [fork(p) for p in processors]
+            processors = [own_copy(p) for p in processors]
         # In float32 as transformers does it; a copy, because processors may write in place.
         wide = logits.dtype == torch.float64
         scores = logits.clone() if wide else logits.to(torch.float32, copy=True)
@@ -181,3 +211,13 @@ class NodeLaws:
             raise LawUnknown(self.row, error) from error
         self.after[node] = processors
         return scores
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    """The best token after each node, of `logits[N, V]` or of `int64[N]`, which it is already; -1
+    where there is none."""
+    if not logits.is_floating_point():
+        return logits
+    best = logits.argmax(-1)
+    peak = logits.gather(-1, best[:, None])[:, 0]
+    return best.masked_fill(peak.isnan() | (peak == -torch.inf), -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ class Stopper:
         self.row, self.device, self.detokenizer = row, device, detokenizer
         self.eos = frozenset(eos_token_ids)
         self.stop_strings = list(stop_strings)
-        self.criteria = [_own_copy(c) for c in criteria]
+        self.criteria = list(criteria)
         self.emitted: list[int] = []  # of this round, not yet in row.tokens
         self._ends: list[int] = []  # length of the text after each of them
         self._shown = 0
@@ -80,11 +79,3 @@ class Stopper:
             return False
         ids = self.row.sampler.input_ids(self.row, self.emitted, self.device)
         return any(bool(torch.as_tensor(c(ids, None)).any()) for c in self.criteria)
-
-
-def _own_copy(criterion: Any) -> Any:
-    """Rows are asked one by one, so a criterion that counts its calls gets a copy for each row."""
-    try:
-        return copy.deepcopy(criterion)
-    except Exception:  # e.g. it holds a lock or a generator: then it is shared, as it was written
-        return criterion

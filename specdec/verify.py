@@ -154,7 +154,7 @@ def traversal(
                 break
             token = tree.tokens[child]
             ratio = float(p[token]) / float(q[token]) if float(q[token]) > 0.0 else 0.0
-            keep[child] = min(1.0, keep[node] * ratio)
+            keep[child] = _probability(keep[node] * ratio)
             node = child
         if node == 0 or uniform() < keep[node]:
             break
@@ -170,6 +170,11 @@ def traversal(
             return Verdict(path[: depth + 1], tokens, True)
     tokens.append(draw(target_at(node)))
     return Verdict(path, tokens, is_final(tokens[-1]))
+
+
+def _probability(x: float) -> float:
+    """x, at most 1; what is no number keeps nothing. (`min(1.0, nan)` is 1.0.)"""
+    return min(x, 1.0) if x > 0.0 else 0.0
 
 
 def _exclude(
