@@ -45,6 +45,8 @@ def test_random_settings(targets, seed):
     kwargs |= {name: rng.choice(SETTINGS[name]) for name in names}
     if "max_length" in kwargs:
         del kwargs["max_new_tokens"]
+    if "exponential_decay_length_penalty" in kwargs:
+        kwargs.setdefault("eos_token_id", 9)
     stock = model.generate(ids, attention_mask=mask, **kwargs)
     ours = model.generate(
         ids, attention_mask=mask, custom_generate=specdec.hf.generate,
