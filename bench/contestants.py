@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from specdec.decoding.stats import Stats
 from specdec.engine import Engine
-from specdec.stats import Stats
-from specdec.stock import stock_text
+from specdec.model.stock import stock_text
 
 
 class Stopwatch:

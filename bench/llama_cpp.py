@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from specdec import demo
 from specdec.bench.contestants import Run, Stopwatch
 from specdec.cachedir import build_folder, cache_root, check_room
 from specdec.errors import InvalidArgument
+from specdec.loading import demo
 
 log = logging.getLogger("specdec")
 

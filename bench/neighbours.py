@@ -16,10 +16,9 @@ from statistics import median
 from time import perf_counter
 from typing import IO, Any
 
-from specdec import Engine
-from specdec.bench import machine
+from specdec import Engine, machine
+from specdec.control.threads import Threads
 from specdec.errors import InvalidArgument
-from specdec.threads import Threads
 
 PROMPT = "Once upon a time"
 TOKENS = 64  # of a text; texts follow each other until the time is over

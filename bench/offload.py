@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from specdec.bench import machine
-from specdec.cached_model import CachedModel
+from specdec import machine
+from specdec.decoding.cached_model import CachedModel
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
-from specdec.noise import Noise
+from specdec.forward.full_view import FullView
+from specdec.loading.placement import resolve_device, resolve_dtype
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.plan import config_of
 from specdec.offload.saved_prompt import SavedPrompt
-from specdec.placement import resolve_device, resolve_dtype
-from specdec.row import Row
-from specdec.sampler import Sampler
-from specdec.tree import TokenTree
-from specdec.view import FullView
+from specdec.sampling.noise import Noise
+from specdec.sampling.sampler import Sampler
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
 
 WIDTHS = (1, 4, 8, 16, 32, 64)
 

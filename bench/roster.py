@@ -9,13 +9,13 @@ from transformers import PreTrainedModel
 
 from specdec.bench.contestants import Contestant, HuggingFace, Ours, Stepper
 from specdec.bench.workloads import ANY_PROMPT
+from specdec.decoding.options import DraftOptions
+from specdec.decoding.request import Request
+from specdec.decoding.stats import PLAIN
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument, unknown_name
-from specdec.loader import load
-from specdec.options import DraftOptions
+from specdec.loading.loader import load
 from specdec.registry import DRAFTERS, drafter_names
-from specdec.request import Request
-from specdec.stats import PLAIN
 
 # transformers at its best known settings for one sequence; "hf-assisted" gets the draft model.
 HUGGING_FACE: dict[str, dict[str, Any]] = {

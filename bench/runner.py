@@ -9,13 +9,13 @@ from typing import Any
 
 from specdec.bench import roster
 from specdec.bench.contestants import Contestant, Run
-from specdec.bench.machine import facts
-from specdec.bench.measurement import summarise
+from specdec.bench.report.measurement import summarise
 from specdec.bench.workloads import ANY_PROMPT, Workload
+from specdec.decoding.request import Request
+from specdec.decoding.stats import PLAIN
 from specdec.engine import Engine
 from specdec.errors import SpecdecError
-from specdec.request import Request
-from specdec.stats import PLAIN
+from specdec.machine import facts
 
 SCHEMA = 2
 WARM_UP = 16  # new tokens of a run that nobody counts

@@ -13,20 +13,20 @@ from unittest.mock import patch
 
 import torch
 
-from specdec.bench import machine
+from specdec import machine
 from specdec.bench.contestants import Stepper
-from specdec.cached_model import CachedModel
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.options import DraftOptions
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
-from specdec.fused_run import FusedRun
+from specdec.forward.full_view import FullView
 from specdec.kernels.dispatch import Op
-from specdec.noise import Noise
-from specdec.options import DraftOptions
+from specdec.model.fused_run import FusedRun
 from specdec.registry import VIEWS
-from specdec.row import Row
-from specdec.sampler import Sampler
-from specdec.tree import TokenTree
-from specdec.view import FullView
+from specdec.sampling.noise import Noise
+from specdec.sampling.sampler import Sampler
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
 
 STREAM_BYTES = 1 << 29  # beyond any cache
 

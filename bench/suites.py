@@ -9,8 +9,8 @@ from typing import Any
 from specdec.bench import workloads
 from specdec.bench.ruler import ruler
 from specdec.bench.workloads import Workload
+from specdec.cli.prompt_files import read_entries, read_text
 from specdec.errors import InvalidArgument, unknown_name
-from specdec.prompt_files import read_entries, read_text
 
 SUITES = {
     "quick": "eight everyday tasks, from copying to chat; under 10 minutes on two cores",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from specdec.decoding.options import DraftOptions
+from specdec.decoding.speculative import Speculative
 from specdec.drafts.model import DEPTH
-from specdec.drafts.ngram import NGramDrafter
-from specdec.options import DraftOptions
-from specdec.speculative import Speculative
-from specdec.target import Target
-from specdec.view import FullView
+from specdec.drafts.ngram.drafter import NGramDrafter
+from specdec.forward.full_view import FullView
+from specdec.model.target import Target
 
 
 def cascade(target: Target, options: DraftOptions) -> Speculative:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.asking import Asking
-from specdec.cached_model import CachedModel
-from specdec.drafter import Drafter, Wants, wants_of
-from specdec.row import Row
-from specdec.stats import Reads, Stats
-from specdec.tree import TokenTree
-from specdec.verify import Verdict
+from specdec.decoding.asking import Asking
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Drafter, Wants, wants_of
+from specdec.decoding.stats import Reads, Stats
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
+from specdec.sampling.verify import Verdict
 
 ENOUGH = 4  # a draft this deep is a long match: it is not worth asking the next drafter
 

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.cached_model import CachedModel
-from specdec.drafter import Reach, Traits
-from specdec.forward_pass import View
-from specdec.options import DraftOptions
-from specdec.row import Row
-from specdec.stats import Reads
-from specdec.target import Target
-from specdec.tree import MAX_NODES, Law, TokenTree
-from specdec.verify import Verdict
-from specdec.view import FullView
-from specdec.vocabulary import fit
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Reach, Traits
+from specdec.decoding.options import DraftOptions
+from specdec.decoding.stats import Reads
+from specdec.forward.forward_pass import View
+from specdec.forward.full_view import FullView
+from specdec.model.target import Target
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import MAX_NODES, Law, TokenTree
+from specdec.sampling.verify import Verdict
+from specdec.sampling.vocabulary import fit
 
 TREE_WIDTH = 3  # of a tree, where a controller chooses between one and a chain
 BEAM = 8  # nodes per level of a tree that is cut to a budget of nodes afterwards

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.cached_model import CachedModel
-from specdec.options import DraftOptions
-from specdec.row import Row
-from specdec.tree import TokenTree
-from specdec.verify import Verdict
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.options import DraftOptions
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
+from specdec.sampling.verify import Verdict
 
 
 class NoDrafter:

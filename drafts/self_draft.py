@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.cached_model import CachedModel
-from specdec.draft_weights import low_precision
-from specdec.drafter import Traits, wants_of
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Traits, wants_of
+from specdec.decoding.options import DraftOptions
 from specdec.drafts.model import ModelDrafter
-from specdec.early_exit import first_layers
-from specdec.forward_pass import View
-from specdec.options import DraftOptions
+from specdec.forward.forward_pass import View
+from specdec.model.draft_weights import low_precision
+from specdec.model.early_exit import first_layers
+from specdec.model.target import Target
 from specdec.registry import VIEWS
-from specdec.row import Row
-from specdec.target import Target
-from specdec.tree import TokenTree
-from specdec.verify import Verdict
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
+from specdec.sampling.verify import Verdict
 
 FALLING = 0.6  # acceptance below which a view with refresh "falling" chooses anew
 MEMORY = 0.7  # of the running mean of acceptance

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from specdec.draft_weights import low_precision
-from specdec.drafter import Drafter
+from specdec.decoding.drafter import Drafter
+from specdec.decoding.options import DraftOptions
+from specdec.decoding.speculative import Speculative
 from specdec.drafts.model import ModelDrafter
-from specdec.drafts.ngram import NGramDrafter
-from specdec.options import DraftOptions
+from specdec.drafts.ngram.drafter import NGramDrafter
+from specdec.model.draft_weights import low_precision
+from specdec.model.target import Target
 from specdec.registry import VIEWS
-from specdec.speculative import Speculative
-from specdec.target import Target
 
 DEPTH = 6  # draft tokens for the full target in a round
 INNER_DEPTH = 2  # draft tokens of a small model for one middle pass

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.kernels.select_pages import select_by_index, select_pages
-from specdec.sparse.scorer import Memo, Scorer
-from specdec.store import Level
+from specdec.cache.store import Level
+from specdec.kernels.selection.select_pages import select_by_index, select_pages
+from specdec.sparse.scorers.base import Memo, Scorer
 
 
 class PageIndex:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from specdec.options import DraftOptions
-from specdec.sparse.calibration import channel_order
-from specdec.sparse.chunk_means import ChunkMeans
-from specdec.sparse.exact_mass import ExactMass
-from specdec.sparse.label_channels import LabelChannels
-from specdec.sparse.page_bounds import PageBounds
-from specdec.sparse.recency import Recency
-from specdec.sparse.scorer import Scorer
-from specdec.sparse.sharing import Sharing
+from specdec.decoding.options import DraftOptions
+from specdec.model.target import Target
+from specdec.sparse.layer_sharing import Sharing
+from specdec.sparse.scorers.base import Scorer
+from specdec.sparse.scorers.channel_calibration import channel_order
+from specdec.sparse.scorers.chunk_means import ChunkMeans
+from specdec.sparse.scorers.exact_mass import ExactMass
+from specdec.sparse.scorers.label_channels import LabelChannels
+from specdec.sparse.scorers.page_bounds import PageBounds
+from specdec.sparse.scorers.recency import Recency
 from specdec.sparse.view import SparseView
-from specdec.target import Target
 
 
 def streaming(target: Target, options: DraftOptions) -> SparseView:

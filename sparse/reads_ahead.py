@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specdec.forward_pass import ForwardPass, ReadAhead
-from specdec.kernels.decoder_run import Choosing
-from specdec.sparse.choosing import Choice, settings
-from specdec.sparse.layout import Layout, Place
+from specdec.forward.forward_pass import ForwardPass, ReadAhead
+from specdec.forward.full_view import FullView, may_read_ahead
+from specdec.kernels.linear.decoder_run import Choosing
+from specdec.sparse.attend import choice_reads, whole_reads
+from specdec.sparse.choose import Choice, settings
 from specdec.sparse.page_index import PageIndex
-from specdec.sparse.reading import choice_reads, whole_reads
-from specdec.view import FullView, may_read_ahead
+from specdec.sparse.sequence_places import Layout, Place
 
 if TYPE_CHECKING:
     from specdec.sparse.view import SparseView

@@ -9,21 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.drafter import Wants
+from specdec.cache.store import Level
+from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument, UnsupportedModel
-from specdec.forward_pass import AttentionCall, ForwardPass, ReadAhead
-from specdec.pass_ahead import PassAhead
-from specdec.sparse import placed, readiness, reads_ahead
-from specdec.sparse.choosing import Choice, choose
-from specdec.sparse.extent import whole
-from specdec.sparse.layout import Layout, Place
+from specdec.forward.forward_pass import AttentionCall, ForwardPass, ReadAhead
+from specdec.forward.full_view import FullView
+from specdec.forward.pass_ahead import PassAhead
+from specdec.model.target import Target
+from specdec.sparse import reads_ahead
+from specdec.sparse.attend import attend_choice, attend_spans
+from specdec.sparse.budget import whole
+from specdec.sparse.choose import Choice, choose
+from specdec.sparse.device import attend, prepare
+from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.page_index import PageIndex
-from specdec.sparse.reading import attend_choice, attend_spans
-from specdec.sparse.scorer import Memo, Scorer
-from specdec.sparse.sharing import Sharing
-from specdec.store import Level
-from specdec.target import Target
-from specdec.view import FullView
+from specdec.sparse.scorers.base import Memo, Scorer
+from specdec.sparse.sequence_places import Layout, Place
 
 QUERIES = ("draft", "verified", "prompt")
 PROMPT_QUERIES = 32  # of the prompt's end, that vote for it (SnapKV) or calibrate labels
@@ -101,8 +102,8 @@ class SparseView:
             )
 
     def ready(self, ahead: PassAhead) -> Hashable | None:
-        """See `specdec.sparse.readiness.ready`."""
-        return readiness.ready(self, ahead)
+        """See `specdec.sparse.device.prepare.ready`."""
+        return prepare.ready(self, ahead)
 
     def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
         """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
@@ -110,7 +111,7 @@ class SparseView:
         if pass_.anc is None or dense:
             return FullView().attend(pass_, call)
         if pass_.inputs is not None:
-            return placed.attend(self, pass_, call)
+            return attend.attend(self, pass_, call)
         places = Layout.of(pass_, call.layer).places
         if all(place.total <= self.budget for place in places):
             return FullView().attend(pass_, call)

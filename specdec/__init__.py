@@ -12,19 +12,19 @@ from specdec._version import __version__
 
 if TYPE_CHECKING:
     from specdec import hf
-    from specdec.drafter import Drafter
+    from specdec.decoding.drafter import Drafter
+    from specdec.decoding.options import DraftOptions
+    from specdec.decoding.output import Generation, Step
     from specdec.engine import Engine
     from specdec.errors import SpecdecError
-    from specdec.options import DraftOptions
-    from specdec.output import Generation, Step
-    from specdec.params import SamplingParams
-    from specdec.tree import Law, TokenTree
+    from specdec.sampling.params import SamplingParams
+    from specdec.sampling.tree import Law, TokenTree
 
 # Imported when asked for: `specdec --help` should not wait for torch.
 _PLACES = {
-    "DraftOptions": "specdec.options", "Drafter": "specdec.drafter", "Engine": "specdec.engine",
-    "Generation": "specdec.output", "Law": "specdec.tree", "SamplingParams": "specdec.params",
-    "SpecdecError": "specdec.errors", "Step": "specdec.output", "TokenTree": "specdec.tree",
+    "DraftOptions": "specdec.decoding.options", "Drafter": "specdec.decoding.drafter", "Engine": "specdec.engine",
+    "Generation": "specdec.decoding.output", "Law": "specdec.sampling.tree", "SamplingParams": "specdec.sampling.params",
+    "SpecdecError": "specdec.errors", "Step": "specdec.decoding.output", "TokenTree": "specdec.sampling.tree",
     "hf": "specdec.hf",
 }  # fmt: skip
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from specdec.forward_pass import ForwardPass
-from specdec.prompt import parse_prompts
-from specdec.request import Request
-from specdec.stock import stock_text
-from specdec.view import FullView
+from specdec.decoding.prompt import parse_prompts
+from specdec.decoding.request import Request
+from specdec.forward.forward_pass import ForwardPass
+from specdec.forward.full_view import FullView
+from specdec.model.stock import stock_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

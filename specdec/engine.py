@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from specdec.drafting import DraftModels, make_drafter, runs_draft_model
+from specdec.control.threads import Threads
+from specdec.decoding.drafting import DraftModels, make_drafter, runs_draft_model
+from specdec.decoding.foreign_names import LOADING, refuse
+from specdec.decoding.output import Generation
+from specdec.decoding.prompt import parse_prompts
+from specdec.decoding.request import Request
+from specdec.decoding.stream import GenerationStream
+from specdec.decoding.streamers import ended_on_error
 from specdec.errors import InvalidArgument, unknown_name
-from specdec.foreign_names import LOADING, refuse
-from specdec.generation import GenerationStream
-from specdec.kernels.panel_weight import PanelWeight
+from specdec.kernels.linear.packed_weight import PanelWeight
+from specdec.model.packing import Packing
+from specdec.model.target import Target
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.limits import kv_memory_of, weights_limits
 from specdec.offload.saved_prompt import SavedPrompt, save
-from specdec.output import Generation
-from specdec.packing import Packing
-from specdec.prompt import parse_prompts
-from specdec.request import Request
-from specdec.streamers import ended_on_error
-from specdec.target import Target
-from specdec.threads import Threads
 
 
 class Engine:
@@ -101,7 +101,7 @@ class Engine:
         local_files_only: of a hub id take what is in the cache already. torch_dtype is another name
         for dtype; settings of other libraries raise InvalidArgument, which says what to do instead.
         """
-        from specdec.loader import load
+        from specdec.loading.loader import load
 
         Threads(threads)  # a bad number is told before anything is loaded
         dtype = _dtype(dtype, others)

@@ -19,18 +19,22 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from specdec import attention, generation_fields, hf_inputs, lockstep, options, params, support
-from specdec.drafting import DraftModels, make_drafter, runs_draft_model
+from specdec.adapter import inputs, lockstep
+from specdec.adapter.call import AdapterSignature, call_of, is_sharded
+from specdec.decoding import generation_fields, options
+from specdec.decoding.drafting import DraftModels, make_drafter, runs_draft_model
+from specdec.decoding.foreign_names import CALL, refuse
+from specdec.decoding.request import Request
+from specdec.decoding.stream import GenerationStream
+from specdec.decoding.streamers import ended_on_error
 from specdec.errors import InvalidArgument
-from specdec.foreign_names import CALL, refuse
-from specdec.generation import GenerationStream
-from specdec.hf_call import AdapterSignature, call_of, is_sharded
-from specdec.loader import tokenizer_at_hand
-from specdec.processors import Processor
-from specdec.request import Request
-from specdec.streamers import ended_on_error
-from specdec.target import Target
-from specdec.vocabulary import check_same_ids
+from specdec.forward import attention
+from specdec.loading.loader import tokenizer_at_hand
+from specdec.model import support
+from specdec.model.target import Target
+from specdec.sampling import params
+from specdec.sampling.processors import Processor
+from specdec.sampling.vocabulary import check_same_ids
 
 # Our own keywords of a call: everything that concerns drafting, under every spelling.
 OURS = {
@@ -93,7 +97,7 @@ def generate(
             generation_fields.check(generation_config, _READ)
             _check_call({"synced_gpus": synced_gpus or is_sharded(model), **call.kept})
             others = {n: v for n, v in call.keywords.items() if not hasattr(generation_config, n)}
-            inputs = hf_inputs.read(input_ids, {**others, **given})
+            inputs = inputs.read(input_ids, {**others, **given})
             tokenizers = ours.pop("tokenizer", None), ours.pop("assistant_tokenizer", None)
             assistant = call.kept.get("assistant_model")
             if assistant is not None:

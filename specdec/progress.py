@@ -70,7 +70,7 @@ def compiling_line() -> Iterator[None]:
     if not has_numba():
         yield
         return
-    from specdec.kernels.compilation import on_first_compile
+    from specdec.kernels.cpu.compile_events import on_first_compile
 
     title = "Compiling kernels for this processor, once (about a minute)"
     with ExitStack() as shown:

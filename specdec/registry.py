@@ -49,7 +49,9 @@ class Entry:
 
 
 VIEWS = {
-    "full": Entry("specdec.view:full", "every key of the context: the target's own law"),
+    "full": Entry(
+        "specdec.forward.full_view:full", "every key of the context: the target's own law"
+    ),
     "streaming": Entry(
         "specdec.sparse.presets:streaming",
         "sinks and a window of recent tokens (StreamingLLM)",
@@ -91,7 +93,7 @@ VIEWS = {
         _VIEW,
     ),
     "kivi": Entry(
-        "specdec.sparse.quantized_view:kivi",
+        "specdec.sparse.codecs.kivi_view:kivi",
         "every key and value in 4 or 8 bits, but for the newest (KIVI)",
         frozenset({"kv_bits", "kv_group", "recent"}),
     ),
@@ -100,13 +102,13 @@ SPARSE_VIEWS = [name for name, entry in VIEWS.items() if "budget" in entry.optio
 
 DRAFTERS = {
     "auto": Entry(
-        "specdec.drafts.auto:AutoDrafter",
+        "specdec.drafts.auto.drafter:AutoDrafter",
         "whoever brings the most tokens per second at the moment, or nobody: chosen in each round",
         _NGRAM | {"draft_model", "min_draft_prob"},
     ),
     "none": Entry("specdec.drafts.none:NoDrafter", "plain decoding, one token a pass"),
     "ngram": Entry(
-        "specdec.drafts.ngram:NGramDrafter",
+        "specdec.drafts.ngram.drafter:NGramDrafter",
         "continuations of earlier occurrences of the last tokens, from a suffix automaton",
         _NGRAM,
     ),
@@ -117,7 +119,7 @@ DRAFTERS = {
         needs_model=True,
     ),
     "longspec": Entry(
-        "specdec.drafts.longspec:LongSpec",
+        "specdec.drafts.longspec.drafter:LongSpec",
         "a trained block that reads the target's own KV, in constant memory (LongSpec)",
         _MODEL,
         own_format=True,
@@ -150,11 +152,11 @@ COMBINED = Entry("specdec.drafts.combined:Combined", "several drafters, named as
 
 ACCEPTANCE = {
     "coupled": Entry(
-        "specdec.verify:walk",
+        "specdec.sampling.verify:walk",
         "same seed, same text, whichever drafter runs: target and drafter share their noise",
     ),
     "rejection": Entry(
-        "specdec.verify:traversal",
+        "specdec.sampling.verify:traversal",
         "most tokens per pass when sampling: block and traversal verification",
     ),
 }
@@ -163,35 +165,46 @@ BENCH = {
     "run": Entry("specdec.bench.runner:run", "measures"),
     "plan": Entry("specdec.bench.runner:Plan", "what to measure, and how often"),
     "workloads": Entry("specdec.bench.suites:workloads_of", "the workloads of a suite"),
-    "table": Entry("specdec.bench.report:table", "a measurement as rows of a table"),
-    "acceptance": Entry("specdec.bench.report:acceptance_table", "acceptance as rows of a table"),
-    "caption": Entry("specdec.bench.report:caption", "what was measured where"),
-    "notes": Entry("specdec.bench.report:notes", "how to read a measurement"),
-    "write": Entry("specdec.bench.output:write", "a measurement as files"),
-    "read": Entry("specdec.bench.output:read", "a measurement from its file"),
-    "compare": Entry("specdec.bench.compare:compare", "two measurements, cell by cell"),
-    "differences": Entry("specdec.bench.compare:differences", "why a comparison may be unfair"),
+    "table": Entry("specdec.bench.report.tables:table", "a measurement as rows of a table"),
+    "acceptance": Entry(
+        "specdec.bench.report.tables:acceptance_table", "acceptance as rows of a table"
+    ),
+    "caption": Entry("specdec.bench.report.tables:caption", "what was measured where"),
+    "notes": Entry("specdec.bench.report.tables:notes", "how to read a measurement"),
+    "write": Entry("specdec.bench.report.files:write", "a measurement as files"),
+    "read": Entry("specdec.bench.report.files:read", "a measurement from its file"),
+    "compare": Entry("specdec.bench.report.compare:compare", "two measurements, cell by cell"),
+    "differences": Entry(
+        "specdec.bench.report.compare:differences", "why a comparison may be unfair"
+    ),
     "offload": Entry("specdec.bench.offload:profile_offload", "decoding with KV behind a link"),
     "neighbours": Entry("specdec.bench.neighbours:profile_neighbours", "decoding beside others"),
     "random_engine": Entry("specdec.bench.offload:random_engine", "a shape without its weights"),
     "steppers": Entry("specdec.bench.roster:steppers", "peers whose passes are timed"),
     "steps": Entry("specdec.bench.step_profile:profile_steps", "where a pass's time goes"),
-    "kernels": Entry("specdec.bench.kernel_profile:profile_kernels", "checks and times every op"),
-    "profile": Entry("specdec.bench.view_profile:profile", "compares sparse views on a text"),
-    "anchors": Entry("specdec.bench.anchors:find_anchors", "calibrates the anchors of a view"),
-    "plot": Entry("specdec.bench.plots:plot_profile", "a profile as a picture"),
-    "facts": Entry("specdec.bench.machine:facts", "what ran where"),
+    "kernels": Entry("specdec.bench.kernels.profile:profile_kernels", "checks and times every op"),
+    "profile": Entry("specdec.bench.views.profile:profile", "compares sparse views on a text"),
+    "anchors": Entry(
+        "specdec.bench.views.anchors:find_anchors", "calibrates the anchors of a view"
+    ),
+    "plot": Entry("specdec.bench.views.plots:plot_profile", "a profile as a picture"),
+    "facts": Entry("specdec.machine:facts", "what ran where"),
     "manual": Entry("specdec.bench.workloads:manual", "a long text that is always there"),
 }
 
 TRAINING = {
-    "train": Entry("specdec.drafts.training.run:train", "distils a target into a drafter"),
-    "measure": Entry("specdec.drafts.training.measure:measure", "what a drafter foresees"),
+    "train": Entry("specdec.drafts.longspec.training.run:train", "distils a target into a drafter"),
+    "measure": Entry("specdec.drafts.longspec.training.measure:measure", "what a drafter foresees"),
 }
 
 
-CHANNELS = Entry("specdec.sparse.calibration:channel_order", "what the option channels stands for")
-CALIBRATE = Entry("specdec.sparse.calibration:calibrate", "measures label channels on a text")
+CHANNELS = Entry(
+    "specdec.sparse.scorers.channel_calibration:channel_order",
+    "what the option channels stands for",
+)
+CALIBRATE = Entry(
+    "specdec.sparse.scorers.channel_calibration:calibrate", "measures label channels on a text"
+)
 
 
 def drafter_names(spec: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from specdec import calibration
+from specdec.control import calibration
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != TESTS.parent]

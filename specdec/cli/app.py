@@ -96,7 +96,7 @@ class Commands(typer.core.TyperGroup):
 def _threads(count: int | None) -> AbstractContextManager[None]:
     if count is None:
         return nullcontext()
-    from specdec.threads import Threads
+    from specdec.control.threads import Threads
 
     return Threads(count).used()
 

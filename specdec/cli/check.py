@@ -77,7 +77,7 @@ def check(
     )
     stock = None
     if transformers:
-        from specdec.loader import load
+        from specdec.loading.loader import load
 
         stock = load(model, engine.dtype, engine.device, trust_remote_code).model
     with progress_bar("Comparing") as progress:

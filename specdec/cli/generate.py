@@ -12,9 +12,9 @@ from rich.text import Text
 from specdec.cli import arguments, console, prompts
 
 if TYPE_CHECKING:
+    from specdec.decoding.output import Generation
+    from specdec.decoding.stats import Reads
     from specdec.engine import Engine
-    from specdec.output import Generation
-    from specdec.stats import Reads
 
 _PLAIN_TOKENS = 32  # of the plain run that the summary compares with
 
@@ -178,8 +178,8 @@ def generate(
 def _print_plan(engine: Engine, request: Any, new_tokens: int) -> None:
     """Where the memory goes that was asked about, and what speed to expect."""
     from specdec.cli.plan import lines
+    from specdec.decoding.prompt import parse_prompts
     from specdec.offload.plan import plan_of
-    from specdec.prompt import parse_prompts
 
     (ids,), _ = parse_prompts(request, engine.tokenizer, engine.target.vocab_size)
     plan = plan_of(engine, min(len(ids) + new_tokens, engine.target.longest_text), 1)

@@ -57,9 +57,9 @@ def plan(
     import torch
 
     from specdec.errors import InvalidArgument
+    from specdec.loading.placement import DTYPES
     from specdec.offload.memory import free_bytes, free_disk, parse_bytes
     from specdec.offload.plan import make_plan
-    from specdec.placement import DTYPES
 
     if dtype not in DTYPES:
         raise InvalidArgument(f"--dtype {dtype!r}: give {', '.join(DTYPES)}")

@@ -7,8 +7,8 @@ import stat
 import sys
 from pathlib import Path
 
+from specdec.cli.prompt_files import decode, read_entries, read_text
 from specdec.errors import InvalidArgument
-from specdec.prompt_files import decode, read_entries, read_text
 
 # An edit: most of the answer stands in the prompt, which is where n-gram drafts shine.
 DEMO = """Repeat this Python code exactly, but rename the class to Meter:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
+from specdec.cache.kv_shape import KVShape
+from specdec.cache.store import KVStore
 from specdec.errors import InvalidArgument
 from specdec.offload.balance import Balance
 from specdec.offload.budget import Budget
 from specdec.offload.disk import DiskTier
-from specdec.offload.kv_shape import KVShape
 from specdec.offload.memory import free_bytes, free_disk, show_bytes
 from specdec.offload.pace import Pace
 from specdec.offload.rates import link_rate
@@ -21,7 +22,6 @@ from specdec.offload.split import Sizes, Split, split
 from specdec.offload.tier import DeviceTier, HostTier, Tier
 from specdec.offload.tiered_level import TieredLevel
 from specdec.offload.tiered_store import TieredStore
-from specdec.store import KVStore
 
 log = logging.getLogger("specdec")
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from specdec.errors import InvalidArgument, OutOfMemory
+from specdec.model.released import is_released
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.memory import parse_bytes, show_bytes
-from specdec.released import is_released
 
 if TYPE_CHECKING:
-    from specdec.target import Target
+    from specdec.model.target import Target
 
 WORK_BYTES = 1 << 30  # of a GPU, for activations, logits and the allocator's own needs
 KV_SHARE = 0.15  # of a GPU that weights are to leave free when a device map is made

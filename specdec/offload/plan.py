@@ -9,14 +9,14 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from specdec.cache.kv_shape import KVShape
 from specdec.errors import InvalidArgument, OutOfMemory, WeightsError
+from specdec.model.rotation import max_positions
 from specdec.offload.known_models import KNOWN
-from specdec.offload.kv_shape import KVShape
 from specdec.offload.limits import WORK_BYTES, weight_bytes
 from specdec.offload.memory import show_bytes
 from specdec.offload.rates import Rates, measure
 from specdec.offload.split import Sizes, Split, resident_bytes, split
-from specdec.rotation import max_positions
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
@@ -192,7 +192,7 @@ def config_of(model: str) -> Any:
     if model in KNOWN:
         fields = dict(KNOWN[model])
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
-    from specdec import loader
+    from specdec.loading import loader
 
     if (config := loader.config_of(model)) is not None:
         return config

@@ -12,14 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from specdec.cache.store import KVStore
 from specdec.cachedir import sha256_of
 from specdec.errors import InvalidArgument, WeightsError
-from specdec.forward_pass import ForwardPass
+from specdec.forward.forward_pass import ForwardPass
+from specdec.forward.full_view import FullView
+from specdec.model.support import probe
+from specdec.model.target import PREFILL_CHUNK, Target
 from specdec.offload.prompt_folder import PromptFolder, layer_name, write_note
-from specdec.store import KVStore
-from specdec.support import probe
-from specdec.target import PREFILL_CHUNK, Target
-from specdec.view import FullView
 
 SEAM = 16  # last tokens that may differ: text that is cut elsewhere is also tokenized otherwise
 _TOLERANCE = 2e-3  # of the largest logit; other machines round otherwise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from specdec.cache.kv_shape import KVShape
 from specdec.errors import OutOfMemory
-from specdec.offload.kv_shape import KVShape
 from specdec.offload.memory import show_bytes
 
 

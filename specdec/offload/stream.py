@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from specdec.forward_pass import AttentionCall, ForwardPass
-from specdec.kernels.merge import merge
-from specdec.kernels.prefix_attention import prefix_attention
+from specdec.forward.forward_pass import AttentionCall, ForwardPass
+from specdec.kernels.attention.merge import merge
+from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.offload.staging import Slot
 from specdec.offload.tier import HostTier
 from specdec.offload.tiered_level import TieredLevel

@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from specdec.cache.store import Level
 from specdec.offload.staging import Staging
 from specdec.offload.tier import Tier
-from specdec.store import Level
 
 
 class TieredLevel(Level):

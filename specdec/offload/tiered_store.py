@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from specdec.cache.store import KVStore, Level
 from specdec.errors import SpecdecError
 from specdec.offload.budget import Budget
 from specdec.offload.staging import Staging
 from specdec.offload.tier import DeviceTier, Tier
 from specdec.offload.tiered_level import TieredLevel
-from specdec.store import KVStore, Level
 
 
 class TieredStore(KVStore):

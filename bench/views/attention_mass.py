@@ -1,0 +1,103 @@
+"""AttentionMass: what share of its attention a query of the target gives to which key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Wants
+from specdec.forward.forward_pass import AttentionCall, ForwardPass
+from specdec.forward.full_view import FullView
+from specdec.forward.query_recorder import QueryRecorder
+from specdec.model.target import Target
+from specdec.sampling.noise import Noise
+from specdec.sampling.sampler import Sampler
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
+
+
+@dataclass
+class Probe:
+    """The full view; it keeps each layer's attention call of the last pass over a tree."""
+
+    name: str = "full"
+    lossless: bool = True
+    calls: dict[int, AttentionCall] = field(default_factory=dict)
+
+    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+        if pass_.anc is not None:
+            self.calls[call.layer] = call
+        return FullView().attend(pass_, call)
+
+
+class Walk:
+    """The target reads a text as if it verified perfect drafts: `depth` + 1 tokens a round.
+
+    The text before the `rounds` last rounds is the prompt, read once. `row` is where the text
+    stands; views that draft beside it take `model` as their base.
+    """
+
+    def __init__(
+        self, target: Target, tokens: Sequence[int], depth: int, rounds: int, wants: Wants
+    ) -> None:
+        self.target, self.tokens, self.depth = target, list(tokens), depth
+        prompt = self.tokens[: len(self.tokens) - rounds * (depth + 1)]
+        sampler = Sampler([], False, Noise(0), "coupled")
+        self.row = Row(0, 0, prompt, len(prompt), len(self.tokens), sampler, stable=len(prompt))
+        self.probe = Probe()
+        recorder = QueryRecorder(wants.prompt_queries, wants.verified)
+        self.model = CachedModel(target, self.probe, [self.row], recorder=recorder)
+
+    @property
+    def coming(self) -> list[int]:
+        """The next `depth` + 1 tokens of the text."""
+        end = len(self.row.tokens)
+        return self.tokens[end : end + self.depth + 1]
+
+    def verify(self) -> Tensor:
+        """Logits `[depth + 1, V]` of the full view: after the last token and the coming ones."""
+        tree = TokenTree.chain(self.row.tokens[-1], self.coming[:-1])
+        return self.model.forward([self.row], [tree])[0]
+
+    def advance(self) -> None:
+        """Take up the coming tokens."""
+        self.row.tokens.extend(self.coming)
+        self.row.stable = len(self.row.tokens)
+        self.row.round += 1
+
+    @property
+    def committed(self) -> int:
+        """Tokens that the store holds before the round's own, S."""
+        return self.model.store.length(0)
+
+    def kv(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values `[Hkv, S, D]` of the committed text."""
+        level = self.model.store.levels[0]
+        keys, values = level.k[layer], level.v[layer]
+        assert keys is not None and values is not None
+        return keys[0, :, : self.committed], values[0, :, : self.committed]
+
+    def mass(self, layer: int) -> Tensor:
+        """Attention `[Hkv, G, N, S + N]` of the queries of the last `verify`, N = depth + 1."""
+        return attention_mass(self.probe.calls[layer], self.kv(layer)[0])
+
+
+@torch.inference_mode()
+def attention_mass(call: AttentionCall, keys: Tensor) -> Tensor:
+    """Attention `[Hkv, G, N, S + N]` of a chain's N queries over `keys[Hkv, S, D]` and the chain.
+
+    A sliding window and sinks are left out: this is for layers that attend to all of a text.
+    """
+    heads, (_, _, nodes, dim) = keys.shape[0], call.q.shape
+    q = call.q[0].reshape(heads, -1, dim).float()
+    logits = q @ torch.cat([keys, call.k[0]], dim=1).float().mT * call.scale
+    if call.softcap is not None:
+        logits = call.softcap * torch.tanh(logits / call.softcap)
+    logits = logits.unflatten(1, (-1, nodes))
+    later = torch.ones(nodes, nodes, dtype=torch.bool, device=q.device).triu(1)
+    logits[..., keys.shape[1] :].masked_fill_(later, -torch.inf)
+    return logits.softmax(dim=-1)

@@ -1,0 +1,192 @@
+"""ViewProfile: how well sparse views stand for the full one on a text, and what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdec.bench.views.attention_mass import Walk
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Wants
+from specdec.decoding.options import DraftOptions
+from specdec.decoding.stats import Reads
+from specdec.errors import unknown_name
+from specdec.model.target import Target
+from specdec.registry import SPARSE_VIEWS, VIEWS
+from specdec.sampling.tree import TokenTree
+from specdec.sparse.budget import extent
+from specdec.sparse.choose import Choice
+from specdec.sparse.page_index import PageIndex
+from specdec.sparse.sequence_places import Place
+from specdec.sparse.view import SparseView
+
+Choices = dict[int, "Choice | None"]  # of one pass: what stands for each layer
+
+
+def profile(
+    target: Target,
+    tokens: Sequence[int],
+    views: Sequence[str],
+    budgets: Sequence[int],
+    depth: int = 8,
+    rounds: int = 32,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Compare views with the full view on the last `rounds` * (`depth` + 1) tokens of a text.
+
+    In each round every view drafts `depth` tokens, but is fed the text's own, so that all of them
+    are asked the same questions. Returns what `ProfiledView.to_dict` says of each view and budget.
+    options: fields of DraftOptions for all views. Raises InvalidArgument for what is not a view or
+    a budget too small for it.
+    """
+    made = [view_of(target, name, budget, **options) for name in views for budget in budgets]
+    wants = Wants.all_of([view.wants for view in made])
+    walk = Walk(target, tokens, depth, rounds, wants)
+    profiled = [ProfiledView(view, walk) for view in made]
+    for done in range(rounds):
+        for place, view in enumerate(profiled):
+            view.draft()
+            progress(done * len(profiled) + place, rounds * len(profiled))
+        probs = walk.verify()[:depth].float().softmax(dim=-1)
+        for layer in range(target.num_layers):
+            mass = None
+            if walk.probe.calls[layer].window is None:
+                mass = walk.mass(layer).mean(dim=1)
+            for view in profiled:
+                view.count(layer, mass)
+        for view in profiled:
+            view.compare(probs)
+        walk.advance()
+    return {
+        "num_prompt_tokens": walk.row.num_prompt_tokens,
+        "depth": depth,
+        "rounds": rounds,
+        "views": [view.to_dict() for view in profiled],
+    }
+
+
+def view_of(target: Target, name: str, budget: int, **options: Any) -> SparseView:
+    """The view of a preset's name at a budget."""
+    if name not in SPARSE_VIEWS:
+        raise unknown_name("view", name, SPARSE_VIEWS)
+    view = VIEWS[name].load()(target, DraftOptions(budget=budget, **options))
+    assert isinstance(view, SparseView)
+    return view
+
+
+@dataclass
+class ProfiledView:
+    """One view at one budget beside a walk, and sums over the rounds so far.
+
+    agreement, overlap: `[depth]`; recall: `[layers]`; keys, read and full are numbers of keys and
+    bytes over all passes and layers.
+    """
+
+    view: SparseView
+    walk: Walk
+    agreement: list[float] = field(default_factory=list)
+    overlap: list[float] = field(default_factory=list)
+    recall: list[float] = field(default_factory=list)
+    rounds: int = 0
+    keys: int = 0
+    full_keys: int = 0
+    read: int = 0
+    full: int = 0
+
+    def __post_init__(self) -> None:
+        depth, layers = self.walk.depth, self.walk.target.num_layers
+        self.agreement, self.overlap = [0.0] * depth, [0.0] * depth
+        self.recall = [0.0] * layers
+        self.model = CachedModel(self.walk.target, self.view, [self.walk.row], base=self.walk.model)
+        self._before: Choices = {}
+
+    def draft(self) -> None:
+        """One draft of the text's own tokens; keeps its laws and choices for the comparison."""
+        row, laws = self.walk.row, []
+        self.choices: list[Choices] = []
+        logits = self.model.forward([row], [TokenTree.root(row.tokens[-1])])[0]
+        laws.append(logits[0])
+        self.choices.append(self._standing())
+        slot = self.model.root_slot(row)
+        for token in self.walk.coming[: self.walk.depth - 1]:
+            slot, grown = self.model.grow([row], [[token]], [[slot]])
+            laws.append(grown[0, 0])
+            self.choices.append(self._standing())
+        self.probs = torch.stack(laws).float().softmax(dim=-1)
+
+    def compare(self, probs: Tensor) -> None:
+        """Add how the draft's laws agree with the full view's, `[depth, V]`."""
+        overlap = torch.minimum(self.probs, probs).sum(dim=-1).tolist()
+        same = (self.probs.argmax(dim=-1) == probs.argmax(dim=-1)).tolist()
+        for place, (shared, equal) in enumerate(zip(overlap, same, strict=True)):
+            self.overlap[place] += shared
+            self.agreement[place] += equal
+        self.rounds += 1
+        self._before = self.choices[-1]
+
+    def count(self, layer: int, mass: Tensor | None) -> None:
+        """Add what the draft read in a layer, and how much of `mass[Hkv, N, S + N]` that held.
+
+        mass None: a layer with a sliding window, which every view reads alike.
+        """
+        keys, values = self.walk.kv(layer)
+        per_key = keys[:, 0].nbytes + values[:, 0].nbytes
+        window = self.walk.probe.calls[layer].window
+        everything = keys.shape[1] if window is None else min(window, keys.shape[1])
+        before = self._before.get(layer)
+        for node, choices in enumerate(self.choices):
+            choice, count, share = choices.get(layer), everything, 1.0
+            if mass is not None and choice is not None and choice.pages is not None:
+                if not self.view.sharing.reads_all(layer):
+                    count, share = self._part(choice, mass[:, node])
+                    if choice is not before and self.view.sharing.anchor_of(layer) == layer:
+                        self.read += self._index_bytes(layer, keys)
+                before = choice
+            self.keys += count
+            self.full_keys += everything
+            self.read += count * per_key
+            self.full += everything * per_key
+            self.recall[layer] += share
+
+    def to_dict(self) -> dict[str, Any]:
+        """Means over the rounds; shares are of what the full view reads."""
+        rounds, passes = self.rounds, self.rounds * self.walk.depth
+        return {
+            "view": self.view.name,
+            "budget": self.view.budget,
+            "agreement": [count / rounds for count in self.agreement],
+            "overlap": [total / rounds for total in self.overlap],
+            "recall": [total / passes for total in self.recall],
+            "keys_share": self.keys / self.full_keys,
+            "bytes_per_token": self.read / passes,
+            "bytes_share": self.read / self.full,
+        }
+
+    def _standing(self) -> Choices:
+        anchors = [self.view.sharing.anchor_of(n) for n in range(self.walk.target.num_layers)]
+        state = self.model.state
+        return {layer: state.get((0, anchor)) for layer, anchor in enumerate(anchors)}
+
+    def _part(self, choice: Choice, mass: Tensor) -> tuple[int, float]:
+        """Keys that a choice reads, and their share of `mass[Hkv, S + N]`, mean over KV heads."""
+        assert choice.pages is not None
+        size, covered = self.view.scorer.page_size, choice.covered[0]
+        place = Place(0, 0, [0], [self.walk.committed], 1, Reads())
+        count, spans = extent(choice, place, self.view.budget, size)
+        pages = mass[:, :covered].unflatten(1, (-1, size)).sum(dim=-1)
+        share = pages.gather(1, choice.pages[:, :count]).sum(dim=1)
+        share = share + mass[:, self.walk.committed :].sum(dim=1)  # the draft's own tokens
+        for _, start, end in spans:
+            share = share + mass[:, start:end].sum(dim=1)
+        return count * size + sum(end - start for _, start, end in spans), float(share.mean())
+
+    def _index_bytes(self, layer: int, keys: Tensor) -> int:
+        """What choosing anew read: the summaries, or every key where there are none."""
+        index = self.walk.model.store.levels[0].sidecars[self.view.scorer.key, layer, 0]
+        assert isinstance(index, PageIndex)
+        return keys.nbytes if index.summary is None else index.summary[:, : index.pages].nbytes

@@ -1,0 +1,71 @@
+"""Candidates: the drafters among which `auto` chooses, and how each of them does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from specdec.control.acceptance import Trust
+from specdec.decoding.asking import Asking
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Traits, traits_of
+from specdec.decoding.options import DraftOptions
+from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
+from specdec.model.target import Target
+from specdec.registry import DRAFTERS
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
+
+log = logging.getLogger("specdec")
+
+MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller asks for less
+# In the order in which they are asked. Those that need nothing but the target are left alone until
+# they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
+# and one with a format of its own where what it ships fits the target.
+CANDIDATES = ("ngram", "model", "triforce-chunks", "longspec")
+
+
+@dataclass
+class Part:
+    """One candidate, whether the user brought it, how it does, and how far it read each row."""
+
+    drafter: Asking
+    traits: Traits
+    given: bool = False
+    trust: Trust = field(default_factory=Trust)
+    read: dict[int, int] = field(default_factory=dict)
+    trees: list[TokenTree] = field(default_factory=list)  # this round's
+
+
+def candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
+    """The drafters that this call has something for."""
+    free = replace(options, num_draft_tokens=None)
+    bounded = replace(options, num_draft_tokens=options.num_draft_tokens or MAX_DEPTH)
+    for name in CANDIDATES:
+        entry = DRAFTERS[name]
+        if entry.needs_model and options.draft_model is None:
+            continue
+        mine = free if name == "ngram" else bounded
+        if entry.own_format:
+            mine = replace(mine, draft_model=None)
+        try:
+            drafter = entry.load()(target, mine)
+        except (InvalidArgument, WeightsError, UnsupportedModel) as error:
+            if not entry.own_format and not isinstance(error, UnsupportedModel):
+                raise
+            log.debug("auto does without %s: %s", name, error)
+            continue
+        yield Part(Asking(drafter), traits_of(drafter), entry.needs_model)
+
+
+def begins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:
+    """Whether a candidate that nobody asked for can work here: it may need KV that is elsewhere."""
+    try:
+        part.drafter.begin(rows, verifier)
+    except InvalidArgument as error:
+        if part.given:
+            raise
+        log.debug("auto does without %s: %s", part.drafter.name, error)
+        return False
+    return True

@@ -1,0 +1,171 @@
+"""AutoDrafter: whoever brings the most tokens per second at the moment, or nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from specdec.control.controller import Controller, Offer, Plan
+from specdec.control.costs import PassCosts
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Wants, wants_of
+from specdec.decoding.options import DraftOptions
+from specdec.decoding.stats import Reads, Stats
+from specdec.drafts.auto.candidates import Part, begins, candidates
+from specdec.model.target import Target
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
+from specdec.sampling.verify import Verdict
+
+GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
+REHEARSED, KNOWN = 2, 2  # draft tokens of a rehearsal; drafts that tell the cost: one may be cold
+
+
+class AutoDrafter:
+    """Asks the controller in each round who should draft, and how much.
+
+    n-gram drafts are made anyway, since they cost nothing, and are judged by what they promise and
+    how far such promises came true. Drafters that run a model are judged before they draft, by
+    their acceptance so far and their measured times, the time to catch up with the text included.
+
+    Under `acceptance="rejection"`, too, the text keeps the target's law: whom it asks, and for how
+    much, is settled before anything is drawn in the round, from the past and the clock alone.
+    `num_draft_tokens` bounds the length of drafts; `draft_width` fixes the nodes per level.
+    """
+
+    name = "auto"
+
+    def __init__(
+        self,
+        target: Target,
+        options: DraftOptions,
+        controller: Callable[[PassCosts], Controller] = Controller,
+    ) -> None:
+        self.parts = list(candidates(target, options))
+        self.limit = options.num_draft_tokens or 255
+        self.wants = Wants.all_of(
+            [Wants(costs=True), *(wants_of(part.drafter) for part in self.parts)]
+        )
+        self._make_controller = controller
+        self._clock = target.clock
+        self._rotation = target.rotation
+
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        self.controller = self._make_controller(verifier.costs)
+        self.parts = [part for part in self.parts if begins(part, rows, verifier)]
+        for part in self.parts:
+            part.read = {row.index: len(row.tokens) for row in rows}
+        self._rehearse(rows)
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        self.started = self._clock()
+        self.keys = sum(len(row.tokens) for row in rows)
+        limits = [min(limit, self.limit) for limit in limits]
+        offers = {}
+        for part in self.parts:
+            if part.traits.instant:
+                part.trees = part.drafter.propose(rows, limits)
+            for offer in self._offers(part, rows, max(limits)):
+                offers[offer.name] = part, offer
+        self.plan = self.controller.choose(
+            len(rows), self.keys, [offer for _, offer in offers.values()]
+        )
+        self.part = None
+        trees = [TokenTree.root(row.tokens[-1]) for row in rows]
+        if self.plan.name in offers:
+            self.part, offer = offers[self.plan.name]
+            trees = self._draft(self.part, offer, self.plan, rows, limits)
+        self.drafted = self._clock()
+        return trees
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        verified = self._clock()
+        for part in self.parts:
+            if part.traits.instant:
+                for tree, verdict in zip(part.trees, verdicts, strict=True):
+                    part.trust.note(tree, verdict.tokens)
+            if part.traits.instant or part is self.part:
+                part.drafter.observe(rows, trees, verdicts)
+        outcomes = [
+            (max(tree.depths()), verdict.num_accepted, len(verdict.tokens))
+            for tree, verdict in zip(trees, verdicts, strict=True)
+        ]
+        self.controller.learn(
+            self.plan, self.keys, self.drafted - self.started, verified - self.started, outcomes
+        )
+
+    def explain(self) -> list[str]:
+        """What was chosen in which rounds, and why."""
+        return self.controller.explain()
+
+    def inner_stats(self, row: int) -> dict[str, Stats]:
+        """What inner levels of the candidates made of their drafters' tokens, for one row."""
+        found: dict[str, Stats] = {}
+        for part in self.parts:
+            found |= part.drafter.inner_stats(row)
+        return found
+
+    def reads(self, row: int) -> dict[str, Reads]:
+        """What sparse views of the candidates read for one row, by name."""
+        found: dict[str, Reads] = {}
+        for part in self.parts:
+            found |= part.drafter.reads(row)
+        return found
+
+    def _rehearse(self, rows: Sequence[Row]) -> None:
+        """Time drafts of those that are new to this machine and length of text, as passes are.
+
+        A guess would be far off where a draft reads what is near and a pass what is behind a link,
+        and the first draft may compile kernels, which no round should pay for. The draft tokens
+        are thrown away.
+        """
+        room = min(row.max_tokens - len(row.tokens) - 1 for row in rows)
+        if room < REHEARSED or not self._rotation.is_fixed:  # then rows may not draft together
+            return
+        self.keys = sum(len(row.tokens) for row in rows)
+        for part in self.parts:
+            offers = [] if part.traits.instant else list(self._offers(part, rows, REHEARSED))
+            for offer in offers[:1]:  # more nodes a level are seldom tried
+                cost = self.controller.costs.draft_cost(offer.key, self.keys, offer.guess)
+                while cost.count < KNOWN:
+                    started = self._clock()
+                    part.drafter.propose(rows, [REHEARSED] * len(rows))
+                    cost.note(REHEARSED, 0, self._clock() - started)
+
+    def _offers(self, part: Part, rows: Sequence[Row], limit: int) -> Iterator[Offer]:
+        """What a candidate can do in this round."""
+        traits, name = part.traits, part.drafter.name
+        if traits.instant:
+            promised = sum(sum(tree.chances.values()) for tree in part.trees)
+            nodes = max(map(len, part.trees)) - 1
+            yield Offer(name, nodes=nodes, tokens=part.trust.factor * promised)
+            return
+        depth = min(limit, traits.max_depth)
+        if depth < 1 or not any(part.drafter.takes(row) for row in rows):
+            return
+        costs, missed = self.controller.costs, 0
+        guess = GUESS * costs.seconds(len(rows), self.keys)
+        if traits.reads is None:
+            missed = sum(len(row.tokens) - part.read[row.index] for row in rows)
+        elif traits.reads < self.keys:  # the target's own weights, on a part of its context
+            guess = costs.seconds(len(rows), len(rows) * traits.reads)
+        else:
+            return  # it would read everything, as plain decoding does
+        for width in traits.widths:
+            kind = name if width == traits.widths[0] else f"{name} x{width}"
+            key = f"{traits.cost_key} x{width}"
+            yield Offer(
+                kind, key, depth=depth, width=width, missed=missed, guess=guess, given=part.given
+            )
+
+    def _draft(
+        self, part: Part, offer: Offer, plan: Plan, rows: Sequence[Row], limits: Sequence[int]
+    ) -> list[TokenTree]:
+        if part.traits.instant:
+            return part.trees
+        if len(part.traits.widths) > 1:
+            part.drafter.drafter.width = offer.width  # type: ignore[attr-defined]
+        trees = part.drafter.propose(rows, [min(limit, plan.depth) for limit in limits])
+        part.read.update({row.index: len(row.tokens) for row in rows})
+        return trees

@@ -1,0 +1,175 @@
+"""Checkpoints of a LongSpec drafter: a folder with config.json and model.safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from specdec.drafts.longspec.block import LongSpecBlock, Sizes
+from specdec.errors import InvalidArgument, WeightsError
+from specdec.model.target import Target
+
+KIND = "specdec-longspec"
+_SAMPLES = 64  # embedding values that tell one target from another
+_CLOSE = 0.9  # least cosine between samples of one target in two weight formats
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained block: sizes, weights by name, the token of each head row, and who its target is.
+
+    ids: `int64[V']`, or None where all tokens can be drafted.
+    """
+
+    sizes: Sizes
+    weights: dict[str, Tensor]
+    ids: Tensor | None
+    target: dict[str, Any]
+    training: dict[str, Any]
+
+    def block(self) -> LongSpecBlock:
+        """The block, in float32 on the CPU."""
+        block = LongSpecBlock(self.sizes)
+        block.load_state_dict({name: x.float() for name, x in self.weights.items()})
+        return block.requires_grad_(False).eval()
+
+    def save(self, folder: Path) -> None:
+        """Write the folder; each file is replaced as a whole, the weights in bfloat16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: x.detach().cpu().bfloat16() for name, x in self.weights.items()}
+        if self.ids is not None:
+            tensors["draft_ids"] = self.ids.int().cpu()
+        config = {
+            "kind": KIND,
+            "sizes": self.sizes.as_dict(),
+            "target": self.target,
+            "training": self.training,
+        }
+        unfinished = folder / f".unfinished-{uuid.uuid4().hex}"
+        save_file({name: x.contiguous() for name, x in tensors.items()}, unfinished)
+        os.replace(unfinished, folder / "model.safetensors")
+        unfinished.write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+        os.replace(unfinished, folder / "config.json")
+
+    @classmethod
+    def load(cls, source: str | Path) -> Checkpoint:
+        """From a folder, or from a repository of the hub.
+
+        Raises WeightsError where there is none, and InvalidArgument for another kind of model.
+        """
+        folder = _folder(str(source))
+        try:
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+            if config.get("kind") != KIND:
+                raise InvalidArgument(
+                    f"draft_model={str(source)!r} holds a model of type "
+                    f"{config.get('model_type', 'unknown')!r}, not a LongSpec drafter: train one "
+                    "with `specdec train-drafter`, or use drafter='model'"
+                )
+            weights = load_file(folder / "model.safetensors")
+            sizes = Sizes(**config["sizes"])
+            target, training = config["target"], config.get("training", {})
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            if isinstance(error, InvalidArgument):
+                raise
+            raise WeightsError(
+                f"the LongSpec drafter in {folder} cannot be read: {error}"
+            ) from error
+        ids = weights.pop("draft_ids", None)
+        return cls(sizes, weights, None if ids is None else ids.long(), target, training)
+
+    def check(self, target: Target, source: str) -> None:
+        """Raise InvalidArgument, naming the difference, unless it was trained for `target`."""
+        ours = describe(target)
+        for name, value in self.target.items():
+            if name != "sample" and ours[name] != value:
+                raise InvalidArgument(
+                    f"the LongSpec drafter {source} was trained for another target: its {name} is "
+                    f"{value}, this one's is {ours[name]}. Train one with `specdec train-drafter`"
+                )
+        a, b = torch.tensor(self.target["sample"]), torch.tensor(ours["sample"])
+        cosine = float(torch.nn.functional.cosine_similarity(a, b, 0))
+        if cosine < _CLOSE:
+            raise InvalidArgument(
+                f"the LongSpec drafter {source} was trained for a target of the same sizes with "
+                f"other weights: their embeddings have a cosine of {cosine:.2f}. Train one with "
+                "`specdec train-drafter`"
+            )
+
+
+def describe(target: Target) -> dict[str, Any]:
+    """What tells this target from others, in whatever format its weights are held.
+
+    Sizes, vocabulary, and a sample of embedding values, which are compared with a tolerance: a
+    quantised copy of a model is still the same target.
+    """
+    config = target.model.config.get_text_config()
+    tokens = torch.linspace(0, target.vocab_size - 1, _SAMPLES).long()
+    embed = target.model.get_input_embeddings()
+    assert embed is not None
+    with torch.no_grad():
+        rows = embed(tokens.to(target.device)).float().cpu()
+    places = torch.linspace(0, rows.shape[1] - 1, _SAMPLES).long()
+    sample = rows[torch.arange(_SAMPLES), places]
+    return {
+        "model_type": str(config.model_type),
+        "hidden_size": int(config.hidden_size),
+        "num_layers": target.num_layers,
+        "vocab_size": target.vocab_size,
+        "sample": [round(x, 5) for x in sample.tolist()],
+    }
+
+
+def sizes_for(target: Target, mlp_size: int = 0, window: int = 512, max_lag: int = 4) -> Sizes:
+    """The sizes of a block for `target`; 0 for `mlp_size` takes the target's own."""
+    config = target.model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    full = [i for i, kind in enumerate(target.layer_types) if kind == "full_attention"]
+    layer = full[-1] if full else target.num_layers - 1
+    dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    attention = attention_of(target, layer)
+    return Sizes(
+        hidden_size=int(config.hidden_size),
+        num_heads=heads,
+        num_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_dim=dim,
+        value_dim=dim,
+        mlp_size=mlp_size or int(getattr(config, "intermediate_size", 4 * config.hidden_size)),
+        kv_layer=layer,
+        window=window,
+        max_lag=max_lag,
+        query_norm=hasattr(attention, "q_norm"),
+        norm_eps=float(getattr(config, "rms_norm_eps", 1e-5)),
+    )
+
+
+def attention_of(target: Target, layer: int) -> Any:
+    """The attention module of a layer, or None if it has none with separate projections."""
+    for module in target.model.base_model.modules():
+        if getattr(module, "layer_idx", None) == layer and hasattr(module, "q_proj"):
+            return module
+    return None
+
+
+def _folder(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
+    except Exception as error:
+        raise WeightsError(
+            f"there is no folder {path}, and no drafter {source!r} could be had from the hub: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error

@@ -1,0 +1,115 @@
+"""LongSpec: a trained block that reads the target's own KV proposes a chain or a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.options import DraftOptions
+from specdec.decoding.stats import Reads
+from specdec.drafts.longspec.block import LongSpecBlock, pack_linear
+from specdec.drafts.longspec.checkpoint import Checkpoint
+from specdec.drafts.longspec.head_rows import head_rows
+from specdec.drafts.longspec.model import LongSpecModel
+from specdec.drafts.longspec.rotary import Rotary
+from specdec.drafts.model import ModelDrafter
+from specdec.errors import InvalidArgument
+from specdec.model.target import Target
+from specdec.sampling.sequence import Row
+
+SHIPPED = Path(__file__).parent / "weights" / "longspec-demo"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint made ready for one target: the block, and its rows of the target's LM head.
+
+    ids: the token of each row, or None for all of them.
+    """
+
+    block: LongSpecBlock
+    rotary: Rotary
+    head: nn.Linear
+    ids: Tensor | None
+
+
+_prepared: WeakKeyDictionary[PreTrainedModel, dict[Any, Prepared]] = WeakKeyDictionary()
+
+
+def prepared(target: Target, source: Any) -> Prepared:
+    """As `prepare`, but kept for as long as the target's model lives."""
+    known = _prepared.setdefault(target.model, {})
+    key = str(source), target.dtype, target.device
+    if key not in known:
+        known[key] = prepare(target, source)
+    return known[key]
+
+
+def prepare(target: Target, source: Any) -> Prepared:
+    """The checkpoint `source` (folder or hub id; None: the shipped one), checked against `target`.
+
+    Raises InvalidArgument for another target's checkpoint, naming the difference, and
+    WeightsError for one that cannot be read.
+    """
+    if source is not None and not isinstance(source, (str, Path)):
+        raise InvalidArgument(
+            f"draft_model is a {type(source).__name__}: drafter 'longspec' takes a folder or hub "
+            "id of a checkpoint that `specdec train-drafter` has made"
+        )
+    checkpoint = Checkpoint.load(SHIPPED if source is None else source)
+    name = "that ships with specdec" if source is None else str(source)
+    try:
+        checkpoint.check(target, name)
+    except InvalidArgument as error:
+        if source is not None:
+            raise
+        raise InvalidArgument(f"{error} and give it as draft_model=PATH") from None
+    return fitted(target, checkpoint.block(), checkpoint.ids)
+
+
+@torch.no_grad()
+def fitted(target: Target, block: LongSpecBlock, ids: Tensor | None) -> Prepared:
+    """A block on the target's device and in its dtype, with its rows of the head; `block` moves."""
+    block = block.to(target.device, target.dtype)
+    ids = None if ids is None else ids.to(target.device)
+    every = torch.arange(target.vocab_size, device=target.device) if ids is None else ids
+    rows = head_rows(target, every)
+    head = nn.Linear(rows.shape[1], len(rows), bias=False, device="meta")
+    head.weight = nn.Parameter(rows, requires_grad=False)
+    block.pack()
+    pack_linear(head)
+    return Prepared(block, Rotary(target, block.sizes.kv_layer), head, ids)
+
+
+class LongSpec(ModelDrafter):
+    """Drafts with a block trained by `specdec train-drafter` (LongSpec, arXiv 2502.17421).
+
+    Its cross-attention reads the keys and values that the target has cached in one layer, so its
+    own memory does not grow with the context. Without `draft_model` it takes the checkpoint that
+    ships with specdec, which fits the demo model only.
+    """
+
+    name = "longspec"
+
+    def __init__(self, target: Target, options: DraftOptions) -> None:
+        given = options.draft_model
+        self.prepared = given if isinstance(given, Prepared) else prepared(target, given)
+        self.start(target, target, options)
+
+    def reads(self, row: int) -> dict[str, Reads]:
+        """Nothing: its own window is no view of the target."""
+        return {}
+
+    def open(self, rows: Sequence[Row], verifier: CachedModel) -> LongSpecModel:
+        parts = self.prepared
+        return LongSpecModel(
+            self.draft, parts.block, parts.rotary, parts.head, parts.ids, rows, verifier
+        )

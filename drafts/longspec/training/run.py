@@ -1,0 +1,54 @@
+"""A training run from names to a checkpoint: model, data, processes, progress and plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from specdec.drafts.longspec.training.console import Console
+from specdec.drafts.longspec.training.corpus import gather
+from specdec.drafts.longspec.training.plot import plot_log
+from specdec.drafts.longspec.training.settings import Pace, Settings
+from specdec.drafts.longspec.training.trainer import Trainer
+from specdec.errors import InvalidArgument
+from specdec.loading.loader import load
+from specdec.model.target import Target
+
+
+def train(
+    target: str,
+    data: Sequence[Path],
+    out: Path,
+    settings: dict[str, Any],
+    pace: dict[str, Any],
+    dtype: str,
+    mixed_precision: str,
+) -> float | None:
+    """Train the drafter of `target` into the folder `out`; a run that is there is resumed.
+
+    Returns the best simulated acceptance length, in the main process of several, else None. Raises
+    InvalidArgument for settings that make no sense and for data without text.
+    """
+    if mixed_precision not in ("no", "bf16"):
+        raise InvalidArgument(f"--mixed-precision {mixed_precision}: give no or bf16")
+    chosen, how_often = Settings(**settings), Pace(**pace)
+    files = gather(data)
+    # Each process draws its own lag, and so leaves the matrices of other lags unused.
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[parallel])
+    model, tokenizer, source, _ = load(target, dtype=dtype, device=accelerator.device)
+    if tokenizer is None:
+        raise InvalidArgument(f"--target {target} has no tokenizer, so there is nothing to read")
+    about = {"target": source, "files": len(files), "dtype": dtype, "precision": mixed_precision}
+    trainer = Trainer(Target(model), tokenizer, files, out, chosen, how_often, accelerator, about)
+    main = accelerator.is_main_process
+    with Console(chosen.steps, main) as console:
+        trainer.run(console.report)
+    if main:
+        plot_log(out / "log.jsonl", out / "training.png")
+    accelerator.end_training()
+    return trainer.best if main else None

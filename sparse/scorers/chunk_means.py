@@ -1,0 +1,51 @@
+"""ChunkMeans: a chunk stands for its mean key (TriForce, arXiv 2404.11912)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from specdec.kernels.selection.chunk_scores import score_means, update_means
+from specdec.kernels.selection.index_logits import index_logits
+from specdec.sparse.scorers.base import Memo, Summary
+
+
+@dataclass(frozen=True)
+class ChunkMeans:
+    """Keeps the mean of a chunk's keys, as they are cached: after RoPE."""
+
+    page_size: int = 8
+    name: str = "chunk-means"
+
+    @property
+    def per_logit(self) -> int:
+        return self.page_size
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.page_size}"
+
+    def summarize(self, k: Tensor, memo: Memo) -> Tensor:
+        """Mean key, `[Hkv, P, D]`."""
+        return k.mean(dim=2)
+
+    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool]:
+        return q, False
+
+    def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
+        return index_logits(q, pages, scale=scale)
+
+    def room(self, k: Tensor, pages: int) -> Summary:
+        return (k.new_empty(*k.shape[:2], pages, k.shape[-1]),)
+
+    def take_up(
+        self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
+    ) -> None:
+        (means,) = summary
+        update_means(means, k, since, length, page_size=self.page_size, pages=pages)
+
+    def scores(self, q: Tensor, summary: Summary, length: Tensor, row_map: Tensor) -> Tensor:
+        """The greatest score over the queries, not a softmax: the kernel's."""
+        (means,) = summary
+        return score_means(q, means, length, row_map, page_size=self.page_size)

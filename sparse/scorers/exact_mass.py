@@ -1,0 +1,40 @@
+"""ExactMass: the attention itself, summed over each page (TidalDecode, SnapKV, and our own)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from specdec.sparse.scorers.base import Memo
+
+
+@dataclass(frozen=True)
+class ExactMass:
+    """Keeps nothing and reads every key; pages of one token give exact top-k.
+
+    What it costs depends on whose queries it scores: a draft's own (TidalDecode's anchors, the
+    oracle), the prompt's, once (SnapKV), or those of the last verification, which read all keys
+    anyway.
+    """
+
+    page_size: int = 1
+    name: str = "exact-mass"
+
+    @property
+    def per_logit(self) -> int:
+        return 1
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.page_size}"
+
+    def summarize(self, k: Tensor, memo: Memo) -> None:
+        return None
+
+    def question(self, q: Tensor, memo: Memo) -> None:
+        return None
+
+    def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
+        """The logit of every key."""
+        return (q * scale) @ pages.flatten(1, 2).to(q).mT

@@ -1,0 +1,227 @@
+"""KVStore: the keys and values of a batch, as a short list of contiguous levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specdec.errors import SpecdecError
+from specdec.kernels.cache.stage_kv import commit_path, stage_kv
+
+
+class Sidecar(Protocol):
+    """What someone keeps beside one row of a level: it hears of tokens that are taken back."""
+
+    def crop(self, length: int) -> None:
+        """The row now has `length` committed tokens, fewer than before."""
+
+
+class Level:
+    """Contiguous `k, v: [rows, Hkv, capacity, D]` for every layer, and how much of each row counts.
+
+    Buffers are made at the first write to a layer, from the shapes the model really produces.
+    `length: int32[rows]` is the host's, which decides by it; `resize` and `extend` change it, and
+    `lengths_on` gives a device its copy.
+    """
+
+    def __init__(self, num_layers: int, rows: int, capacity: int) -> None:
+        self.rows, self.capacity = rows, capacity
+        self.length = torch.zeros(rows, dtype=torch.int32)
+        self._near: dict[torch.device, Tensor] = {}
+        self._moved: set[torch.device] = set()  # whose copies speak of other lengths
+        self.k: list[Tensor | None] = [None] * num_layers
+        self.v: list[Tensor | None] = [None] * num_layers
+        self.sidecars: dict[tuple[str, int, int], Sidecar] = {}  # (name, layer, row)
+
+    def crop(self, row: int, length: int) -> None:
+        """Forget committed tokens of `row` past `length`, in place."""
+        self.resize(row, length)
+        for (_, _, owner), sidecar in self.sidecars.items():
+            if owner == row:
+                sidecar.crop(length)
+
+    def resize(self, row: int, length: int) -> None:
+        """Say that `row` has `length` committed tokens, in place."""
+        self.length[row] = length
+        self._moved.update(self._near)
+
+    def extend(self, row: int, count: int) -> None:
+        """Take up `count` more tokens of `row` as committed, in place."""
+        self.length[row] += count
+        self._moved.update(self._near)
+
+    def lengths_on(self, device: torch.device) -> Tensor:
+        """`length` on a device: the same tensor, at the same address, for as long as the level is.
+
+        A copy is brought up to date when it is asked for; no one waits for that. The host's memory
+        is pageable, so the driver has taken the numbers when the call returns.
+        """
+        if device == self.length.device:
+            return self.length
+        known = self._near.get(device)
+        if known is None:
+            known = self._near[device] = self.length.to(device, non_blocking=True, copy=True)
+        elif device in self._moved:
+            known.copy_(self.length, non_blocking=True)
+        self._moved.discard(device)
+        return known
+
+    def buffers(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """This layer's (k, v), made after the shapes of `k, v: [B, Hkv, n, D]` if need be."""
+        keys, values = self.k[layer], self.v[layer]
+        if keys is None or values is None:
+            keys, values = (
+                self.new_buffer(layer, (self.rows, x.shape[1], self.capacity, x.shape[-1]), x)
+                for x in (k, v)
+            )
+            self.k[layer], self.v[layer] = keys, values
+        return keys, values
+
+    def new_buffer(self, layer: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """A buffer for one layer, where this level keeps them: beside `like`."""
+        return like.new_empty(shape)
+
+    def is_remote(self, layer: int, device: torch.device) -> bool:
+        """Whether attention on `device` must have this layer's keys and values fetched."""
+        return False
+
+    def addresses(self, device: torch.device) -> tuple[int, ...]:
+        """Sizes and addresses of all that a pass on `device` reads and writes here."""
+        buffers = [0 if x is None else x.data_ptr() for x in (*self.k, *self.v)]
+        return self.rows, self.capacity, self.lengths_on(device).data_ptr(), *buffers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers made so far."""
+        return sum(x.nbytes for x in (*self.k, *self.v) if x is not None)
+
+
+class KVStore:
+    """Committed and staged KV of `sequences` texts.
+
+    A sequence reads, level after level, the committed part of row `row_maps[level][sequence]`; it
+    writes to the last level only, where each sequence has a row of its own. Tokens of a pass are
+    *staged* behind the row's length; `commit` keeps some of them by moving the length past them,
+    and what is not committed needs no undoing, because length hides it.
+    """
+
+    def __init__(self, num_layers: int, sequences: int, capacity: int) -> None:
+        self.num_layers, self.capacity = num_layers, capacity
+        self.places = ""  # where keys and values lie, if not all on the device
+        self.levels = [Level(num_layers, sequences, capacity)]
+        self.row_maps = [torch.arange(sequences, dtype=torch.int32)]
+        self.num_shared = 0  # leading levels that belong to another store
+        # The last queries of each prompt, [rows, H, w, D] per layer, if a drafter asked for them.
+        self.prompt_queries: dict[tuple[int, int], Tensor] = {}
+
+    @property
+    def sequences(self) -> int:
+        return self.levels[-1].rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held, over all levels."""
+        return sum(level.nbytes for level in self.levels)
+
+    def offset(self, sequence: int) -> int:
+        """Tokens of `sequence` in the levels below the last one, which it shares."""
+        pairs = zip(self.levels[:-1], self.row_maps[:-1], strict=True)
+        return sum(int(level.length[rows[sequence]]) for level, rows in pairs)
+
+    def length(self, sequence: int) -> int:
+        """Committed tokens of `sequence`, over all levels."""
+        return self.offset(sequence) + int(self.levels[-1].length[sequence])
+
+    def stage(self, layer: int, sequences: Sequence[int], k: Tensor, v: Tensor, at: int) -> None:
+        """Write `k, v: [B, Hkv, n, D]` of one layer, in place, to staged slots `at .. at + n`."""
+        level = self.levels[-1]
+        keys, values = level.buffers(layer, k, v)
+        rows = torch.tensor(sequences, dtype=torch.int32)
+        self.check_room(sequences, at + k.shape[2])
+        # On a GPU the plain version writes to slices that the host knows: no launch of ours for it.
+        write = stage_kv.plain if keys.is_cuda else stage_kv
+        write(keys, values, k, v, level.length, rows, at=at)
+
+    def check_room(self, sequences: Sequence[int], count: int) -> None:
+        """Raise SpecdecError unless `count` slots can be staged for each of `sequences`."""
+        level = self.levels[-1]
+        lengths = level.length.tolist()
+        end = max(lengths[sequence] for sequence in sequences) + count
+        if end > level.capacity:
+            raise SpecdecError(f"KV store of {level.capacity} slots cannot stage slot {end}")
+
+    def addresses(self, device: torch.device) -> tuple[tuple[int, ...], ...]:
+        """Sizes and addresses of all that a pass on `device` reads and writes in the store."""
+        return tuple(level.addresses(device) for level in self.levels)
+
+    def staged(self, layer: int, sequences: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+        """The first `count` staged slots of one layer: k, v `[B, Hkv, count, D]`.
+
+        A view for a single sequence, a copy for several.
+        """
+        level = self.levels[-1]
+        keys, values = level.k[layer], level.v[layer]
+        assert keys is not None and values is not None
+        spans = [(s, int(level.length[s])) for s in sequences]
+        if len(spans) == 1:
+            ((s, start),) = spans
+            return keys[s : s + 1, :, start : start + count], values[
+                s : s + 1, :, start : start + count
+            ]
+        return (
+            torch.stack([keys[s, :, start : start + count] for s, start in spans]),
+            torch.stack([values[s, :, start : start + count] for s, start in spans]),
+        )
+
+    def commit(self, sequence: int, path: Sequence[int]) -> None:
+        """Keep the staged slots `path` (strictly increasing), in this order, behind the length."""
+        level = self.levels[-1]
+        if any(slot != i for i, slot in enumerate(path)):
+            where: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
+            for keys, values in zip(level.k, level.v, strict=True):
+                if keys is None or values is None:
+                    continue
+                if keys.device not in where:
+                    slots = torch.tensor([list(path)], dtype=torch.int32)
+                    rows = torch.tensor([sequence], dtype=torch.int32)
+                    where[keys.device] = (
+                        slots.to(keys.device, non_blocking=True),
+                        level.lengths_on(keys.device),
+                        rows.to(keys.device, non_blocking=True),
+                    )
+                commit_path(keys, values, *where[keys.device])
+        level.extend(sequence, len(path))
+
+    def crop(self, sequence: int, length: int) -> None:
+        """Forget committed tokens of `sequence` past `length`; shared levels cannot be cropped."""
+        offset = self.offset(sequence)
+        if not offset <= length <= self.length(sequence):
+            raise SpecdecError(
+                f"cannot crop sequence {sequence} to {length} tokens: it has "
+                f"{self.length(sequence)}, of which {offset} are shared"
+            )
+        self.levels[-1].crop(sequence, length - offset)
+
+    def fork(self, samples: int, capacity: int) -> None:
+        """Continue every sequence `samples` times: push a level whose rows share what is committed.
+
+        Sequence s becomes sequences s * samples ... s * samples + samples - 1. Nothing is copied.
+        """
+        sequences = self.sequences * samples
+        self.row_maps = [rows.repeat_interleave(samples) for rows in self.row_maps]
+        self.levels.append(Level(self.num_layers, sequences, capacity))
+        self.row_maps.append(torch.arange(sequences, dtype=torch.int32))
+        self.capacity += capacity
+
+    def overlay(self, capacity: int) -> KVStore:
+        """A store that reads this one's levels and writes to one of its own, of `capacity`.
+
+        What a draft view of the same model writes is provisional: it never touches this store.
+        """
+        store = KVStore(self.num_layers, self.sequences, capacity)
+        store.levels[:0], store.row_maps[:0] = self.levels, self.row_maps
+        store.num_shared = len(self.levels)
+        return store

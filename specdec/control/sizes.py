@@ -1,0 +1,56 @@
+"""Sizes: what drafts of every size cost the target, and which size pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specdec.control.costs import PassCosts
+
+MARGIN = 1.03  # speculation must promise so many times plain decoding's tokens per second
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of passes over `rows` texts with `keys` tokens in all, with 0, 1, 2 ... draft nodes a row.
+
+    seconds: entry n, of a pass with n. slopes: entry n, the least that a node more costs on average
+    if some number of them is added, since passes may cost the same up to a knee.
+    """
+
+    rows: int
+    keys: int
+    seconds: list[float]
+    slopes: list[float]
+
+    @classmethod
+    def of(cls, costs: PassCosts, rows: int, keys: int, most: int) -> Sizes:
+        """For up to `most` draft nodes a row."""
+        seconds = np.array(costs.curve([rows * n for n in range(1, most + 2)], keys))
+        steps = np.arange(most + 1) - np.arange(most + 1)[:, None]
+        rises = seconds - seconds[:, None]
+        slopes = np.where(steps > 0, rises / np.maximum(steps, 1), np.inf).min(axis=1)
+        return cls(rows, keys, seconds.tolist(), slopes.tolist())
+
+    def can_pay(self, nodes: int, tokens: float, chance: float) -> bool:
+        """Whether more nodes of at most this chance can raise a row's tokens per second.
+
+        nodes, tokens: the row's draft nodes so far, and what it is expected to emit with them.
+        """
+        return chance * self.seconds[nodes] > tokens * self.slopes[nodes]
+
+    def best(self, chances: Sequence[Sequence[float]]) -> int:
+        """How many draft nodes a row give the most tokens per second; 0 is a plain step.
+
+        chances: per row, of its nodes being accepted, falling. A draft must promise `MARGIN` times
+        what the plain step does.
+        """
+        best, best_rate = 0, MARGIN * self.rows / self.seconds[0]
+        tokens = float(self.rows)
+        for size in range(1, min(len(self.seconds), 1 + max(map(len, chances)))):
+            tokens += sum(row[size - 1] for row in chances if len(row) >= size)
+            if tokens / self.seconds[size] > best_rate:
+                best, best_rate = size, tokens / self.seconds[size]
+        return best

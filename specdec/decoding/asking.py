@@ -1,0 +1,139 @@
+"""Asking: a drafter is asked about the rows that it can take, and nobody looks behind an end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Drafter, Traits, Wants, reach_of, traits_of, wants_of
+from specdec.decoding.stats import Reads, Stats
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
+from specdec.sampling.verify import LawUnknown, Verdict
+
+
+class Asking:
+    """Stands between a drafter and whoever asks it, and is a drafter itself.
+
+    A row that the drafter cannot take, or about which a logits processor cannot be asked, goes
+    without its drafts: for good if its prompt is such, else for the round. `row.unasked` says so.
+    Rows that the drafter's own model turns differently are asked about one after another, and what
+    it drafts behind an end token is cut off. So drafts never fail a call that would have worked
+    without them; a drafter's own mistakes still raise.
+    """
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.drafter, self.reach = drafter, reach_of(drafter)
+        self._read: dict[int, int] = {}  # leading tokens of each row that are known to have a row
+        self._met: set[int] | None = None  # since `begin`
+        self._asked: set[int] = set()  # in this round
+
+    @property
+    def name(self) -> str:
+        return self.drafter.name
+
+    @property
+    def wants(self) -> Wants:
+        return wants_of(self.drafter)
+
+    @property
+    def traits(self) -> Traits:
+        return traits_of(self.drafter)
+
+    def takes(self, row: Row) -> bool:
+        """Whether the drafter can be asked about the row as it stands."""
+        return self._reason_against(row) is None
+
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        mine = [row for row in rows if self.takes(row)]
+        if mine or not rows:
+            self.drafter.begin(mine, verifier)
+        self._met = {row.index for row in mine}
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        trees: dict[int, TokenTree] = {}
+        depths = dict(zip((row.index for row in rows), limits, strict=True))
+        mine = []
+        for row in rows:
+            reason = self._reason_against(row)
+            if reason is None:
+                mine.append(row)
+                depths[row.index] = self.reach.limit(row, depths[row.index])
+            else:
+                row.unasked[f"{self.name}: {reason}"] += 1
+        self._asked = set()
+        for group in self.reach.rotation.together(mine, [row.span for row in mine]):
+            trees |= self._proposed(group, depths)
+        return [trees.get(row.index) or TokenTree.root(row.tokens[-1]) for row in rows]
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        if all(row.index in self._asked for row in rows):
+            self.drafter.observe(rows, trees, verdicts)
+            return
+        told = [t for t in zip(rows, trees, verdicts, strict=True) if t[0].index in self._asked]
+        if told:
+            self.drafter.observe(*(list(column) for column in zip(*told, strict=True)))
+
+    def inner_stats(self, row: int) -> dict[str, Stats]:
+        """What drafters that verify something themselves made of it for a row, by name."""
+        inner = getattr(self.drafter, "inner_stats", None)
+        return {} if inner is None or row not in (self._met or ()) else inner(row)
+
+    def reads(self, row: int) -> dict[str, Reads]:
+        """What sparse views read for a row, by name."""
+        reads = getattr(self.drafter, "reads", None)
+        return {} if reads is None or row not in (self._met or ()) else reads(row)
+
+    def explain(self) -> list[str]:
+        """What the drafter has to say about its choices."""
+        explain = getattr(self.drafter, "explain", None)
+        return [] if explain is None else explain()
+
+    def _proposed(self, rows: list[Row], depths: dict[int, int]) -> dict[int, TokenTree]:
+        """The drafter's trees, without rows for which a processor could not be asked."""
+        while rows:
+            try:
+                trees = self.drafter.propose(rows, [depths[row.index] for row in rows])
+            except LawUnknown as unknown:
+                left = [row for row in rows if row.index != unknown.row.index]
+                if len(left) == len(rows):
+                    raise
+                unknown.row.unasked[f"{self.name}: {unknown}"] += 1
+                rows = left
+                continue
+            self._asked |= {row.index for row in rows}
+            return {
+                row.index: _ended(tree, row.ends) for row, tree in zip(rows, trees, strict=True)
+            }
+        return {}
+
+    def _reason_against(self, row: Row) -> str | None:
+        """Why the drafter cannot be asked about a row; None if it can."""
+        reach = self.reach
+        if self._met is not None and row.index not in self._met:
+            return "it could not take the prompt"
+        if len(row.tokens) > reach.max_tokens:
+            return f"the text is longer than its {reach.max_tokens} positions"
+        if reach.vocab_size is not None:
+            start = self._read.get(row.index, 0)
+            if max(row.tokens[start:], default=0) >= reach.vocab_size:
+                return f"the text holds ids beyond its {reach.vocab_size}"
+            self._read[row.index] = min(row.stable, len(row.tokens))
+        return None
+
+
+def _ended(tree: TokenTree, ends: frozenset[int]) -> TokenTree:
+    """The tree without what stands behind an end token."""
+    if ends.isdisjoint(tree.tokens[1:]):
+        return tree
+    stay = [0]
+    gone: set[int] = set()
+    for node in range(1, len(tree)):
+        parent = tree.parents[node]
+        if parent in gone or (parent and tree.tokens[parent] in ends):
+            gone.add(node)
+        else:
+            stay.append(node)
+    return tree.only(stay) if gone else tree

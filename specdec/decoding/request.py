@@ -1,0 +1,149 @@
+"""Request: one call of `generate`, understood and checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel
+
+from specdec.decoding.keywords import Keywords
+from specdec.decoding.options import DraftOptions
+from specdec.decoding.prompt import parse_prompts, split_keywords, whole_prompt
+from specdec.errors import InvalidArgument, PromptTooLong, unknown_name
+from specdec.model.target import Target
+from specdec.offload.saved_prompt import SavedPrompt
+from specdec.registry import ACCEPTANCE, CHANNELS, DRAFTERS, VIEWS, drafter_names
+from specdec.sampling.params import SamplingParams
+from specdec.sampling.processors import Processor
+
+
+class Host(Protocol):
+    """Where a request is to run: an Engine, or a model lent to us for one call."""
+
+    @property
+    def model(self) -> PreTrainedModel: ...
+
+    @property
+    def target(self) -> Target: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate and how; made by `parse` from the keywords of a call.
+
+    prompts: token ids of each prompt.
+    Prepared elsewhere, and then one entry per prompt: `processors` in place of those that `params`
+    describe; `before`, ids that processors see in front of the prompt (its
+    padding); such a batch is turned by its longest row, as transformers does it (`Rotation`).
+    saved_prompt: what every prompt starts with, already read.
+    """
+
+    prompts: list[list[int]]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    options: DraftOptions = field(default_factory=DraftOptions)
+    drafter: str | Callable[..., Any] = "auto"
+    acceptance: str = "coupled"
+    view: str = "full"
+    streamer: Any = None
+    tokenizer: Any = None
+    eos_token_ids: tuple[int, ...] = ()
+    processors: Sequence[Sequence[Processor]] | None = None
+    before: Sequence[Sequence[int]] | None = None
+    returns_list: bool = False
+    saved_prompt: SavedPrompt | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.drafter, str):
+            self._check_drafter(self.drafter)
+        if self.acceptance not in ACCEPTANCE:
+            raise unknown_name("acceptance rule", self.acceptance, ACCEPTANCE)
+        if self.view not in VIEWS:
+            raise unknown_name("view", self.view, VIEWS)
+        rows = len(self.prompts) * self.params.num_return_sequences
+        if self.streamer is not None and rows != 1:
+            raise InvalidArgument(f"streamer takes one sequence, and this call makes {rows}")
+        if self.params.stop_list and self.tokenizer is None:
+            raise InvalidArgument("stop_strings need a tokenizer, and this engine has none")
+
+    def _check_drafter(self, drafter: str) -> None:
+        """Known names, and a draft model exactly where one of them runs it."""
+        entries = [DRAFTERS[name] for name in drafter_names(drafter)]
+        takes_model = any(entry.takes_model for entry in entries)
+        if any(entry.needs_model for entry in entries) and self.options.draft_model is None:
+            raise InvalidArgument(
+                f"drafter {drafter!r} needs draft_model=: a smaller causal LM with the same "
+                "token ids, as a folder, hub id, .gguf file or loaded model"
+            )
+        if not takes_model and self.options.draft_model is not None:
+            raise InvalidArgument(
+                f"drafter {drafter!r} has no use for draft_model: leave it out, or name a drafter "
+                "that has, such as 'ngram+model'"
+            )
+
+    @classmethod
+    def parse(cls, host: Host, prompt: Any, kwargs: Mapping[str, Any]) -> Request:
+        """The request for `engine.generate(prompt, **kwargs)`."""
+        of_prompt, others = split_keywords(kwargs)
+        given = Keywords(others)
+        prompt = whole_prompt(prompt, of_prompt)
+        params, own, drafting = given.params, given.own, given.drafting
+        prompts, returns_list = parse_prompts(prompt, host.tokenizer, host.target.vocab_size)
+        _check_room(prompts, params, host.target.max_positions)
+        if own.get("saved_prompt") is not None:
+            own["saved_prompt"] = _saved(own["saved_prompt"], host, prompts)
+        if drafting.get("channels") is not None:
+            drafting["channels"] = CHANNELS.load()(
+                host.target, host.tokenizer, drafting["channels"]
+            )
+        return cls(
+            prompts=prompts,
+            params=params,
+            options=DraftOptions(**drafting),
+            tokenizer=host.tokenizer,
+            eos_token_ids=_eos(params, host),
+            returns_list=returns_list or params.num_return_sequences > 1,
+            **own,
+        )
+
+
+def _check_room(
+    prompts: Sequence[Sequence[int]], params: SamplingParams, max_positions: int
+) -> None:
+    for i, ids in enumerate(prompts):
+        if params.most_new_tokens(len(ids)) < 1:
+            raise PromptTooLong(
+                f"prompt {i} has {len(ids)} tokens, and max_length={params.max_length} counts them "
+                "too: raise it, or give max_new_tokens"
+            )
+        if len(ids) > max_positions:
+            raise PromptTooLong(
+                f"prompt {i} has {len(ids)} tokens, and the model has {max_positions} positions: "
+                "shorten it, so that at least one new token fits"
+            )
+
+
+def _saved(folder: Any, host: Host, prompts: Sequence[Sequence[int]]) -> SavedPrompt:
+    """The saved prompt of a folder, which this model has read and all prompts start with."""
+    saved = folder if isinstance(folder, SavedPrompt) else SavedPrompt(folder)
+    saved.check(host.target)
+    for ids in prompts:
+        saved.common(ids)
+    return saved
+
+
+def _eos(params: SamplingParams, host: Host) -> tuple[int, ...]:
+    """End tokens: as given, else those of the model's generation config, else the tokenizer's."""
+    eos = params.eos_token_id
+    if eos is None:
+        config = getattr(host.model, "generation_config", None)
+        eos = getattr(config, "eos_token_id", None)
+    if eos is None:
+        eos = getattr(host.tokenizer, "eos_token_id", None)
+    if eos is None:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos)

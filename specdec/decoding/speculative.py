@@ -1,0 +1,138 @@
+"""Speculative: speculation inside a drafter, so that a hierarchy is recursion of one class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from specdec.control.calibration import calibrate
+from specdec.decoding.asking import Asking
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Drafter, Reach, Traits, Wants, wants_of
+from specdec.decoding.stats import Reads, Stats
+from specdec.forward.forward_pass import View
+from specdec.model.target import Target
+from specdec.sampling.sampler import NodeLaws, Sampler
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import MAX_NODES, Law, TokenTree
+from specdec.sampling.verify import Verdict
+from specdec.sampling.vocabulary import fit
+
+
+class Speculative:
+    """A model that drafts for someone, and is itself sped up by a drafter of its own.
+
+    Its tokens follow the model's own law exactly, because an inner rejection draws from the
+    residual of its own test; so they form a chain whose law is known at every position, and the
+    outer level may use block verification. (The released TriForce code draws from the model's law
+    after an inner rejection, and its text is then not the target's at temperature > 0.)
+
+    vocab_size: of the outer level; num_draft_tokens: draft tokens for it per round, at most.
+    shares_kv: the model is the outer level's own and reads its KV, through `view`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Target,
+        view: View,
+        drafter: Drafter,
+        vocab_size: int,
+        num_draft_tokens: int,
+        shares_kv: bool = False,
+    ) -> None:
+        self.name, self.target, self.view = name, model, view
+        self.drafter = Asking(drafter)
+        self.reach = Reach.of(model)
+        self.vocab_size, self.num_draft_tokens = vocab_size, num_draft_tokens
+        self.shares_kv = shares_kv
+        self.wants = Wants.all_of([wants_of(view), wants_of(drafter) if shares_kv else Wants()])
+        self.traits = Traits(
+            name, num_draft_tokens, reads=getattr(view, "budget", None) if shares_kv else None
+        )
+
+    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        base = verifier if self.shares_kv else None
+        self.model = CachedModel(self.target, self.view, rows, base=base)
+        self.stats = {row.index: Stats() for row in rows}
+        self.samplers: dict[int, Sampler] = {row.index: row.sampler.without_state() for row in rows}
+        if wants_of(self.drafter).costs:
+            calibrate(self.model, rows)
+        self.drafter.begin(rows, self.model)
+
+    def inner_stats(self, row: int) -> dict[str, Stats]:
+        """What this level's verification made of its drafter's tokens, for one row."""
+        return {f"{self.drafter.name} for {self.view.name}": self.stats[row]}
+
+    def reads(self, row: int) -> dict[str, Reads]:
+        """What sparse views of this level and the one inside it read for a row, by name."""
+        return {**self.model.reads(row), **self.drafter.reads(row)}
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
+        inner = [self._shadow(row) for row in rows]
+        room = {
+            row.index: min(limit, self.num_draft_tokens)
+            for row, limit in zip(rows, limits, strict=True)
+        }
+        while live := [row for row in inner if room[row.index] > 0]:
+            self._round(live, room, trees)
+        return [trees[row.index] for row in rows]
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Nothing to do: the cached model and the inner drafter follow the rows' tokens."""
+
+    def _shadow(self, row: Row) -> Row:
+        """The row as the inner level sees it, to which it adds tokens that may be taken back."""
+        sampler = self.samplers[row.index]
+        sampler.noise = row.sampler.noise.inside(self.name, row.round)
+        return replace(
+            row,
+            tokens=list(row.tokens),
+            sampler=sampler,
+            round=0,
+            level=row.level + 1,
+        )
+
+    def _round(
+        self, rows: Sequence[Row], room: dict[int, int], outer: dict[int, TokenTree]
+    ) -> None:
+        """One inner round; what it emits goes to the rows, and with its law to `outer`."""
+        limits = [room[row.index] - 1 for row in rows]
+        trees = [
+            tree.cropped(MAX_NODES, limit)
+            for tree, limit in zip(self.drafter.propose(rows, limits), limits, strict=True)
+        ]
+        verdicts = []
+        start, keys = self.target.clock(), sum(len(row.tokens) for row in rows)
+        for row, tree, logits in zip(rows, trees, self.model.forward(rows, trees), strict=True):
+            laws = NodeLaws(row.sampler, row, tree, fit(logits, self.vocab_size))
+            verdict = row.sampler.decide(laws, self._stop(row))
+            self._extend(outer[row.index], row, laws, verdict)
+            verdicts.append(verdict)
+        nodes = len(rows) * max(map(len, trees))
+        self.model.costs.note(nodes, keys, self.target.clock() - start)
+        for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
+            self.stats[row.index].record(tree, verdict.num_accepted, len(verdict.tokens))
+            row.tokens.extend(verdict.tokens)
+            row.round += 1
+            room[row.index] -= len(verdict.tokens)
+            if verdict.is_final:
+                room[row.index] = 0
+        self.drafter.observe(rows, trees, verdicts)
+
+    def _stop(self, row: Row) -> Callable[[int], bool]:
+        """Whether a token is the last of a draft: the text's end, or one that the model lacks."""
+        known = self.reach.vocab_size
+        return lambda token: token in row.ends or (known is not None and token >= known)
+
+    def _extend(self, chain: TokenTree, row: Row, laws: NodeLaws, verdict: Verdict) -> None:
+        sampled = row.sampler.samples and row.sampler.acceptance == "rejection"
+        places = verdict.path[: len(verdict.tokens)]  # a final token may be a draft, too
+        for place, token in zip(places, verdict.tokens, strict=True):
+            end = len(chain) - 1
+            if sampled:
+                chain.draft_probs[end] = laws.probs(place)
+            chain.add(end, token, Law.DRAW if sampled else Law.POINT, self.name)

@@ -1,0 +1,241 @@
+"""Packing: a model laid out for fast passes on a CPU, and turned back when asked."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from specdec.forward.forward_pass import AttentionCall, ForwardPass
+from specdec.forward.full_view import FullView
+from specdec.kernels.dispatch import has_numba
+from specdec.kernels.linear.packed_weight import PanelWeight, pack
+from specdec.model.fused_layer import FusedLayer, NoMatch, recognise
+from specdec.model.fused_run import RunLayer, forwards
+from specdec.model.packed_linear import PackedLinear, refuse_loading
+from specdec.model.released import is_released
+from specdec.model.snapshot import has_hooks
+from specdec.model.watch import Watch
+
+log = logging.getLogger("specdec")
+TOLERANCE = 1e-3  # of the largest output; float32 rounding stays a hundred times below it
+
+
+@dataclass
+class Packing:
+    """Which linear layers of a model read packed weights, and which decoder layers are fused.
+
+    copies: what others make of the model, for as long as it is packed (`draft_weights`).
+
+    `of` packs every float32 `nn.Linear` on the CPU in place: the values stay the same bits, the
+    first layout is released except where an embedding shares it. `fuse` then puts fused forwards
+    on the decoder layers that match, each one compared with the layer's own. `restore` undoes
+    both. Nothing of transformers is changed, only attributes of this model's modules.
+
+    A packed model is saved and copied as what it was: `state_dict`, `save_pretrained` and
+    `copy.deepcopy` see dense weights, made for them. Loading other weights into it is refused, and
+    so is changing what was released; hooks, other parts and other weights take effect (`Watch`).
+    """
+
+    model: PreTrainedModel
+    linears: dict[nn.Module, PackedLinear] = field(default_factory=dict)
+    fused: dict[int, FusedLayer] = field(default_factory=dict)
+    forwards: dict[int, RunLayer] = field(default_factory=dict)
+    hooks: list[Any] = field(default_factory=list)
+    watch: Watch | None = None
+    copies: dict[Hashable, PreTrainedModel] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
+        """Pack a model's linear layers. stored: those in the precision of their file, by name,
+        whose dense weights may be released already.
+
+        A model that is packed already keeps the packing that it has.
+        """
+        known = cls.on(model)
+        if known is not None:
+            return known
+        packing = cls(model)
+        linears = {
+            name: module
+            for name, module in model.named_modules()
+            if type(module) is nn.Linear and (_can_pack(module) or _is_held(module, name, stored))
+        }
+        if not linears or not has_numba():
+            return packing
+        model.__deepcopy__ = packing._copied  # type: ignore[assignment]
+        embeddings = model.get_input_embeddings()
+        try:
+            for module in dict.fromkeys((model, model.base_model)):  # before a part is loaded
+                packing.hooks.append(module.register_load_state_dict_pre_hook(refuse_loading))
+            for name, module in linears.items():
+                weight = (stored or {}).get(name) or pack(module.weight)
+                keep = embeddings is not None and module.weight is embeddings.weight
+                packing.linears[module] = PackedLinear(module, weight, keep)
+        except BaseException:
+            packing.restore()
+            raise
+        return packing
+
+    @classmethod
+    def on(cls, model: PreTrainedModel) -> Packing | None:
+        """The packing that a model has, if any."""
+        packing = getattr(vars(model).get("__deepcopy__"), "__self__", None)
+        return packing if isinstance(packing, cls) else None
+
+    @property
+    def weights(self) -> dict[nn.Module, PanelWeight]:
+        """The packed weight of every linear layer that has one."""
+        return {module: linear.weight for module, linear in self.linears.items()}
+
+    def fuse(self, target: Any, pass_of: Callable[[Any], tuple[list[int], ForwardPass]]) -> None:
+        """Fuse the layers that match. pass_of: makes tokens and a pass for a probe of `target`."""
+        base: Any = self.model.base_model
+        layers = getattr(base, "layers", None)
+        if not self.linears or self.watch is not None or not isinstance(layers, nn.ModuleList):
+            return
+        probe = _Probe()
+        hooks = [layer.register_forward_hook(probe.note, with_kwargs=True) for layer in layers]
+        try:
+            tokens, pass_ = pass_of(probe)
+            target.forward([tokens], pass_)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        reasons: Counter[str] = Counter()
+        for index, layer in enumerate(layers):
+            try:
+                self.fused[index] = _proven(layer, probe, index, self)
+            except NoMatch as error:
+                reasons[str(error)] += 1
+        self.watch = Watch(base, {layers[i]: fused for i, fused in self.fused.items()})
+        found = {i: (layers[i], fused) for i, fused in self.fused.items()}
+        self.forwards = forwards(found, self.watch)
+        for index, forward in self.forwards.items():
+            layers[index].forward = forward
+        self.watch.start()
+        for reason, count in reasons.items():
+            log.info("%d of %d layers keep their own forward: %s", count, len(layers), reason)
+
+    def begin(self) -> None:
+        """Look whether kept and copied weights are what they were; a generation begins."""
+        if self.watch is not None:
+            self.watch.begin()
+        changed = [x for x in self.linears.values() if x.keeps and x.is_current and not x.look()]
+        if changed:
+            log.warning("a weight that layers share with an embedding has changed: they read it "
+                        "as it is now, which is slower")  # fmt: skip
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of linear weights that a pass reads, by storage format; the largest first."""
+        counts: Counter[str] = Counter()
+        for weight in (linear.weight for linear in self.linears.values()):
+            counts[weight.format] += weight.nbytes
+        return dict(counts.most_common())
+
+    def __str__(self) -> str:
+        """As in "98 MB a pass: int4affine 66 MB, int8 32 MB; 30 layers fused"."""
+        parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in self.nbytes.items())
+        total = sum(self.nbytes.values()) / 1e6
+        return f"{total:.0f} MB a pass: {parts or 'none packed'}; {len(self.fused)} layers fused"
+
+    def restore(self) -> None:
+        """Give the model its own forwards and dense weights back.
+
+        What others have done to its modules since, they keep.
+        """
+        for hook in self.hooks:
+            hook.remove()
+        for forward in self.forwards.values():
+            layer = forward.run.modules[forward.place]
+            if vars(layer).get("forward") is forward:
+                del layer.forward
+        for linear in self.linears.values():
+            linear.restore()
+        vars(self.model).pop("__deepcopy__", None)
+        if self.watch is not None:
+            self.watch.end()
+        self.fused, self.forwards, self.linears, self.hooks = {}, {}, {}, []
+        self.copies.clear()
+
+    def _copied(self, memo: dict[int, Any]) -> PreTrainedModel:
+        """A deep copy of the model with its own forwards and dense weights: `copy.deepcopy`."""
+        twin = nn.Module.__new__(type(self.model))
+        memo[id(self.model)] = twin
+        for module, linear in self.linears.items():
+            if is_released(module.weight):
+                weight = nn.Parameter(linear.weight.dense(), requires_grad=False)
+                memo[id(module.weight)] = weight
+        ours = [*self.linears.values(), *self.forwards.values()]
+        memo |= {id(forward): forward for forward in ours}
+        parts = {key: x for key, x in vars(self.model).items() if key != "__deepcopy__"}
+        twin.__dict__.update(copy.deepcopy(parts, memo))
+        hooks = [*self.hooks, *(hook for x in self.linears.values() for hook in x.hooks)]
+        for module in twin.modules():
+            if vars(module).get("forward") in ours:
+                del module.forward
+            for hook in hooks:
+                module._state_dict_hooks.pop(hook.id, None)
+                module._load_state_dict_pre_hooks.pop(hook.id, None)
+        return twin
+
+
+class _Probe(FullView):
+    """Notes what each layer is called with, what it gives, and how it calls attention."""
+
+    def __init__(self) -> None:
+        self.calls: dict[int, AttentionCall] = {}
+        self.seen: dict[nn.Module, tuple[Tensor, dict[str, Any], Tensor]] = {}
+
+    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+        self.calls[call.layer] = call
+        return super().attend(pass_, call)
+
+    def note(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self.seen[layer] = (hidden.clone(), kwargs, output)
+
+
+@torch.inference_mode()
+def _proven(layer: nn.Module, probe: _Probe, index: int, packing: Packing) -> FusedLayer:
+    """The fused form of a layer, which gives what the layer itself gave; raises NoMatch."""
+    for module in layer.modules():
+        if module is not layer and has_hooks(module):
+            raise NoMatch(f"a hook hangs on {type(module).__name__}")
+        if "forward" in vars(module) and module not in packing.linears:
+            raise NoMatch(f"{type(module).__name__} has a forward that was put in place of its own")
+    if layer not in probe.seen or index not in probe.calls:
+        raise NoMatch(f"{type(layer).__name__} is not called, or does not call our attention")
+    hidden, kwargs, output = probe.seen[layer]
+    if not isinstance(output, Tensor) or not isinstance(kwargs.get("position_embeddings"), tuple):
+        raise NoMatch(f"{type(layer).__name__} is called in a way we do not know")
+    fused = recognise(layer, probe.calls[index], packing.weights)
+    kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+    ours = fused(hidden, **kwargs)
+    gap, scale = (ours - output).abs().max().item(), output.abs().max().item()
+    if not gap <= TOLERANCE * max(scale, 1e-3):
+        raise NoMatch(f"{type(layer).__name__} differs by {gap:.1g} from its fused form")
+    return fused
+
+
+def _is_held(module: nn.Linear, name: str, stored: Mapping[str, PanelWeight] | None) -> bool:
+    return name in (stored or {}) and is_released(module._parameters.get("weight"))
+
+
+def _can_pack(module: nn.Linear) -> bool:
+    """Plain matrices only: not what accelerate or others call by a forward of their own, what
+    ranks share, what is worked out from other weights, or what a library has quantised behind a
+    tensor of its own."""
+    weight = module._parameters.get("weight")
+    if weight is None or "forward" in vars(module) or hasattr(module, "_hf_hook"):
+        return False
+    is_ours = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.dim() == 2
+    return is_ours and type(weight.data) is torch.Tensor

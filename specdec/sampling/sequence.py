@@ -1,0 +1,45 @@
+"""Row: one sequence of a batch while it is being generated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from specdec.sampling.sampler import Sampler
+
+
+@dataclass
+class Row:
+    """What drafters, models and rules need to know of one sequence.
+
+    index: its row in KV stores, fixed for the whole call.
+    prompt_index: which prompt of the call it continues; rows of one prompt share its KV.
+    tokens: prompt and output so far; the last one is the root of the next tree.
+    num_prompt_tokens: how many of them are the prompt.
+    max_tokens: `len(tokens)` will never exceed it.
+    stable: how many of them can never be taken back. All of them, but for the tokens that a
+        drafter inside another drafter has only proposed.
+    round: how many rounds this sequence has been through; keys the noise of a round.
+    level: 0 in the engine, 1 inside a drafter's own verification, and so on.
+    behind: tokens that it lacks to the longest row of a batch that is to be turned as one.
+    ends: tokens with which the text ends, so that nothing can follow them.
+    unasked: in how many rounds it went without whose drafts, and why.
+    """
+
+    index: int
+    prompt_index: int
+    tokens: list[int]
+    num_prompt_tokens: int
+    max_tokens: int
+    sampler: Sampler
+    stable: int
+    round: int = 0
+    level: int = 0
+    behind: int = 0
+    ends: frozenset[int] = frozenset()
+    unasked: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def span(self) -> int:
+        """The length of text by which its tokens are turned: see `Rotation`."""
+        return len(self.tokens) + self.behind

@@ -1,0 +1,129 @@
+"""`specdec bench step`: passes of ours and of peers, op by op, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from specdec import Engine
+from specdec.bench import llama_cpp, step_profile
+from specdec.bench.contestants import HuggingFace
+from specdec.cli.bench_step import _print
+from specdec.loading.loader import load
+
+from helpers import letters
+from helpers.command import run
+from helpers.tiny_llama import tiny_llama
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return letters.save(tmp_path_factory.mktemp("steps") / "letters")
+
+
+@pytest.fixture(autouse=True)
+def _a_short_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_profile, "STREAM_BYTES", 1 << 20)
+
+
+def test_widths_views_and_peers_take_turns(folder: str, tmp_path: Path) -> None:
+    out = tmp_path / "steps" / "letters.json"
+    arguments = ("-m", folder, "--contexts", "40,80", "--widths", "1,4", "--repeats", "3")
+    arguments += ("--views", "streaming", "--baselines", "hf", "--out", str(out))
+    result = run("bench", "step", *arguments, COLUMNS="200")
+    assert result.exit_code == 0, result.output
+    document = json.loads(out.read_text())
+    kinds = [("full", 1), ("full", 4), ("streaming", 1), ("hf", 1)]
+    passes = document["passes"]
+    assert [(p["context"], p["view"], p["nodes"]) for p in passes] == [
+        (context, *kind) for context in (40, 80) for kind in kinds
+    ]
+    assert all(p["total"] > 0 for p in passes)
+    for p in passes:
+        if p["view"] != "hf":
+            assert p["floor"] > 0 and "other" in p["calls"] and "other" in p["ops"]
+    for name in ("streaming", "hf", "of plain", "other "):
+        assert name in result.output
+    shown = run("bench", "step", *arguments, "--json")
+    assert [p["view"] for p in json.loads(shown.stdout)["passes"]] == [p["view"] for p in passes]
+
+
+def test_layers_in_one_call_are_also_timed_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+    document = step_profile.profile_steps(Engine(tiny_llama()), [1] * 50, [40], [1, 4], repeats=3)
+    for entry in document["passes"]:
+        assert {"decoder_run", "head_argmax", "other"} == set(entry["calls"])
+        assert {"level_attention", "layer_output", "head_argmax", "other"} <= set(entry["ops"])
+        assert "decoder_run" not in entry["ops"]
+        assert min(entry["calls"].values()) > 0
+    _print(document)
+    assert "decoder run" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_step_of_transformers_is_one_pass_behind_what_was_read(folder: str) -> None:
+    model = load(folder, dtype=torch.float32).model
+    widths: list[int] = []
+    model.register_forward_hook(
+        lambda module, args, kwargs, out: widths.append(args[0].shape[1]), with_kwargs=True
+    )
+    peer = HuggingFace(model, "hf")
+    for _ in range(2):
+        peer.read([1, 2, 3, 4, 5])
+        peer.step(6)
+        assert peer.cache is not None and peer.cache.get_seq_length() == 6
+    assert widths == [5, 1, 5, 1]
+
+
+def test_a_step_of_llama_cpp_is_one_pass_behind_what_was_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[Any] = []
+
+    class Llama:
+        def __init__(self, file: str, **settings: Any) -> None:
+            calls.append(settings["n_ctx"])
+
+        def reset(self) -> None:
+            calls.append("reset")
+
+        def eval(self, tokens: list[int]) -> None:
+            calls.append(tokens)
+
+    package = ModuleType("llama_cpp")
+    package.Llama = Llama  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "llama_cpp", package)
+    peer = llama_cpp.LlamaCpp("llama.cpp-f32", tmp_path / "model.gguf", 90)
+    peer.read([1, 2, 3])
+    peer.step(4)
+    assert calls == [90, "reset", [1, 2, 3], [4]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--baselines", "hf-pld"], "hf, llama.cpp"),
+        (["--baselines", "llama.cpp"], "GGUF"),
+        (["--views", "full"], "views"),
+        (["--contexts", "0"], "--contexts"),
+        (["--widths", "1,x"], "--widths"),
+        (["--contexts", "10000000"], "contexts="),
+    ],
+)
+def test_mistakes_are_explained(
+    folder: str, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", ModuleType("llama_cpp"))
+    result = run("bench", "step", "-m", folder, *arguments)
+    assert result.exit_code == 2 and says in result.output, result.output
+
+
+def test_a_text_too_short_for_the_turns_is_refused(folder: str) -> None:
+    engine = Engine.from_pretrained(folder)
+    with pytest.raises(ValueError, match="the text has 50 tokens"):
+        step_profile.profile_steps(engine, [1] * 50, [45], [1], repeats=5)

@@ -1,0 +1,172 @@
+"""The command line: bad input, exit codes, tables and help, and its options for memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from specdec import registry
+from specdec.cli.app import app
+from specdec.engine import Engine
+
+from helpers import letters
+from helpers.command import run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random model of letters with its tokenizer."""
+    return letters.save(tmp_path_factory.mktemp("cli") / "letters")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "a", "-d", "ngrma"], "unknown drafter 'ngrma': did you mean 'ngram'"),
+        (["generate", "a", "-f", "x.txt"], "give one of them"),
+        (["generate", "-f", "no-such-file"], "no-such-file cannot be read"),
+        (["generate", " "], "the prompt is empty"),
+        (["generate", "a", "--chat"], "no chat template"),
+        (["generate", "a", "--acceptance", "maybe"], "unknown acceptance rule"),
+        (["generate", "a", "-t", "-1"], "--temperature -1"),
+        (["generate", "a", "-d", "model"], "--draft-model"),
+        (["check", "--prompts", "no-such-file"], "no-such-file cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    folder: str, arguments: list[str], message: str
+) -> None:
+    result = run(*arguments, "-m", folder)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_an_unknown_option_is_a_usage_error() -> None:
+    assert run("generate", "--bad").exit_code == 2
+    assert run("nothing").exit_code == 2
+
+
+def test_an_interrupt_is_status_130(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "stream", interrupted)
+    result = run("generate", "abc", "-m", folder)
+    assert result.exit_code == 130
+    assert "Traceback" not in result.stderr
+
+
+def test_list_shows_the_tables() -> None:
+    tables = json.loads(run("list", "--json").stdout)
+    assert list(tables) == ["drafters", "views", "acceptance"]
+    assert tables["drafters"] == {k: v.summary for k, v in registry.DRAFTERS.items()}
+    shown = run("list", COLUMNS="200").stdout
+    for table in tables.values():
+        for name, summary in table.items():
+            assert name in shown
+            assert summary in shown
+
+
+def test_env_shows_versions_and_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPECDEC_CACHE", str(tmp_path))
+    facts = json.loads(run("env", "--json").stdout)
+    assert facts["torch"] == torch.__version__
+    assert facts["specdec_cache"] == str(tmp_path)
+    assert {"specdec", "python", "transformers", "triton", "numba", "cpu", "threads"} <= set(facts)
+    assert "transformers" in run("env", COLUMNS="200").stdout
+
+
+def every_command() -> list[str]:
+    """The names of all commands, those of `bench` with both words."""
+    whole: Any = typer.main.get_command(app)
+    names = [name for name in whole.commands if name != "bench"]
+    return names + [f"bench {name}" for name in whole.commands["bench"].commands]
+
+
+@pytest.mark.parametrize("command", every_command())
+def test_help_has_examples(command: str) -> None:
+    result = run(*command.split(), "--help", COLUMNS="140")
+    assert result.exit_code == 0
+    assert "Examples:" in result.stdout
+    assert command in result.stdout.split("Examples:")[1]
+    if command != "train-drafter":  # whose result is a checkpoint
+        assert "--json" in result.stdout
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; import specdec.cli.app; "
+        "late = {'torch', 'transformers', 'numpy', 'numba'} & set(sys.modules); "
+        "sys.exit(f'imported too early: {late}' if late else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_the_packages() -> None:
+    from specdec import __version__
+
+    assert run("--version").stdout.strip() == __version__
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with room for a long text."""
+    return letters.save(tmp_path_factory.mktemp("cli") / "long", positions=4096)
+
+
+def test_tiers_and_a_saved_prompt(long: str, tmp_path: Path) -> None:
+    """Older KV on disk, the prompt read once: the text is the same, and the folder is used."""
+    prompt = "abcd efgh " * 300
+    plain = json.loads(run("generate", prompt, "-m", long, "-n", "12", "--json").stdout)
+    saved = tmp_path / "book"
+    for _ in range(2):
+        result = run(
+            "generate", prompt, "-m", long, "-n", "12", "--json", "--kv-tier", "disk",
+            "--offload-folder", str(tmp_path), "--saved-prompt", str(saved),
+        )  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["text"] == plain["text"]
+    assert (saved / "prompt.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["book"]
+    shown = run("generate", prompt, "-m", long, "-n", "2", "--kv-tier", "disk", "--no-compare")
+    assert "disk: KV" in shown.stderr and "plain decoding: at most" in shown.stderr
+    other = run("generate", "other", "-m", long, "-n", "2", "--saved-prompt", str(saved))
+    assert other.exit_code == 2 and "does not start with --saved-prompt" in other.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_memory_of_a_gpu_that_is_not_there(folder: str) -> None:
+    result = run("generate", "abc", "-m", folder, "--gpu-memory", "22GiB")
+    assert result.exit_code == 2
+    assert "--gpu-memory 22GiB: PyTorch sees no GPU here" in result.stderr
+
+
+def test_bench_offload(long: str, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("abcd efgh " * 400)
+    result = run(
+        "bench", "offload", "-m", long, "--context", "3000", "--rates", "0,0.5", "--drafters",
+        "ngram", "--new-tokens", "6", "--repeats", "1", "-f", str(tmp_path / "text"),
+        "--out", str(tmp_path / "out.json"),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "OTHER TEXT" not in result.stdout and "device" in result.stdout
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert [cell["tier"] for cell in document["cells"]] == ["device", "disk", "disk"]
+    assert 0 < document["cells"][2]["link"] < 0.6e9
+    assert set(document["cells"][1]["passes"]) == {"1", "4", "8", "16", "32", "64"}
+    shape = run(
+        "bench", "offload", "-m", long, "--random-weights", "--context", "2600", "--rates", "0",
+        "--repeats", "1", "--json",
+    )  # fmt: skip
+    assert shape.exit_code == 0, shape.stderr
+    assert json.loads(shape.stdout)["cells"][1]["texts"] == {}

@@ -1,0 +1,102 @@
+"""AutoDrafter: what it knows before the first round."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from specdec.drafts.auto.drafter import AutoDrafter
+from specdec.drafts.longspec import drafter, model
+from specdec.engine import Engine
+from specdec.errors import InvalidArgument
+from specdec.offload.kv_memory import KVMemory
+from specdec.offload.split import Sizes
+
+from helpers import hostile, longspec_models, models
+
+_rng = random.Random(4)
+PROMPT = [_rng.randrange(models.VOCAB) for _ in range(192)]
+SMALL = Sizes(window=16, block=4, room=1024, staging_bytes=4096)
+SLOW = 4e6  # bytes per second: a pass over the prompt takes far longer than all else
+
+
+class Watched(AutoDrafter):
+    """Counts the drafts of its self-draft that are made in `begin`."""
+
+    rehearsed: list[int] = []
+
+    def begin(self, rows, verifier):
+        (part,) = [part for part in self.parts if part.drafter.name == "triforce-chunks"]
+        propose, calls = part.drafter.propose, []
+
+        def counted(rows, limits):
+            calls.append(limits)
+            return propose(rows, limits)
+
+        part.drafter.propose = counted
+        super().begin(rows, verifier)
+        part.drafter.propose = propose
+        self.rehearsed.append(len(calls))
+
+
+@pytest.fixture
+def engine():
+    return Engine(models.build("llama"), hostile.tokenizer(models.VOCAB))
+
+
+def generate(engine, drafter, new=24):
+    options = {} if isinstance(drafter, str) else {"budget": 12, "sink": 2, "recent": 2}
+    return engine.generate(PROMPT, drafter=drafter, max_new_tokens=new, eos_token_id=[], **options)
+
+
+def test_behind_a_slow_link_it_drafts_for_itself_at_once(engine):
+    want = generate(engine, "none")
+    engine.target.kv_memory = KVMemory("disk", link=SLOW, sizes=SMALL)
+    out = generate(engine, AutoDrafter)
+    assert out.token_ids == want.token_ids
+    assert ": triforce-chunks (promised" in out.stats.explanation[0]
+
+
+def test_drafts_are_timed_before_the_first_round_and_only_once(engine):
+    Watched.rehearsed = []
+    want = generate(engine, "none")
+    engine.target.kv_memory = KVMemory("disk", link=2 * SLOW, sizes=SMALL)  # nobody's costs yet
+    outs = [generate(engine, Watched) for _ in range(2)]
+    assert Watched.rehearsed == [2, 0]
+    assert [out.token_ids for out in outs] == [want.token_ids] * 2
+
+
+def test_no_rehearsal_where_a_draft_has_no_room(engine):
+    Watched.rehearsed = []
+    engine.target.kv_memory = KVMemory("disk", link=3 * SLOW, sizes=SMALL)
+    assert generate(engine, Watched, new=2).token_ids == generate(engine, "none", 2).token_ids
+    assert Watched.rehearsed == [0]
+
+
+class WithBlock(AutoDrafter):
+    """Lets only its LongSpec block draft, if that takes part."""
+
+    takes_part: list[bool] = []
+
+    def begin(self, rows, verifier):
+        super().begin(rows, verifier)
+        self.parts = [part for part in self.parts if part.drafter.name == "longspec"]
+        self.takes_part.append(bool(self.parts))
+
+
+def test_a_checkpoint_that_ships_takes_part_where_its_kv_is_near(engine, tmp_path, monkeypatch):
+    longspec_models.checkpoint(engine.target).save(tmp_path)
+    monkeypatch.setattr(drafter, "SHIPPED", tmp_path)
+    WithBlock.takes_part = []
+    want = generate(engine, "none")
+    assert generate(engine, WithBlock).token_ids == want.token_ids
+
+    def refuse(store, layer, device):
+        raise InvalidArgument("it is in another memory")
+
+    monkeypatch.setattr(model, "_check_near", refuse)
+    assert generate(engine, WithBlock).token_ids == want.token_ids
+    assert WithBlock.takes_part == [True, False]
+    with pytest.raises(InvalidArgument, match="another memory"):
+        generate(engine, "longspec")

@@ -1,0 +1,142 @@
+"""The house: who may import whom, and that every room is packed."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("kernels", "sparse", "drafts", "bench")
+
+# floor -> the floors it may import; the core names rooms above it only as strings in the registry.
+MAY_IMPORT = {
+    "kernels": {"kernels"},
+    "core": {"core", "kernels"},
+    "sparse": {"sparse", "core", "kernels"},
+    "drafts": {"drafts", "sparse", "core", "kernels"},
+    "bench": {"bench", "drafts", "sparse", "core", "kernels"},
+}
+KERNEL_PACKAGES = {"torch", "triton", "numba", "llvmlite", "numpy", "specdec"} | set(
+    sys.stdlib_module_names
+)
+
+
+def files(floor: str) -> list[Path]:
+    return sorted((ROOT / ("specdec" if floor == "core" else floor)).rglob("*.py"))
+
+
+def floor_of(module: str) -> str | None:
+    """The floor of a dotted name; None for what is not ours."""
+    parts = module.split(".")
+    if parts[0] != "specdec":
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "core"
+
+
+def imports(source: str) -> set[str]:
+    """Every module a source imports, at any depth; `from a import b` counts as a and as a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            assert node.module is not None
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def trespasses(floor: str, source: str) -> list[str]:
+    """The imports of a source that its floor does not allow."""
+    return sorted(
+        module
+        for module in imports(source)
+        if (other := floor_of(module)) is not None and other not in MAY_IMPORT[floor]
+    )
+
+
+@pytest.mark.parametrize("floor", MAY_IMPORT)
+def test_no_floor_imports_one_above(floor: str) -> None:
+    assert files(floor), f"no files on floor {floor}"
+    for path in files(floor):
+        assert trespasses(floor, path.read_text("utf-8")) == [], path
+
+
+def test_kernels_know_only_tensors() -> None:
+    for path in files("kernels"):
+        outside = {name.split(".")[0] for name in imports(path.read_text("utf-8"))}
+        assert outside <= KERNEL_PACKAGES, path
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_opens_with_a_docstring_and_nothing_else(room: str) -> None:
+    body = ast.parse((ROOT / room / "__init__.py").read_text("utf-8")).body
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
+    assert isinstance(body[0].value, ast.Constant)
+    assert isinstance(body[0].value.value, str)
+
+
+def test_dotted_strings_stand_in_the_registry_only() -> None:
+    for path in files("core"):
+        if path.name == "registry.py":
+            continue
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        names = {s for s in strings if any(s.startswith(f"specdec.{room}.") for room in ROOMS[1:])}
+        assert names == set(), path
+
+
+def test_the_registry_names_what_is_there() -> None:
+    from specdec import registry
+
+    for table in (registry.DRAFTERS, registry.VIEWS, registry.ACCEPTANCE):
+        for name, entry in table.items():
+            assert callable(entry.load()), name
+
+
+def test_every_folder_with_code_is_packed() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    packed = set(setuptools["packages"])
+    places = {name: path for name, path in setuptools["package-dir"].items()}
+    expected = set()
+    for floor in MAY_IMPORT:
+        for path in files(floor):
+            parts = path.parent.relative_to(ROOT).parts
+            expected.add(".".join(parts if parts[0] == "specdec" else ("specdec", *parts)))
+            assert (path.parent / "__init__.py").is_file(), f"{path.parent} has no __init__.py"
+    assert packed == expected
+    assert {f"specdec.{room}" for room in ROOMS} <= set(places) <= packed
+    assert all(name == "specdec." + path.replace("/", ".") for name, path in places.items())
+
+
+@pytest.mark.parametrize(
+    ("floor", "source"),
+    [
+        ("kernels", "import specdec.cache.store"),
+        ("kernels", "from specdec import errors"),
+        ("core", "from specdec.drafts.ngram.drafter import NGramDrafter"),
+        ("core", "from specdec import sparse"),
+        ("core", "def f():\n    import specdec.bench.run"),
+        ("sparse", "from specdec.drafts import model"),
+        ("drafts", "import specdec.bench"),
+    ],
+)
+def test_the_test_sees_trespassers(floor: str, source: str) -> None:
+    assert trespasses(floor, source)
+
+
+def test_the_test_refuses_relative_imports() -> None:
+    with pytest.raises(AssertionError, match="relative"):
+        imports("from . import store")

@@ -1,0 +1,92 @@
+"""GGUFs of every architecture: the logits of a configuration by hand, and llama.cpp's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from specdec import Engine
+from specdec.loading.gguf.architectures import ARCHITECTURES
+from specdec.loading.loader import load
+
+from helpers.gguf_models import CASES, VOCAB, llama_cpp_logits, write_case
+
+IDS = [(7 * i * i + 3 * i) % VOCAB for i in range(24)]  # longer than every window
+LONG = [(5 * i * i + i) % VOCAB for i in range(300)]  # longer than the boundary of longrope
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_gguf_has_the_logits_of_its_model(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.gguf"
+    model = write_case(path, name)
+    case = CASES[name]()
+    ours = load(path, device="cpu").model
+    assert ours.dtype == torch.float32 and not ours.training
+    for ids in (IDS, LONG) if "longrope" in name else (IDS,):
+        with torch.inference_mode():
+            theirs = model(torch.tensor([ids])).logits[0]
+            logits = ours(torch.tensor([ids])).logits[0]
+        scale = theirs.abs().max()
+        assert (logits - theirs).abs().max() <= 2e-5 * scale
+        if case.close is not None:
+            pytest.importorskip("llama_cpp")
+            gap = np.abs(llama_cpp_logits(path, ids) - logits.numpy()).max()
+            assert gap <= case.close * scale, f"llama.cpp differs by {gap / scale:.2g}"
+
+
+def test_every_architecture_has_a_case() -> None:
+    assert {case().architecture for case in CASES.values()} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", ["llama-3", "gemma3", "phi3-longrope", "gpt-oss", "mixtral"])
+def test_the_engine_says_what_the_model_says(name: str, tmp_path: Path) -> None:
+    model = write_case(tmp_path / "a.gguf", name)
+    engine = Engine.from_pretrained(tmp_path / "a.gguf", device="cpu")
+    for drafter in ("none", "ngram"):
+        ours = engine.generate(IDS, max_new_tokens=12, drafter=drafter, eos_token_id=[])
+        theirs = model.generate(
+            torch.tensor([IDS]), attention_mask=torch.ones(1, len(IDS)), max_new_tokens=12,
+            do_sample=False,
+        )  # fmt: skip
+        assert ours.token_ids == theirs[0, len(IDS) :].tolist()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3-tied", "phi3", "gemma3"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16"])
+def test_quantised_files_have_the_values_of_their_blocks(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    """As stored, as float32 and by llama.cpp, whose products round their inputs."""
+    write_case(tmp_path / "a.gguf", name, kind=kind)
+    exact = load(tmp_path / "a.gguf", dtype="float32", device="cpu")
+    assert exact.stored == {}
+    with torch.inference_mode():
+        logits = exact.model(torch.tensor([IDS])).logits[0]
+    engine = Engine.from_pretrained(tmp_path / "a.gguf", device="cpu")
+    for linear, weight in engine.packing.weights.items():
+        linear_name = next(n for n, m in engine.model.named_modules() if m is linear)
+        assert torch.equal(weight.dense(), exact.model.get_submodule(linear_name).weight)
+    engine.packing.restore()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(engine.model.parameters(), exact.model.parameters(), strict=True)
+    )
+    if kind == "F16":
+        return
+    pytest.importorskip("llama_cpp")
+    gap = np.abs(llama_cpp_logits(tmp_path / "a.gguf", IDS) - logits.numpy()).max()
+    assert gap <= 0.1 * logits.abs().max()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3-tied", "mixtral"])
+def test_weights_are_spread_by_a_device_map(name: str, tmp_path: Path) -> None:
+    model = write_case(tmp_path / "a.gguf", name)
+    options = {"device_map": "auto", "max_memory": {"cpu": 30_000}, "offload_folder": tmp_path}
+    for spread in ({"device_map": "cpu"}, options):
+        ours = load(tmp_path / "a.gguf", **spread).model
+        with torch.inference_mode():
+            logits = ours(torch.tensor([IDS])).logits
+            assert torch.allclose(logits, model(torch.tensor([IDS])).logits, atol=1e-4)

@@ -1,0 +1,139 @@
+"""Weights in a GGUF's own precision: the same numbers, fewer bytes, whatever the type."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from specdec import Engine
+from specdec.check import first_difference, top2_gap
+from specdec.errors import SpecdecError
+from specdec.kernels.linear.packed_weight import pack
+from specdec.loading.gguf.blueprint import Source
+from specdec.loading.gguf.load import read_gguf
+from specdec.loading.gguf.model import ModelBuilder
+from specdec.loading.loader import load
+from specdec.model.packing import Packing
+from specdec.model.released import is_released
+
+from helpers.stored_gguf import write_gguf
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A mix as quantisers make it: v and down finer than the rest, in one layer's kernels."""
+    path = tmp_path / "tiny.gguf"
+    finer = {"attn_v.weight": "Q6_K", "ffn_down.weight": "Q5_K", "token_embd.weight": "Q8_0"}
+    write_gguf(path, "Q4_K", finer)
+    return path
+
+
+def test_a_gguf_is_read_as_it_is_stored(tiny: Path) -> None:
+    """Every linear layer and the tied head, in mixed formats within a layer."""
+    exact = load(tiny, dtype="float32", device="cpu")
+    assert exact.stored == {}
+    weights = {n: m.weight.clone() for n, m in exact.model.named_modules() if type(m) is nn.Linear}
+    engine = Engine.from_pretrained(tiny, device="cpu")
+    assert "as stored" in engine.name
+    packed = {n: engine.packing.weights.get(m) for n, m in engine.model.named_modules()}
+    for name, weight in weights.items():
+        assert torch.equal(packed[name].dense(), weight), name
+    formats = {name.split(".")[-1]: p.format for name, p in packed.items() if p}
+    assert formats["q_proj"] == formats["gate_proj"] == "int4affine"
+    assert (formats["v_proj"], formats["lm_head"]) == ("int8", "int8")
+    assert formats["down_proj"] == "int8affine"
+    assert len(engine.packing.fused) == 2
+    assert sum(engine.packing.nbytes.values()) < 0.3 * sum(w.nbytes for w in weights.values())
+    single = Engine.from_pretrained(tiny, device="cpu", dtype="float32")
+    assert set(single.packing.nbytes) == {"float32"}
+    for drafter in ("none", "ngram"):
+        texts = [
+            e.generate([1, 2, 3, 4], max_new_tokens=24, drafter=drafter).token_ids
+            for e in (engine, single)
+        ]
+        assert texts[0] == texts[1]
+    twin = copy.deepcopy(engine.model)
+    engine.packing.restore()
+    for model in (engine.model, twin):
+        state = dict(model.named_modules())
+        assert all(torch.equal(state[name].weight, weight) for name, weight in weights.items())
+
+
+def test_linear_layers_are_never_dense(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept as stored is not dequantised on the way, and nobody multiplies by nothing."""
+    read: list[str] = []
+    own = ModelBuilder._value
+
+    def value(self: ModelBuilder, name: str, source: Source) -> torch.Tensor:
+        read.append(name)
+        return own(self, name, source)
+
+    monkeypatch.setattr(ModelBuilder, "_value", value)
+    loaded = load(tiny, device="cpu")
+    assert not [name for name in read if "_proj" in name]
+    linears = [m for m in loaded.model.modules() if type(m) is nn.Linear]
+    assert sum(is_released(m.weight) for m in linears) == 14  # the tied head is an embedding, too
+    with pytest.raises(SpecdecError, match="packed"):
+        loaded.model(torch.tensor([[1, 2]]))
+    assert Packing.of(loaded.model, loaded.stored).nbytes
+
+
+def test_the_memory_that_is_said_is_the_memory_that_is_taken(tiny: Path) -> None:
+    gguf = read_gguf(tiny)
+    for as_stored in (True, False):
+        builder = ModelBuilder(gguf.file, gguf.blueprint, torch.float32, as_stored)
+        said = builder.nbytes
+        model, stored = builder.build(lambda done, total: None)
+        taken = sum(p.nbytes for p in model.parameters() if not is_released(p))
+        taken += sum(w.nbytes for name, w in stored.items() if name != "lm_head")
+        assert abs(said - taken) <= 0.02 * taken
+
+
+def test_a_type_that_we_do_not_read_stays_float(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "a.gguf", "TQ2_0", {"attn_k.weight": "BF16", "ffn_up.weight": "Q5_1"})
+    loaded = load(tmp_path / "a.gguf", device="cpu")
+    assert {name.split(".")[-1] for name in loaded.stored} == {"up_proj"}
+    packing = Packing.of(loaded.model, loaded.stored)
+    # three values times a float16 are exact in float16, and bfloat16 is kept
+    assert set(packing.nbytes) == {"int8affine", "float16", "bfloat16"}
+
+
+def test_a_float_gguf_has_nothing_stored(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "a.gguf", "F16")
+    loaded = load(tmp_path / "a.gguf", device="cpu")
+    assert loaded.stored == {}
+    assert "as stored" not in loaded.source
+    assert pack(loaded.model.lm_head.weight).format == "float16"
+
+
+def test_a_draft_model_is_read_as_it_is_stored(tiny: Path) -> None:
+    engine = Engine.from_pretrained(tiny, device="cpu", dtype="float32")
+    draft = engine._draft_models.get(tiny, engine.target)
+    out = engine.generate([1, 2, 3], max_new_tokens=12, drafter="model", draft_model=draft)
+    plain = engine.generate([1, 2, 3], max_new_tokens=12, drafter="none")
+    assert out.token_ids == plain.token_ids
+    assert out.stats.draft_acceptance_rate > 0.5  # the same numbers
+    assert draft.model.lm_head.weight is draft.model.model.embed_tokens.weight
+
+
+@pytest.mark.weights
+def test_the_demo_says_in_its_precision_what_it_says_in_float32() -> None:
+    """Greedily, 32 tokens each; a divergence is named with the gap between its top two logits."""
+    stored = Engine.from_pretrained("demo", device="cpu")
+    assert sum(stored.packing.nbytes.values()) < 98e6
+    assert set(stored.packing.nbytes) == {"int4affine", "int8"}
+    single = Engine.from_pretrained("demo", device="cpu", dtype="float32")
+    for prompt in ("The capital of France is", "def fibonacci(n):", "Once upon a time,"):
+        texts = [
+            engine.generate(prompt, max_new_tokens=32, drafter="none").token_ids
+            for engine in (stored, single)
+        ]
+        at = first_difference(*texts)
+        if at is not None:
+            ids = single.tokenizer(prompt)["input_ids"]
+            gap = top2_gap(single, [*ids, *texts[1][:at]])
+            pytest.fail(f"{prompt!r} differs at token {at}, where the top two are {gap:.2g} apart")

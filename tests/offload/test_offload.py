@@ -1,0 +1,191 @@
+"""Keys and values on tiers: the text is that of the run that has them all on the device."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from specdec import Engine
+from specdec.errors import InvalidArgument
+from specdec.offload.balance import Balance
+from specdec.offload.kv_memory import KVMemory
+from specdec.offload.pace import Pace
+from specdec.offload.split import Sizes
+from specdec.offload.tiered_store import TieredStore
+
+from helpers import contract, hostile, models
+from helpers.tiered import NEW, PROMPTS, SMALL, TIERS, engine_of
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return engine_of()
+
+
+@pytest.mark.parametrize("tiers", TIERS)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt-oss"])
+@pytest.mark.parametrize("drafter", ["none", "ngram", hostile.Bushy, "triforce"])
+def test_same_text(tiers, name, drafter):
+    """Full and sliding layers, softcaps and sinks; two layers each."""
+    engine = engine_of(name)
+    want = engine.generate(PROMPTS, drafter="none", max_new_tokens=NEW)
+    engine.target.kv_memory = KVMemory(**TIERS[tiers], sizes=SMALL)
+    out = engine.generate(PROMPTS, drafter=drafter, max_new_tokens=NEW)
+    assert contract.outcome(out) == contract.outcome(want)
+    assert engine.target.kv_memory.device.peak > 0
+
+
+VIEWS = ("streaming", "triforce-chunks", "quest", "snapkv", "verified", "tidal", "double-sparsity")
+DRAFTERS = {
+    **contract.DRAFTERS,
+    **{view: {"drafter": view, "budget": 24, "sink": 4, "recent": 4} for view in VIEWS},
+    "kivi": {"drafter": "kivi", "kv_group": 32, "recent": 2},
+}
+
+
+@pytest.mark.parametrize("controls", ["greedy", "sampled"])
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_every_drafter(llama, drafter, controls):
+    """The contract, with a layer behind a link and one on disk."""
+    kwargs = {"max_new_tokens": NEW, **contract.CONTROLS[controls]}
+    options = dict(DRAFTERS[drafter])
+    name = options["drafter"]
+    if options.get("draft_model") or (
+        isinstance(name, str) and ("model" in name or "cascade" in name)
+    ):
+        options["draft_model"] = models.disturbed(llama.model, 0.03)
+    llama.target.kv_memory = KVMemory("device")
+    want = llama.generate(PROMPTS, drafter="none", **kwargs)
+    llama.target.kv_memory = KVMemory(["host", "disk"], link=1e10, sizes=SMALL)
+    assert contract.outcome(llama.generate(PROMPTS, **options, **kwargs)) == contract.outcome(want)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_split(llama, data):
+    """Any tiers, sizes, prompts and samples; rows of a batch end in different tiers."""
+    prompts = data.draw(
+        st.lists(
+            st.lists(st.integers(0, models.VOCAB - 1), min_size=1, max_size=40),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    kwargs = {
+        "max_new_tokens": data.draw(st.integers(1, 16)),
+        "temperature": 1.0,
+        "seed": 1,
+        "num_return_sequences": data.draw(st.integers(1, 2)),
+        "eos_token_id": data.draw(st.lists(st.integers(0, models.VOCAB - 1), max_size=2)),
+    }
+    llama.target.kv_memory = KVMemory("device")
+    want = llama.generate(prompts, drafter="none", **kwargs)
+    llama.target.kv_memory = KVMemory(
+        data.draw(st.tuples(*[st.sampled_from(["device", "host", "disk"])] * 2)),
+        link=data.draw(st.sampled_from([None, 1e10])),
+        sizes=Sizes(
+            window=data.draw(st.integers(0, 9)),
+            block=data.draw(st.integers(1, 5)),
+            room=1024,
+            staging_bytes=data.draw(st.sampled_from([1, 300, 5000])),
+        ),
+    )
+    drafter = data.draw(st.sampled_from(["none", "ngram", hostile.RandomTrees]))
+    assert contract.outcome(llama.generate(prompts, drafter=drafter, **kwargs)) == contract.outcome(
+        want
+    )
+
+
+def test_the_device_holds_no_more_while_the_context_grows():
+    """Eight times the context: the device's bytes grow by index data only, and obey the limit."""
+    model = models.build("llama", dtype=torch.float32, max_position_embeddings=1 << 14)
+    engine, peaks = Engine(model, hostile.tokenizer(models.VOCAB)), {}
+    limit = 3_000_000
+    for length in (1500, 12_000):
+        memory = engine.target.kv_memory = KVMemory(
+            "disk", limit, sizes=Sizes(window=64, block=64, room=1024, staging_bytes=1 << 16)
+        )
+        prompt = [i * i % models.VOCAB for i in range(length)]
+        out = engine.generate(prompt, drafter="ngram", max_new_tokens=8)
+        peaks[length] = memory.device.peak
+        assert len(out.token_ids) == 8
+    assert peaks[12_000] <= 1.01 * peaks[1500] <= limit
+
+
+def test_auto_keeps_near_what_fits():
+    """auto: everything on the device if it fits, then leading layers, the rest on disk."""
+    engine = engine_of()
+    shape_bytes = 2 * 2 * 8 * 8  # of a token in one layer: k and v, heads, head size, float64
+    plain = engine.generate(PROMPTS[2], drafter="none", max_new_tokens=NEW)
+    sizes = Sizes(window=4, block=4, room=1024, staging_bytes=512)
+    for capacity in (60, 5000):
+        memory = engine.target.kv_memory = KVMemory(
+            "auto",
+            9900 * shape_bytes,
+            sizes=sizes,  # both layers take 10,000
+        )
+        store = engine.target.new_store(1, capacity)
+        assert isinstance(store, TieredStore) == (capacity == 5000)
+        assert memory.device.used == 0  # buffers are made at the first write
+    tiers = [tier.name for tier in store.levels[0].homes]
+    assert tiers == ["device", "disk"]
+    out = engine.generate(PROMPTS[2], drafter="ngram", max_new_tokens=NEW)
+    assert out.token_ids == plain.token_ids
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize("partials", ["auto", "device", "host"])
+def test_partials_on_the_host(partials, name):
+    """Attention over a host tier, fetched or computed where it lies: the same text."""
+    engine = engine_of(name)
+    want = engine.generate(PROMPTS, drafter="none", max_new_tokens=NEW)
+    memory = KVMemory("host", link=1e9, sizes=SMALL, partials=partials)
+    engine.target.kv_memory = memory
+    out = engine.generate(PROMPTS, drafter=hostile.Bushy, max_new_tokens=NEW)
+    assert contract.outcome(out) == contract.outcome(want)
+    assert (memory.pace.moved == 0) == (partials == "host")
+    with pytest.raises(InvalidArgument, match="partials='cloud' is unknown"):
+        KVMemory("host", partials="cloud")
+
+
+def test_the_faster_place_is_chosen():
+    """The link is measured first, then the CPU, for each number of queries; then the faster one."""
+    balance = Balance(pace := Pace(1e6))
+    assert not balance.on_host(4)
+    pace.after(1000, perf_counter())
+    assert balance.on_host(4) and pace.reached <= 1e6
+    balance.note(4, 10_000_000, 1.0)
+    assert balance.on_host(4) and balance.on_host(5)
+    balance.note(64, 1000, 1.0)
+    assert not balance.on_host(64) and balance.on_host(4)
+
+
+def test_indices_are_made_while_the_prompt_is_read(llama):
+    """The first draft finds summaries of what has moved, and fetches no keys for them."""
+    sizes = Sizes(window=32, block=16, room=1024, staging_bytes=1 << 12)
+    llama.target.kv_memory = KVMemory("disk", sizes=sizes)
+    options = {"drafter": "triforce-chunks", "budget": 24, "sink": 4, "recent": 4}
+    stream = llama.stream([1, 2, 3, 4, 5] * 20, max_new_tokens=8, **options)
+    next(stream)
+    cold = stream.model.store.levels[0]
+    indices = [x for (key, layer, row), x in cold.sidecars.items()]
+    assert len(indices) == 2 and all(x.pages == int(cold.length[0]) // 8 > 0 for x in indices)
+
+
+def test_weights_spread_by_accelerate(tmp_path):
+    """Some layers' weights on disk, fetched by accelerate's hooks; the text is the same."""
+    model = models.build("llama", dtype=torch.float32)
+    model.save_pretrained(tmp_path / "model")
+    want = Engine.from_pretrained(tmp_path / "model").generate(PROMPTS[2], max_new_tokens=NEW)
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
+              "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}  # fmt: skip
+    engine = Engine.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "off", kv_tier="disk"
+    )
+    assert engine.device.type == "cpu" and not engine.packing.fused
+    out = engine.generate(PROMPTS[2], drafter="ngram", max_new_tokens=NEW)
+    assert out.token_ids == want.token_ids
