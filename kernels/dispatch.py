@@ -27,8 +27,8 @@ class Op(Generic[P, R]):
     """An op with up to three versions of one signature; a call runs the one for its tensors.
 
     `plain` is the PyTorch function, which defines what the op means. `triton` and `numba` are the
-    functions of the same name in `specdec.kernels.triton_<module>` and `numba_<module>`, imported
-    when first asked for. To force a version, call that attribute; nothing is switched.
+    functions of the same name in `<module>_triton` and `<module>_numba` beside it, imported when
+    first asked for. To force a version, call that attribute; nothing is switched.
     """
 
     def __init__(self, plain: Callable[P, R]) -> None:
@@ -47,15 +47,11 @@ class Op(Generic[P, R]):
 
     @functools.cached_property
     def _kinds(self) -> frozenset[str]:
-        names = {kind: f"specdec.kernels.{kind}_{self._module}" for kind in ("triton", "numba")}
+        names = {kind: f"{self.plain.__module__}_{kind}" for kind in ("triton", "numba")}
         return frozenset(k for k, name in names.items() if importlib.util.find_spec(name))
 
-    @property
-    def _module(self) -> str:
-        return self.plain.__module__.rpartition(".")[2]
-
     def _twin(self, kind: str) -> Callable[P, R]:
-        twin = importlib.import_module(f"specdec.kernels.{kind}_{self._module}")
+        twin = importlib.import_module(f"{self.plain.__module__}_{kind}")
         return cast(Callable[P, R], getattr(twin, self.plain.__name__))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

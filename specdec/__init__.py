@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 
 # Imported when asked for: `specdec --help` should not wait for torch.
 _PLACES = {
-    "DraftOptions": "specdec.decoding.options", "Drafter": "specdec.decoding.drafter", "Engine": "specdec.engine",
-    "Generation": "specdec.decoding.output", "Law": "specdec.sampling.tree", "SamplingParams": "specdec.sampling.params",
-    "SpecdecError": "specdec.errors", "Step": "specdec.decoding.output", "TokenTree": "specdec.sampling.tree",
+    "DraftOptions": "specdec.decoding.options",
+    "Drafter": "specdec.decoding.drafter",
+    "Engine": "specdec.engine",
+    "Generation": "specdec.decoding.output",
+    "Law": "specdec.sampling.tree",
+    "SamplingParams": "specdec.sampling.params",
+    "SpecdecError": "specdec.errors",
+    "Step": "specdec.decoding.output",
+    "TokenTree": "specdec.sampling.tree",
     "hf": "specdec.hf",
-}  # fmt: skip
+}
 
 __all__ = [
     "DraftOptions", "Drafter", "Engine", "Generation", "Law", "SamplingParams", "SpecdecError",

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from specdec.bench.report.measurement import average, base, contract, counted, names, rate, speedup
+from specdec.bench.report.measurement import (
+    average,
+    base,
+    contract,
+    counted,
+    names,
+    rate,
+    speedup,
+)
 from specdec.decoding.stats import PLAIN
 
 SAMPLED = "-"  # in place of a count of equal tokens, where a peer draws other random numbers

@@ -54,7 +54,7 @@ def level_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """See `specdec.kernels.attention.level_attention`; head sizes that fill no vectors run in PyTorch."""
+    """See `level_attention`; head sizes that fill no vectors run in PyTorch."""
     if not fits(q, levels[0][1]):
         return op.plain(q, levels, reads, scale=scale, softcap=softcap, sinks=sinks)
     return torch.from_numpy(_run(q, levels, reads, scale, softcap, sinks)[0].reshape(q.shape))

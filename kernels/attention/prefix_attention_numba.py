@@ -24,7 +24,7 @@ def prefix_attention(
     softcap: float | None = None,
     first: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `specdec.kernels.attention.prefix_attention`; prompts and odd head sizes run in PyTorch."""
+    """See `prefix_attention`; prompts and odd head sizes run in PyTorch."""
     nodes = q.shape[2]
     if nodes > MANY or not fits(q, v):
         return op.plain(q, k, v, length, row_map, scale=scale, softcap=softcap, first=first)

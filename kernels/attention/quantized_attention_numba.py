@@ -57,7 +57,7 @@ def quantized_attention(
     scale: float,
     softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `specdec.kernels.attention.quantized_attention`; prompts and odd head sizes run in PyTorch."""
+    """See `quantized_attention`; prompts and odd head sizes run in PyTorch."""
     batch, heads, nodes, dim = q.shape
     if nodes > MANY or not fits(kv):
         return op.plain(q, kv, length, row_map, scale=scale, softcap=softcap)

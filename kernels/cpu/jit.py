@@ -56,17 +56,23 @@ def inner(function: Any) -> Any:
 
 @functools.cache
 def _cache_folder() -> str | None:
-    """Where compiled kernels are kept: by the contents of all sources and the registers they were
-    made for, in NUMBA_CACHE_DIR if set, else beside the sources, else in the user's cache; None if
-    nothing of these can be written."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    """Where compiled kernels are kept: by the contents of all sources that a CPU may run (a comment
+    in a Triton kernel recompiles nothing) and the registers they were made for, in NUMBA_CACHE_DIR
+    if set, else beside the sources, else in the user's cache; None if nothing of these can be
+    written."""
+    room = Path(__file__).parents[1]
+    sources = sorted(
+        path
+        for path in room.rglob("*.py")
+        if path.parent.name != "gpu" and not path.stem.endswith("_triton")
+    )
     contents = b"".join([path.read_bytes() for path in sources] + [repr(REGISTER_TILE).encode()])
     digest = hashlib.sha256(contents).hexdigest()[:16]
     places = (
         [numba.config.CACHE_DIR]
         if numba.config.CACHE_DIR
         else [
-            Path(__file__).parent / "__pycache__",
+            room / "__pycache__",
             AppDirs(appname="numba", appauthor=False).user_cache_dir,
         ]
     )

@@ -26,7 +26,7 @@ NONE = np.empty(0, np.float32)
 
 
 def head_argmax(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) -> Tensor:
-    """See `specdec.kernels.linear.head_argmax`; for many rows panels are dequantised, as it does there."""
+    """See `head_argmax`; for many rows panels are dequantised, as it does there."""
     num_threads()
     flat = x.reshape(-1, weight.inputs)
     n = len(flat)

@@ -67,10 +67,11 @@ def launch(model, data, out, die_at=0):
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
         "--main_process_port", str(port), train_and_die.__file__, model, data, out, die_at,
     ]  # fmt: skip
-    tests = Path(__file__).parent
+    helpers = Path(__file__).parents[1] / "lib"
     done = subprocess.run(
-        [str(part) for part in command], cwd=tests, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        [str(part) for part in command], cwd=helpers, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(helpers), "OMP_NUM_THREADS": "1",
+                          "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     if not die_at:
         assert done.returncode == 0, done.stderr[-3000:]

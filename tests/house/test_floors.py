@@ -13,7 +13,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("kernels", "sparse", "drafts", "bench")
 
 # floor -> the floors it may import; the core names rooms above it only as strings in the registry.

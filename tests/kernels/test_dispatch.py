@@ -13,17 +13,17 @@ import pytest
 from specdec.kernels.cpu.jit import cpu_quota
 from specdec.kernels.cpu.registers import HAS_32_WIDE_REGISTERS
 
-TESTS = Path(__file__).resolve().parent
+HELPERS = Path(__file__).resolve().parents[1] / "lib"
 
 
 def run(program: str, **environment: str) -> str:
     """Run a program outside the repository with warnings as errors; its stdout and stderr."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "OMP_"))}
     kept["NUMBA_CACHE_DIR"] = os.environ.get("NUMBA_CACHE_DIR", "")
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), kept.get("PYTHONPATH"))))
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HELPERS), kept.get("PYTHONPATH"))))
     safe = "-P" if sys.version_info >= (3, 11) else "-s"
     done = subprocess.run(
-        [sys.executable, safe, "-W", "error::UserWarning", "-c", program], cwd=TESTS.parent.parent,
+        [sys.executable, safe, "-W", "error::UserWarning", "-c", program], cwd=HELPERS.parents[2],
         env={**kept, **environment}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
@@ -34,7 +34,8 @@ WITHOUT = """
 import importlib.util, logging, sys
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
 {block}
-import models, torch
+import torch
+from helpers import models
 from specdec import Engine
 model = models.build("llama", dtype=torch.float32, head_dim=16)
 want = model.generate(torch.tensor([[1, 2, 3]]), attention_mask=torch.ones(1, 3), max_new_tokens=9)
@@ -42,7 +43,7 @@ engine = Engine(model)
 assert not engine.packing.weights and not engine.packing.fused
 got = engine.generate([1, 2, 3], drafter="ngram", max_new_tokens=9)
 assert got.token_ids == want[0, 3:].tolist(), (got.token_ids, want)
-assert not any(name.startswith(("llvmlite", "specdec.kernels.numba_")) for name in sys.modules)
+assert not any(name == "llvmlite" or name.endswith("_numba") for name in sys.modules)
 """
 
 MISSING = """

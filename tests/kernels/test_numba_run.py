@@ -14,8 +14,6 @@ from helpers.numba_drawn import EXAMPLES, Drawn
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from kernels.test_numba import linear, norm
-
 from specdec.kernels.attention.level_attention import NO_BOUNDS, Reads, level_attention
 from specdec.kernels.cache.stage_kv import stage_kv
 from specdec.kernels.linear import decoder_block_numba, decoder_run_numba
@@ -28,6 +26,8 @@ from specdec.kernels.linear.decoder_block import (
 )
 from specdec.kernels.linear.decoder_run import Choosing, Run, Staging, alike, decoder_run
 from specdec.kernels.selection.select_pages import select_by_index
+
+from helpers.numba_layers import linear, norm
 
 LAYERS = [(("float32",) * 3, 1), (("bfloat16", "int8/float16", "int4affine/float16"), 4),
           (("int4affine/float16",) * 3, 8)]  # fmt: skip

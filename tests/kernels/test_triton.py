@@ -24,8 +24,9 @@ from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.kernels.gpu import tiles
 
 TESTS = Path(__file__).resolve().parent
+HELPERS = TESTS.parent / "lib"
 KERNELS = Path(dispatch.__file__).parent
-CHECKS = sorted(path.name for path in TESTS.glob("triton_*checks.py"))
+CHECKS = sorted(path.name for path in TESTS.glob("interpreted/test_*.py"))
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (Linux only)"
 )
@@ -34,7 +35,7 @@ needs_triton = pytest.mark.skipif(
 def run(*command: str | Path, **environment: str) -> str:
     """Run Python with this command outside the repository, and return its standard output."""
     kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), kept.get("PYTHONPATH"))))
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HELPERS), kept.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", *map(str, command)],
         env={**kept, **environment}, capture_output=True, text=True, timeout=1200,
@@ -46,7 +47,7 @@ def run(*command: str | Path, **environment: str) -> str:
 @needs_triton
 @pytest.mark.parametrize("checks", CHECKS)
 def test_every_kernel_under_the_interpreter(checks: str) -> None:
-    run("-m", "pytest", "-q", "-x", TESTS / checks, TRITON_INTERPRET="1")
+    run("-m", "pytest", "-q", "-x", TESTS / "interpreted" / checks, TRITON_INTERPRET="1")
 
 
 @needs_triton
@@ -55,7 +56,7 @@ def test_every_kernel_under_the_interpreter(checks: str) -> None:
 @pytest.mark.parametrize("checks", CHECKS)
 def test_every_kernel_on_the_gpu(checks: str) -> None:
     """In bfloat16, too."""
-    run("-m", "pytest", "-q", "-x", TESTS / checks)
+    run("-m", "pytest", "-q", TESTS / "interpreted" / checks, SPECDEC_TRITON_CHECKS="1")
 
 
 @needs_triton
@@ -64,7 +65,7 @@ def test_every_kernel_on_the_gpu(checks: str) -> None:
 @pytest.mark.parametrize("capability", [80, 89, 90])
 def test_every_variant_compiles_without_spills(capability: int) -> None:
     """To machine code for three generations of GPUs, none of which is needed for that."""
-    rows = json.loads(run(TESTS / "cubins.py", f"--sm={capability}"))["variants"]
+    rows = json.loads(run(HELPERS / "helpers" / "cubins.py", f"--sm={capability}"))["variants"]
     assert {row["capability"] for row in rows} == {capability} and len(rows) > 90
     for row in rows:
         assert row["shared"] <= row["shared_limit"], row
@@ -124,10 +125,10 @@ def signatures(path: Path, dispatched_only: bool) -> dict[str, str]:
 
 def test_every_op_has_a_twin_of_the_same_signature() -> None:
     ops = 0
-    for path in KERNELS.glob("*.py"):
+    for path in KERNELS.rglob("*.py"):
         plain = signatures(path, dispatched_only=True)
         if plain:
-            twins = [path.with_name(f"{kind}_{path.name}") for kind in ("triton", "numba")]
+            twins = [path.with_stem(f"{path.stem}_{kind}") for kind in ("triton", "numba")]
             twins = [twin for twin in twins if twin.exists()]
             assert twins, path.name
             for twin in twins:

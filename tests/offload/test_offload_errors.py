@@ -18,7 +18,10 @@ from specdec.offload.kv_memory import KVMemory
 from specdec.offload.tier import HostTier
 from specdec.offload.tiered_store import TieredStore
 
+from helpers import decode_on_disk
 from helpers.tiered import NEW, PROMPTS, SMALL, engine_of
+
+HELPERS = Path(decode_on_disk.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +92,9 @@ def test_the_file_has_no_name(tmp_path):
 
 def decoding(folder, most=0):
     return subprocess.Popen(
-        [sys.executable, Path(__file__).parent / "decode_on_disk.py", folder, str(most)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, decode_on_disk.__file__, folder, str(most)],
+        stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)},
     )  # fmt: skip
 
 

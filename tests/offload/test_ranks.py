@@ -16,7 +16,7 @@ from specdec.ranks import agreed, check_split, world_size
 
 from helpers import letters, models, split_in_two
 
-TESTS = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "lib"
 
 
 def launched(arguments, tmp_path, **environment):
@@ -25,14 +25,16 @@ def launched(arguments, tmp_path, **environment):
                *map(str, arguments)]  # fmt: skip
     return subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS), **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS), **environment},
     )  # fmt: skip
 
 
 def test_two_processes_give_the_text_of_one(tmp_path):
     model = models.build("llama")
     model.save_pretrained(tmp_path / "model")
-    done = launched([TESTS / "split_in_two.py", tmp_path / "model", tmp_path / "out"], tmp_path)
+    done = launched(
+        [HELPERS / "helpers" / "split_in_two.py", tmp_path / "model", tmp_path / "out"], tmp_path
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"out.{rank}").read_text()) for rank in (0, 1))
     assert first == second and first["kv_heads"] == 1

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model.test_target import make_row, random_tree, take_up
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.forward.full_view import FullView
@@ -24,6 +23,7 @@ from specdec.sparse.view import SparseView
 
 from helpers import models
 from helpers.graphed import NEVER, graphed, lengths_apart, on
+from helpers.passes import make_row, random_tree, take_up
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Every Triton kernel of attention and of indices against float64, by the error of plain PyTorch.
 
-Not collected by itself: `test_triton.py` runs it, and its kind, in a process of its own.
+`TRITON_INTERPRET=1 pytest` collects it; `test_triton.py` runs it in a process of its own.
 """
 
 from __future__ import annotations

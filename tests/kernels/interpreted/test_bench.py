@@ -1,6 +1,6 @@
 """What `specdec bench kernels` runs on a GPU, under the interpreter on small shapes.
 
-Not collected by itself: see `triton_checks.py`. On a GPU it is the command's own check in bfloat16.
+See `test_attention.py`. On a GPU it is the command's own check in bfloat16.
 """
 
 from __future__ import annotations

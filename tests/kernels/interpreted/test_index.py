@@ -1,6 +1,6 @@
 """The Triton kernels that choose what a pass reads, against their plain twins.
 
-Not collected by itself: see `triton_checks.py`.
+See `test_attention.py`.
 """
 
 from __future__ import annotations

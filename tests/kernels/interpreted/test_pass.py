@@ -1,6 +1,6 @@
 """Whole placed passes on the kernels of a GPU, under the interpreter: what a CUDA graph captures.
 
-Not collected by itself: see `triton_checks.py`. The tape of `test_graphs.py` writes down launches
+See `test_attention.py`. The tape of `test_graphs.py` writes down launches
 of Triton here, with their strides, types and numbers.
 """
 
@@ -10,7 +10,6 @@ import random
 
 import pytest
 import torch
-from forward.test_graphs import _lengths_apart, same_passes  # noqa: F401
 
 from specdec.decoding import cached_model
 from specdec.decoding.cached_model import CachedModel
@@ -24,7 +23,7 @@ from specdec.sparse.view import SparseView
 
 from helpers import models
 from helpers.graphed import NEVER, graphed
-from helpers.passes import Oracle, make_row, random_tree, take_up
+from helpers.passes import Oracle, make_row, random_tree, same_passes, take_up
 from helpers.triton_drawn import DEVICE
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="test_graphs.py runs on a GPU by itself")

@@ -1,6 +1,6 @@
 """The Triton kernels of quantised keys, values and labels, against their plain twins and float64.
 
-Not collected by itself: see `triton_checks.py`.
+See `test_attention.py`.
 """
 
 from __future__ import annotations

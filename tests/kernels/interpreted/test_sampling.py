@@ -1,6 +1,6 @@
 """The Triton kernels of sampling and verification, against their plain twins and the exact rules.
 
-Not collected by itself: see `triton_checks.py`.
+See `test_attention.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python tests/lib/helpers/cubins.py          one JSON object: {"variants": [...]}
     python tests/lib/helpers/cubins.py --table  the table of docs/kernels.md
-    python tests/lib/helpers/cubins.py --sm=90  for one generation of GPUs alone; a word picks variants by name
+    python tests/lib/helpers/cubins.py --sm=90  for one generation of GPUs; a word picks variants
 
 The ops' own launchers run here on tensors without storage, with Triton's launch replaced by its
 compiler; so tiles, warps and argument specialisations are those of a real call. Run in a process of

@@ -1,4 +1,4 @@
-"""Batches of trees for the ops of `verify_trees`, and their proof against `specdec.sampling.verify`."""
+"""Batches of trees for the ops of `verify_trees`, and their proof against `verify.py`."""
 
 from __future__ import annotations
 

@@ -7,6 +7,9 @@ import random
 
 import torch
 
+from specdec.decoding.cached_model import CachedModel
+from specdec.forward.full_view import FullView
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.sampling.noise import Noise
 from specdec.sampling.sampler import Sampler
 from specdec.sampling.sequence import Row
@@ -51,3 +54,47 @@ class Oracle:
 def take_up(row: Row, tree: TokenTree, node: int, bonus: int) -> None:
     row.tokens.extend([*tree.path_tokens(node), bonus])
     row.stable = len(row.tokens)
+
+
+def poison(cached, rows):
+    """What lies behind what is committed and staged may be anything."""
+    staged = {row.index: len(cached.held[row.index].slots) for row in rows}
+    for level in cached.store.levels[cached.store.num_shared :]:
+        for buffer in (*level.k, *level.v):
+            if buffer is not None:
+                for row, length in enumerate(level.length.tolist()):
+                    buffer[row, :, length + staged.get(row, 0) :] = torch.nan
+
+
+def same_passes(models_, rounds=4):
+    """Trees, growth and rows that drop out, the same for several models; logits are compared."""
+    rng = random.Random(3)
+    prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [7, 8]]
+    everyone = [[make_row(i, p) for i, p in enumerate(prompts)] for _ in models_]
+    cached = [
+        CachedModel(t, FullView(), rows, recorder=QueryRecorder(verified=True))
+        for t, rows in zip(models_, everyone)
+    ]
+    for turn in range(rounds * 2):
+        active = [rows if turn % 4 < 3 else rows[1:] for rows in everyone]
+        trees = [random_tree(rng, row.tokens[-1], 1 + turn % 3 + row.index) for row in active[0]]
+        for model, rows in zip(cached, everyone):
+            poison(model, rows)
+        first = [model.forward(rows, trees) for model, rows in zip(cached, active)]
+        grown = [[rng.randrange(len(tree))] for tree in trees]
+        tokens = [[rng.randrange(models.VOCAB)] for _ in trees]
+        noted = [{k: q.clone() for k, q in x.recorder.passes.items()} for x in cached]
+        assert noted[0].keys() == noted[1].keys()
+        assert all(torch.equal(q, noted[1][k]) for k, q in noted[0].items()), "queries kept"
+        second = []
+        for model, rows in zip(cached, active):
+            parents = [
+                [model.root_slot(row) + node for node in nodes] for row, nodes in zip(rows, grown)
+            ]
+            second.append(model.grow(rows, tokens, parents)[1])
+        yield active[0], trees, first, grown, tokens, second
+        nodes = [rng.randrange(len(tree)) for tree in trees]
+        bonus = [rng.randrange(models.VOCAB) for _ in trees]
+        for rows in active:
+            for row, tree, node, token in zip(rows, trees, nodes, bonus):
+                take_up(row, tree, node, token)

@@ -1,4 +1,4 @@
-"""Other verification rules, right and wrong, with the signature of `specdec.sampling.verify.traversal`."""
+"""Other verification rules, right and wrong, with the signature of `traversal`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Trains a tiny drafter; told to, it dies while it writes its n-th progress file.
 
-Started by `accelerate launch` in tests/drafts/test_training.py: folder of the model, data, out, n or 0.
+Started by `accelerate launch` in tests/drafts/test_training.py: folder of the model, data, out,
+n or 0.
 """
 
 from __future__ import annotations

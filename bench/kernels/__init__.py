@@ -1,0 +1,1 @@
+"""Every op checked against its plain twin, and timed."""

@@ -1,0 +1,1 @@
+"""A measurement as tables, charts, pages and files."""

@@ -1,0 +1,1 @@
+"""Sparse views compared on a text: mass, overlap, acceptance."""

@@ -1,0 +1,1 @@
+"""The drafter that chooses among drafters in every round."""

@@ -1,0 +1,1 @@
+"""Drafts copied from the text itself, by a suffix automaton."""

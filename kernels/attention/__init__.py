@@ -1,0 +1,1 @@
+"""Attention over one part of the KV, and the merge of parts."""

@@ -1,0 +1,1 @@
+"""What CPU kernels are made of: compilation, threads, vectors of lanes."""

@@ -1,0 +1,1 @@
+"""Products with packed weights, and decoder layers made of them."""

@@ -1,0 +1,1 @@
+"""The matrix product over panels: tiles, codes, threads."""

@@ -1,0 +1,1 @@
+"""Noise, warped scores, choosing and verifying tokens on a device."""

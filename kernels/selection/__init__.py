@@ -1,0 +1,1 @@
+"""Scores of pages, and the choice of the best."""

@@ -1,0 +1,1 @@
+"""Copies of keys and values in few bits."""

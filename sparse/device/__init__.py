@@ -1,0 +1,1 @@
+"""Choices of pages that stay on a device, at fixed addresses."""

@@ -1,0 +1,1 @@
+"""How important a page is for a query: one method a file."""

@@ -1,0 +1,1 @@
+"""For users of transformers: the call, its inputs, and batches that are asked as one."""

@@ -1,0 +1,1 @@
+"""Keys and values: what is committed and what is staged."""

@@ -1,0 +1,1 @@
+"""What passes cost, what drafts bring, and who should propose."""

@@ -1,0 +1,1 @@
+"""One pass: what it is given, and what its attention reads."""

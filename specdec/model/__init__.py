@@ -1,0 +1,1 @@
+"""A model as the loop sees it: one call, packed weights, fused layers."""

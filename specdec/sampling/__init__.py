@@ -1,0 +1,1 @@
+"""The law: trees, noise, verification, processors. No model, no cache."""
