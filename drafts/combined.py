@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter, Wants, wants_of
-from specdec.decoding.stats import Reads, Stats
+from specdec.decoding.stats import Stats
+from specdec.forward.view_reads import ReadStats
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import Verdict
@@ -55,7 +56,7 @@ class Combined:
         """Of those of its drafters that verify something themselves."""
         return {name: one for part in self.parts for name, one in part.inner_stats(row).items()}
 
-    def reads(self, row: int) -> dict[str, Reads]:
+    def reads(self, row: int) -> dict[str, ReadStats]:
         """What the sparse views among its drafters read for a row, by name."""
         return {name: reads for part in self.parts for name, reads in part.reads(row).items()}
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Reach, Traits
 from specdec.decoding.options import DraftOptions
-from specdec.decoding.stats import Reads
 from specdec.forward.forward_pass import View
 from specdec.forward.full_view import FullView
+from specdec.forward.view_reads import ReadStats
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import MAX_NODES, Law, TokenTree
@@ -123,7 +123,7 @@ class ModelDrafter:
     ) -> None:
         """Nothing to do: the cached model follows the rows' tokens by itself."""
 
-    def reads(self, row: int) -> dict[str, Reads]:
+    def reads(self, row: int) -> dict[str, ReadStats]:
         """What a sparse view read for a row, by name."""
         return self.model.reads(row)
 

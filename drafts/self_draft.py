@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Traits, wants_of
+from specdec.decoding.drafter import Traits, Wants
 from specdec.decoding.options import DraftOptions
 from specdec.drafts.model import ModelDrafter
 from specdec.forward.forward_pass import View
@@ -39,8 +39,8 @@ class SelfDraft(ModelDrafter):
         draft = target if model is target.model else Target(model, borrowed=True)
         self.start(target, draft, options)
         self.view: View = VIEWS[view].load()(target, options)
-        self.name, self.wants = view, wants_of(self.view)
-        budget: int | None = getattr(self.view, "budget", None)
+        self.name, self.wants = view, Wants.of_view(self.view)
+        budget = self.view.reads
         reduced = f"-{options.draft_layers}-{options.draft_weights}" if draft is not target else ""
         self.traits = Traits(f"{view}-{budget}{reduced}", self.depth, reads=budget)
         self._acceptance: dict[int, float] = {}
@@ -57,6 +57,7 @@ class SelfDraft(ModelDrafter):
             if drafted:
                 before = self._acceptance.get(row.index, 1.0)
                 now = MEMORY * before + (1 - MEMORY) * verdict.num_accepted / drafted
-                self.model.state["falling", row.index] = now < FALLING
+                falling = self.model.state.falling
+                (falling.add if now < FALLING else falling.discard)(row.index)
                 # after a new choice its own acceptance counts
                 self._acceptance[row.index] = 1.0 if now < FALLING else now

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants
-from specdec.forward.forward_pass import AttentionCall, ForwardPass
+from specdec.forward.attention_call import AttentionCall
 from specdec.forward.full_view import FullView
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.model.target import Target
@@ -22,16 +22,12 @@ from specdec.sampling.tree import TokenTree
 
 @dataclass
 class Probe:
-    """The full view; it keeps each layer's attention call of the last pass over a tree."""
+    """Keeps each layer's attention call of the last pass over a tree: an `Observer`."""
 
-    name: str = "full"
-    lossless: bool = True
     calls: dict[int, AttentionCall] = field(default_factory=dict)
 
-    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
-        if pass_.anc is not None:
-            self.calls[call.layer] = call
-        return FullView().attend(pass_, call)
+    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
+        self.calls[call.layer] = call
 
 
 class Walk:
@@ -50,7 +46,9 @@ class Walk:
         self.row = Row(0, 0, prompt, len(prompt), len(self.tokens), sampler, stable=len(prompt))
         self.probe = Probe()
         recorder = QueryRecorder(wants.prompt_queries, wants.verified)
-        self.model = CachedModel(target, self.probe, [self.row], recorder=recorder)
+        self.model = CachedModel(
+            target, FullView(), [self.row], recorder=recorder, watch=[self.probe]
+        )
 
     @property
     def coming(self) -> list[int]:

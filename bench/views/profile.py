@@ -13,18 +13,18 @@ from specdec.bench.views.attention_mass import Walk
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants
 from specdec.decoding.options import DraftOptions
-from specdec.decoding.stats import Reads
 from specdec.errors import unknown_name
+from specdec.forward.layout import Segments
+from specdec.forward.plan import Selection
+from specdec.forward.view_reads import ReadStats
 from specdec.model.target import Target
 from specdec.registry import SPARSE_VIEWS, VIEWS
 from specdec.sampling.tree import TokenTree
-from specdec.sparse.budget import extent
-from specdec.sparse.choose import Choice
+from specdec.sparse.budget import row_plan
 from specdec.sparse.page_index import PageIndex
-from specdec.sparse.sequence_places import Place
 from specdec.sparse.view import SparseView
 
-Choices = dict[int, "Choice | None"]  # of one pass: what stands for each layer
+Choices = dict[int, "Selection | None"]  # of one pass: what stands for each layer
 
 
 def profile(
@@ -45,7 +45,7 @@ def profile(
     a budget too small for it.
     """
     made = [view_of(target, name, budget, **options) for name in views for budget in budgets]
-    wants = Wants.all_of([view.wants for view in made])
+    wants = Wants.all_of([Wants.of_view(view) for view in made])
     walk = Walk(target, tokens, depth, rounds, wants)
     profiled = [ProfiledView(view, walk) for view in made]
     for done in range(rounds):
@@ -169,21 +169,24 @@ class ProfiledView:
 
     def _standing(self) -> Choices:
         anchors = [self.view.sharing.anchor_of(n) for n in range(self.walk.target.num_layers)]
-        state = self.model.state
-        return {layer: state.get((0, anchor)) for layer, anchor in enumerate(anchors)}
+        standing = self.model.state.selections
+        return {
+            layer: None if anchor is None else standing.get((0, anchor))
+            for layer, anchor in enumerate(anchors)
+        }
 
-    def _part(self, choice: Choice, mass: Tensor) -> tuple[int, float]:
+    def _part(self, choice: Selection, mass: Tensor) -> tuple[int, float]:
         """Keys that a choice reads, and their share of `mass[Hkv, S + N]`, mean over KV heads."""
         assert choice.pages is not None
         size, covered = self.view.scorer.page_size, choice.covered[0]
-        place = Place(0, 0, [0], [self.walk.committed], 1, Reads())
-        count, spans = extent(choice, place, self.view.budget, size)
+        segments = Segments(0, 0, [0], [self.walk.committed], 1, ReadStats())
+        plan = row_plan(choice, segments, self.view.budget)
+        count, (since,) = plan.count, plan.since
         pages = mass[:, :covered].unflatten(1, (-1, size)).sum(dim=-1)
         share = pages.gather(1, choice.pages[:, :count]).sum(dim=1)
         share = share + mass[:, self.walk.committed :].sum(dim=1)  # the draft's own tokens
-        for _, start, end in spans:
-            share = share + mass[:, start:end].sum(dim=1)
-        return count * size + sum(end - start for _, start, end in spans), float(share.mean())
+        share = share + mass[:, since : self.walk.committed].sum(dim=1)
+        return count * size + self.walk.committed - since, float(share.mean())
 
     def _index_bytes(self, layer: int, keys: Tensor) -> int:
         """What choosing anew read: the summaries, or every key where there are none."""

@@ -9,8 +9,9 @@ from specdec.control.costs import PassCosts
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants, wants_of
 from specdec.decoding.options import DraftOptions
-from specdec.decoding.stats import Reads, Stats
+from specdec.decoding.stats import Stats
 from specdec.drafts.auto.candidates import Part, begins, candidates
+from specdec.forward.view_reads import ReadStats
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
@@ -106,9 +107,9 @@ class AutoDrafter:
             found |= part.drafter.inner_stats(row)
         return found
 
-    def reads(self, row: int) -> dict[str, Reads]:
+    def reads(self, row: int) -> dict[str, ReadStats]:
         """What sparse views of the candidates read for one row, by name."""
-        found: dict[str, Reads] = {}
+        found: dict[str, ReadStats] = {}
         for part in self.parts:
             found |= part.drafter.reads(row)
         return found

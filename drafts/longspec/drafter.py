@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.options import DraftOptions
-from specdec.decoding.stats import Reads
 from specdec.drafts.longspec.block import LongSpecBlock, pack_linear
 from specdec.drafts.longspec.checkpoint import Checkpoint
 from specdec.drafts.longspec.head_rows import head_rows
@@ -22,6 +21,7 @@ from specdec.drafts.longspec.model import LongSpecModel
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.model import ModelDrafter
 from specdec.errors import InvalidArgument
+from specdec.forward.view_reads import ReadStats
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 
@@ -104,7 +104,7 @@ class LongSpec(ModelDrafter):
         self.prepared = given if isinstance(given, Prepared) else prepared(target, given)
         self.start(target, target, options)
 
-    def reads(self, row: int) -> dict[str, Reads]:
+    def reads(self, row: int) -> dict[str, ReadStats]:
         """Nothing: its own window is no view of the target."""
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +11,12 @@ from torch import Tensor
 from specdec.cache.store import Level
 from specdec.decoding.options import DraftOptions
 from specdec.errors import InvalidArgument
-from specdec.forward.forward_pass import AttentionCall, ForwardPass
-from specdec.forward.full_view import FullView, sink_partial
-from specdec.kernels.attention.merge import merge
-from specdec.kernels.attention.prefix_attention import prefix_attention
+from specdec.forward.attention_call import AttentionCall
+from specdec.forward.forward_pass import ForwardPass
+from specdec.forward.pass_ahead import PassAhead
+from specdec.forward.plan import WHOLE, LayerPlan, Needs, Partial, RowPlan
 from specdec.kernels.attention.quantized_attention import quantized_attention
 from specdec.sparse.codecs.kivi_cache import QuantizedCopy
-from specdec.sparse.sequence_places import Layout
 
 BITS, GROUPS = (4, 8), (32, 64, 128)
 
@@ -43,23 +43,32 @@ class QuantizedView:
         if self.group not in GROUPS:
             raise InvalidArgument(f"kv_group={self.group!r}: give 32, 64 or 128 tokens")
 
-    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
-        """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
-        if pass_.anc is None or call.window is not None:
-            return FullView().attend(pass_, call)
+    @property
+    def reads(self) -> None:
+        return None
+
+    needs = Needs()
+
+    def prepare(self, ahead: PassAhead) -> Hashable | None:
+        """None: the host says how much of each copy is read."""
+        return None
+
+    def plan(self, pass_: ForwardPass, layer: int, window: int | None) -> LayerPlan:
+        """The copies of the committed levels, brought up to date, and what came since."""
+        if window is not None:
+            return WHOLE
         store, sequences = pass_.store, list(pass_.sequences)
-        store.stage(call.layer, sequences, call.k, call.v, pass_.staged)
         committed = len(store.levels) - (1 if store.num_shared else 0)
-        partials: list[tuple[Tensor, Tensor]] = []
-        copies = [self._copy(level, call.layer) for level in store.levels[:committed]]
-        _note(pass_, call.layer, copies)
-        for place in range(len(store.levels)):
-            copy = copies[place] if place < committed else None  # a draft's own level has none
-            partials += self._level(pass_, call, place, copy)
-        partials.append(FullView().staged(pass_, call))
-        if call.sinks is not None:
-            partials.append(sink_partial(call))
-        return merge(partials)[0].to(call.q.dtype)
+        copies = [self._copy(level, layer) for level in store.levels[:committed]]
+        covered = torch.zeros(len(store.levels), len(sequences), dtype=torch.int64)
+        extras = []
+        for at, copy in enumerate(copies):
+            rows = store.row_maps[at][sequences]
+            if copy is not None and bool(copy.covered[rows].any()):
+                covered[at] = copy.covered[rows]
+                extras.append(_Copied(copy, rows))
+        _note(pass_, layer, copies)
+        return LayerPlan(tuple(RowPlan(tuple(x)) for x in covered.T.tolist()), extras)
 
     def _copy(self, level: Level, layer: int) -> QuantizedCopy | None:
         """The copy of a level that has keys, brought up to date."""
@@ -69,52 +78,30 @@ class QuantizedView:
         copy.update(level, layer, self.recent)
         return copy
 
-    def _level(
-        self, pass_: ForwardPass, call: AttentionCall, place: int, copy: QuantizedCopy | None
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Attention over one level: over what its copy covers, and over what came since."""
-        level = pass_.store.levels[place]
-        rows = pass_.store.row_maps[place][list(pass_.sequences)]
-        keys, values = level.k[call.layer], level.v[call.layer]
-        if keys is None or values is None:
-            return []
-        partials, first = [], None
-        covered = torch.zeros_like(level.length)
-        if copy is not None:
-            covered = copy.covered
-            if bool(covered[rows].any()):
-                partials.append(
-                    quantized_attention(
-                        call.q, copy.kv, covered, rows, scale=call.scale, softcap=call.softcap
-                    )
-                )
-                first = covered[rows].long()[:, None].expand(-1, call.q.shape[2])
-                first = first.to(call.q.device)
-        if bool((level.length > covered)[rows].any()):
-            partials.append(
-                prefix_attention(
-                    call.q,
-                    keys,
-                    values,
-                    level.length,
-                    rows,
-                    scale=call.scale,
-                    softcap=call.softcap,
-                    first=first,
-                )
-            )
-        return partials
+
+@dataclass(frozen=True, eq=False)
+class _Copied:
+    """Attention over what a copy covers of the rows of a pass."""
+
+    copy: QuantizedCopy
+    rows: Tensor
+
+    def attend(self, call: AttentionCall) -> Partial:
+        return quantized_attention(
+            call.q, self.copy.kv, self.copy.covered, self.rows,
+            scale=call.scale, softcap=call.softcap,
+        )  # fmt: skip
 
 
 def _note(pass_: ForwardPass, layer: int, copies: list[QuantizedCopy | None]) -> None:
     """Count what a layer reads of each sequence: covered tokens by the bytes of their copies."""
-    for place in Layout.of(pass_, layer).places:
-        size = place.total * place.token_bytes
-        for row, copy in zip(place.rows, copies, strict=False):
+    for segments in pass_.segments(layer):
+        size = segments.total * segments.token_bytes
+        for row, copy in zip(segments.rows, copies, strict=False):
             if copy is not None:
-                size -= int(copy.covered[row]) * place.token_bytes
+                size -= int(copy.covered[row]) * segments.token_bytes
                 size += round(int(copy.covered[row]) * copy.token_bytes)
-        place.reads.note(place.total, size)
+        segments.reads.note(segments.total, size)
 
 
 def kivi(target: object, options: DraftOptions) -> QuantizedView:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec.cache.store import Level
-from specdec.sparse.choose import packed
-from specdec.sparse.scorers.base import Memo, Summary
+from specdec.sparse.scorers.base import Memo, Summary, packed
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""PlacedChoices: what the sequences of a store read of its first level, where a graph finds it."""
+"""StaticSelections: what sequences read of a store's first level, where a graph finds it."""
 
 from __future__ import annotations
 
@@ -8,47 +8,45 @@ import torch
 from torch import Tensor
 
 from specdec.cache.store import KVStore
-from specdec.kernels.selection.topk_pages import places
-from specdec.sparse.choose import Choice
+from specdec.forward.plan import Selection
+from specdec.kernels.selection.topk_pages import places as width_of
 from specdec.sparse.device.level_index import LevelIndex
 
-STATE = "placed"  # the key of a model's choices in the state of its passes
 
+class StaticSelections:
+    """Selected pages, in memory that stays where it is, as static passes read them.
 
-class PlacedChoices:
-    """Choices of pages, in memory that stays where it is, as placed passes read them.
-
-    chooses: whether passes choose for themselves; else they hold what others chose. pages:
+    selects: whether passes select for themselves; else they hold what was selected before. pages:
     `int32[sequences, Hkv, K]` for each anchor layer, best first, -1 behind the last. counts, since:
     `int32[sequences]`, how many of those that are held are read, and the first token that is read
-    besides: all from there on are. index: what a scorer that chooses keeps of the keys.
+    besides: all from there on are. index: what a scorer that selects keeps of the keys.
     """
 
     def __init__(
-        self, store: KVStore, chooses: bool, index: LevelIndex | None, device: torch.device
+        self, store: KVStore, selects: bool, index: LevelIndex | None, device: torch.device
     ) -> None:
-        self.chooses, self.index = chooses, index
+        self.selects, self.index = selects, index
         self.pages: dict[int, Tensor] = {}
         self.extents = torch.zeros(2, store.sequences, dtype=torch.int32, device=device)
         self.counts, self.since = self.extents
-        self._held: dict[tuple[int, int], Choice] = {}
+        self._held: dict[tuple[int, int], Selection] = {}
 
-    def make_room(self, store: KVStore, anchors: Sequence[int], size: int, budget: int) -> None:
-        """Room for the choices of layers that have none yet; their keys have been written."""
+    def allocate(self, store: KVStore, anchors: Sequence[int], size: int, budget: int) -> None:
+        """Room for the selections of layers that have none yet; their keys have been written."""
         level = store.levels[0]
-        width = places(level.capacity // size, size, budget)
+        width = width_of(level.capacity // size, size, budget)
         for layer in anchors:
             keys = level.k[layer]
             if layer not in self.pages and keys is not None:
                 shape = store.sequences, keys.shape[1], width
                 self.pages[layer] = self.extents.new_full(shape, -1)
 
-    def hold(self, standing: Mapping[tuple[int, int], Choice]) -> None:
-        """Take over choices by (sequence, anchor layer), in place, where they are new."""
-        for (sequence, layer), choice in standing.items():
-            if self._held.get((sequence, layer)) is not choice and choice.pages is not None:
-                self._held[sequence, layer] = choice
-                self.pages[layer][sequence, :, : choice.pages.shape[1]] = choice.pages
+    def hold(self, standing: Mapping[tuple[int, int], Selection]) -> None:
+        """Take over selections by (sequence, anchor layer), in place, where they are new."""
+        for (sequence, layer), selection in standing.items():
+            if self._held.get((sequence, layer)) is not selection and selection.pages is not None:
+                self._held[sequence, layer] = selection
+                self.pages[layer][sequence, :, : selection.pages.shape[1]] = selection.pages
 
     def read(self, extents: Mapping[int, tuple[int, int]]) -> None:
         """Say, in place, how many pages of each sequence are read, and from where on all is."""
@@ -58,12 +56,12 @@ class PlacedChoices:
         self.extents.copy_(host, non_blocking=True)
 
     def of(self, layer: int, sequences: Tensor) -> Tensor:
-        """The pages that `sequences` read of an anchor's choices, `int32[B, Hkv, K]`."""
+        """The pages that `sequences` read of an anchor's selections, `int32[B, Hkv, K]`."""
         pages = self.pages[layer][sequences]
-        if self.chooses:
+        if self.selects:
             return pages
-        place = torch.arange(pages.shape[2], device=pages.device)
-        return pages.masked_fill(place >= self.counts[sequences, None, None], -1)
+        rank = torch.arange(pages.shape[2], device=pages.device)
+        return pages.masked_fill(rank >= self.counts[sequences, None, None], -1)
 
     @property
     def addresses(self) -> tuple[int, ...]:

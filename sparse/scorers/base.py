@@ -45,6 +45,10 @@ class Scorer(Protocol):
     def key(self) -> str:
         """Name of its summaries: scorers with the same key can share them."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether it learns from the prompt's last queries before it summarises (`Memo`)."""
+
     def summarize(self, k: Tensor, memo: Memo) -> Tensor | None:
         """A summary `[Hkv, P, ...]` of the keys `k[Hkv, P, page_size, D]` of P full pages."""
 
@@ -58,3 +62,8 @@ class Scorer(Protocol):
 
         pages: the summaries of all P pages; where there are none, their keys `[Hkv, P, page, D]`.
         """
+
+
+def packed(q: Tensor, kv_heads: int) -> Tensor:
+    """Queries `[H, n, D]` of one sequence as `[Hkv, G * n, D]`."""
+    return q.reshape(kv_heads, -1, q.shape[-1])

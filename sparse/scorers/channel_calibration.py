@@ -13,7 +13,7 @@ from torch import Tensor
 
 from specdec.cachedir import build_folder, cache_root
 from specdec.errors import InvalidArgument
-from specdec.forward.forward_pass import AttentionCall, ForwardPass
+from specdec.forward.attention_call import AttentionCall
 from specdec.forward.full_view import FullView
 from specdec.model.target import Target
 from specdec.sparse.scorers.channel_order import ChannelOrder, fingerprint
@@ -60,25 +60,21 @@ def calibrate(target: Target, tokens: Sequence[int], text: str) -> ChannelOrder:
     """
     tokens = list(tokens)[: min(TOKENS, target.max_positions)]
     products = _Products()
-    target.prefill(target.new_store(1, len(tokens)), products, 0, tokens)
+    target.prefill(target.new_store(1, len(tokens)), FullView(), 0, tokens, [products])
     sums = [products.sums.get(layer) for layer in range(target.num_layers)]
     layers = [None if s is None else s.argsort(dim=-1, descending=True).cpu() for s in sums]
     return ChannelOrder(fingerprint(target), tuple(layers), text)
 
 
 class _Products:
-    """The full view; it sums |q k| per channel in the layers with full attention."""
-
-    name = "full"
-    lossless = True
+    """Sums |q k| per channel in the layers with full attention: an `Observer`."""
 
     def __init__(self) -> None:
         self.sums: dict[int, Tensor] = {}
 
-    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
         if call.window is None:
             k = call.k[0].abs().float()
             q = call.q[0].abs().float().unflatten(0, (k.shape[0], -1)).mean(dim=1)
             total = (q * k).sum(dim=1)
             self.sums[call.layer] = self.sums.get(call.layer, 0) + total
-        return FullView().attend(pass_, call)

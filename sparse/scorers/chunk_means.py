@@ -17,6 +17,7 @@ class ChunkMeans:
 
     page_size: int = 8
     name: str = "chunk-means"
+    learns = False
 
     @property
     def per_logit(self) -> int:

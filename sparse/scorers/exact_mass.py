@@ -20,6 +20,7 @@ class ExactMass:
 
     page_size: int = 1
     name: str = "exact-mass"
+    learns = False
 
     @property
     def per_logit(self) -> int:

@@ -32,6 +32,7 @@ class LabelChannels:
     bits: int = 16
     page_size: int = 1
     name: str = "label-channels"
+    learns = True
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:

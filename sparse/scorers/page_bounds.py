@@ -21,6 +21,7 @@ class PageBounds:
 
     page_size: int = 16
     name: str = "page-bounds"
+    learns = False
 
     @property
     def per_logit(self) -> int:

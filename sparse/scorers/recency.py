@@ -16,6 +16,7 @@ class Recency:
 
     page_size: int = 1
     name: str = "recency"
+    learns = False
 
     @property
     def per_logit(self) -> int:

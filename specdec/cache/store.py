@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -87,6 +87,11 @@ class Level:
     def is_remote(self, layer: int, device: torch.device) -> bool:
         """Whether attention on `device` must have this layer's keys and values fetched."""
         return False
+
+    def begin(self, pass_: Any, call: Any) -> Callable[[], tuple[Tensor, Tensor] | None]:
+        """Begin attention of an `AttentionCall` over keys of this level that are remote; what comes
+        back waits for the partial (o, lse), which is None where there are no keys."""
+        raise NotImplementedError("a level of one memory has nothing to fetch")
 
     def addresses(self, device: torch.device) -> tuple[int, ...]:
         """Sizes and addresses of all that a pass on `device` reads and writes here."""

@@ -13,8 +13,8 @@ from specdec.cli import arguments, console, prompts
 
 if TYPE_CHECKING:
     from specdec.decoding.output import Generation
-    from specdec.decoding.stats import Reads
     from specdec.engine import Engine
+    from specdec.forward.view_reads import ReadStats
 
 _PLAIN_TOKENS = 32  # of the plain run that the summary compares with
 
@@ -254,7 +254,7 @@ def _print_choices(result: Generation) -> None:
         err.print(f"not asked in {count} rounds: {reason}", style="dim", markup=False)
 
 
-def _reads(name: str, reads: Reads) -> str:
+def _reads(name: str, reads: ReadStats) -> str:
     """What a sparse view read, and whether it had nothing to leave out."""
     if reads.full_passes == reads.passes:
         return f"{name} read everything: the context is within its budget"

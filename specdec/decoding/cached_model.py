@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +14,12 @@ from specdec.cache.store import KVStore, Level
 from specdec.control.calibration import costs_of
 from specdec.control.costs import PassCosts
 from specdec.control.crowd import crowd
-from specdec.decoding.stats import Reads
-from specdec.forward.forward_pass import ForwardPass, View
+from specdec.forward.forward_pass import ForwardPass, Observer, View
 from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.forward.static_inputs import PassInputs, PassShape, padded
+from specdec.forward.view_reads import ReadStats
+from specdec.forward.view_state import ViewState
 from specdec.kernels.cpu.thread_limit import cpu_quota
 from specdec.model.target import Target
 from specdec.offload.saved_prompt import SavedPrompt
@@ -43,7 +43,8 @@ class CachedModel:
     base: another CachedModel of the same model, whose committed KV this one reads in place of its
     own; what it writes itself goes to a level of its own and is dropped when the base moves on.
     recorder: keeps queries of prompts and of this model's passes for those who ask for them.
-    saved: the start of every prompt, which need not be read again. moved: see `Wants`.
+    watch: sees all calls of this model's passes over nodes.
+    saved: the start of every prompt, which need not be read again. on_spill: see `Wants`.
     """
 
     @torch.inference_mode()
@@ -55,17 +56,24 @@ class CachedModel:
         *,
         base: CachedModel | None = None,
         recorder: QueryRecorder | None = None,
+        watch: Sequence[Observer] = (),
         saved: SavedPrompt | None = None,
-        moved: Sequence[Callable[[Level, int, int, torch.device], None]] = (),
+        on_spill: Sequence[Callable[[Level, int, int, torch.device], None]] = (),
     ) -> None:
         self.target, self.view, self.base, self.saved = target, view, base, saved
-        self.moved = moved
+        self.on_spill = on_spill
         if base is None:
             target.begin()
         self.recorder: QueryRecorder | None = base.recorder if base is not None else recorder
         self.held = [Held() for _ in range(1 + max(row.index for row in rows))]
         self.rounds = [0] * len(self.held)
-        self.state: dict[Any, Any] = {}
+        self.state = ViewState(queries=self.recorder)
+        own = recorder if base is None else None
+        self.chunk_observers: Sequence[Observer] = [] if own is None else [own]
+        self.observers: Sequence[Observer] = [
+            *(x for x in (own,) if x is not None and x.verified),
+            *watch,
+        ]
         self._is_on_cpu = target.device.type == "cpu"
         self.store: KVStore = self._prefilled(rows) if base is None else base.store.overlay(SLACK)
 
@@ -88,7 +96,7 @@ class CachedModel:
             capacity = max(row.num_prompt_tokens for row in rows)
             store = self.target.new_store(len(self.held) // samples, capacity)
         if isinstance(store, TieredStore):
-            store.moved = self.moved
+            store.on_spill = self.on_spill
         for row in sorted(prompts.values(), key=lambda row: row.index):
             place = row.index // samples  # `rows` may lack some of the batch
             text, known = row.tokens[:-1], 0
@@ -170,9 +178,9 @@ class CachedModel:
         held.unstage()
         held.sure = min(row.stable, len(held.tokens))
 
-    def reads(self, sequence: int) -> dict[str, Reads]:
+    def reads(self, sequence: int) -> dict[str, ReadStats]:
         """What a sparse view has read for a row, under its name; the full one counts nothing."""
-        known = self.state.get(("reads", sequence))
+        known = self.state.reads.get(sequence)
         return {} if known is None else {self.view.name: known}
 
     def _catch_up(self, row: Row) -> list[int]:
@@ -215,7 +223,7 @@ class CachedModel:
         return regime(length) == regime(row.span)
 
     def _prefill(self, store: KVStore, sequence: int, tokens: Sequence[int], length: int) -> None:
-        self.target.prefill(store, self.view, sequence, tokens, self.recorder, length)
+        self.target.prefill(store, self.view, sequence, tokens, self.chunk_observers, length)
 
     def _stage(
         self,
@@ -276,8 +284,7 @@ class CachedModel:
             staged_positions=places,
             rounds=[self.rounds[row.index] for row in rows],
             state=self.state,
-            recorder=self.recorder,
-            records=self.base is None,
+            observers=self.observers,
             layers=self.target.num_layers,
         )
         if best and self.target.can_choose:
@@ -296,14 +303,13 @@ class CachedModel:
         Then the host says pass by pass what is read: of text that lies in other memory, by a view
         that chooses there, or because it is a CPU, whose kernels are told so.
         """
-        ready = getattr(self.view, "ready", None)
-        if ready is None or self.store.places or not self.target.places_passes:
+        if self.store.places or not self.target.places_passes:
             return None
         device, sequences = self.target.device, [row.index for row in rows]
         rounds = [self.rounds[sequence] for sequence in sequences]
         layers = self.target.full_layers
-        besides = ready(
-            PassAhead(self.store, sequences, rounds, self.state, self.recorder, layers, device)
+        besides = self.view.prepare(
+            PassAhead(self.store, sequences, rounds, self.state, layers, device)
         )
         return None if besides is None else (besides, self.store.addresses(device))
 
@@ -323,9 +329,7 @@ class CachedModel:
                 level.lengths_on(device)
 
         def run(inputs: PassInputs) -> tuple[Tensor, QueryRecorder | None]:
-            noted = None
-            if self.recorder is not None and self.base is None:
-                noted = QueryRecorder(verified=self.recorder.verified)
+            noted = QueryRecorder(verified=True) if self.observers else None
             pass_ = ForwardPass(
                 self.store,
                 self.view,
@@ -334,8 +338,7 @@ class CachedModel:
                 anc=inputs.anc,
                 staged_positions=inputs.staged_positions,
                 state=self.state,
-                recorder=noted,
-                records=self.base is None,
+                observers=() if noted is None else (noted,),
                 inputs=inputs,
             )
             return self.target.forward(inputs.ids, pass_), noted

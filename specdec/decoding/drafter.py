@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from specdec.cache.store import Level
     from specdec.decoding.cached_model import CachedModel
+    from specdec.forward.forward_pass import View
     from specdec.model.target import Target
     from specdec.sampling.sequence import Row
     from specdec.sampling.tree import TokenTree
@@ -25,14 +26,20 @@ class Wants:
 
     prompt_queries: the last so many queries of each prompt; verified: those of verification.
     costs: what its passes cost on this machine, measured before the first round.
-    moved: called as (level, layer, row, device) when a row's oldest tokens have moved to a level
+    on_spill: called as (level, layer, row, device) when a row's oldest tokens have moved to a level
         of slower memory, while they are still near: see `offload.TieredStore`.
     """
 
     prompt_queries: int = 0
     verified: bool = False
     costs: bool = False
-    moved: tuple[Callable[[Level, int, int, device], None], ...] = ()
+    on_spill: tuple[Callable[[Level, int, int, device], None], ...] = ()
+
+    @classmethod
+    def of_view(cls, view: View) -> Wants:
+        """What a view has to be shown."""
+        needs = view.needs
+        return cls(needs.prompt_queries, needs.verified, on_spill=needs.on_spill)
 
     @classmethod
     def all_of(cls, wants: Sequence[Wants]) -> Wants:
@@ -41,12 +48,12 @@ class Wants:
             max((w.prompt_queries for w in wants), default=0),
             any(w.verified for w in wants),
             any(w.costs for w in wants),
-            tuple(each for w in wants for each in w.moved),
+            tuple(each for w in wants for each in w.on_spill),
         )
 
 
 def wants_of(someone: object) -> Wants:
-    """The `wants` of a drafter or view; one that has none wants nothing."""
+    """The `wants` of a drafter; one that has none wants nothing."""
     wants: Wants = getattr(someone, "wants", Wants())
     return wants
 

@@ -9,8 +9,9 @@ from specdec.control.calibration import calibrate
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter, Reach, Traits, Wants, wants_of
-from specdec.decoding.stats import Reads, Stats
+from specdec.decoding.stats import Stats
 from specdec.forward.forward_pass import View
+from specdec.forward.view_reads import ReadStats
 from specdec.model.target import Target
 from specdec.sampling.sampler import NodeLaws, Sampler
 from specdec.sampling.sequence import Row
@@ -46,10 +47,10 @@ class Speculative:
         self.reach = Reach.of(model)
         self.vocab_size, self.num_draft_tokens = vocab_size, num_draft_tokens
         self.shares_kv = shares_kv
-        self.wants = Wants.all_of([wants_of(view), wants_of(drafter) if shares_kv else Wants()])
-        self.traits = Traits(
-            name, num_draft_tokens, reads=getattr(view, "budget", None) if shares_kv else None
+        self.wants = Wants.all_of(
+            [Wants.of_view(view), wants_of(drafter) if shares_kv else Wants()]
         )
+        self.traits = Traits(name, num_draft_tokens, reads=view.reads if shares_kv else None)
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         base = verifier if self.shares_kv else None
@@ -64,7 +65,7 @@ class Speculative:
         """What this level's verification made of its drafter's tokens, for one row."""
         return {f"{self.drafter.name} for {self.view.name}": self.stats[row]}
 
-    def reads(self, row: int) -> dict[str, Reads]:
+    def reads(self, row: int) -> dict[str, ReadStats]:
         """What sparse views of this level and the one inside it read for a row, by name."""
         return {**self.model.reads(row), **self.drafter.reads(row)}
 

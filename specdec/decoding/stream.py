@@ -114,7 +114,7 @@ class GenerationStream:
         with torch.inference_mode():
             self._model = CachedModel(
                 self.target, self.view, self.rows, recorder=self._recorder(),
-                saved=self.request.saved_prompt, moved=self._wants.moved,
+                saved=self.request.saved_prompt, on_spill=self._wants.on_spill,
             )  # fmt: skip
             calibration_s = self._calibrate(self.rows)
             self.drafter.begin(self.rows, self.model)
@@ -227,7 +227,7 @@ class GenerationStream:
 
     @property
     def _wants(self) -> Wants:
-        return Wants.all_of([wants_of(self.drafter), wants_of(self.view)])
+        return Wants.all_of([wants_of(self.drafter), Wants.of_view(self.view)])
 
     @torch.inference_mode()
     def _calibrate(self, rows: list[Row]) -> float:

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from specdec.errors import SpecdecError, UnsupportedModel
-from specdec.forward.attention_op import attend
-from specdec.forward.forward_pass import AttentionCall, ForwardPass
+from specdec.forward.attend import attend
+from specdec.forward.attention_call import AttentionCall
+from specdec.forward.attention_op import attend_op
+from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.model_settings import ModelSettings
 from specdec.model.rotation import RotaryState
 
@@ -65,12 +67,12 @@ def attention(
     query = query.contiguous()  # heads outermost, so that a group packs without a copy
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.compiler.is_compiling():
-        ticket = pass_.ticket
-        out = attend(query, key, value, s_aux, ticket, layer, scale, softcap, sliding_window)
+        handle = pass_.handle
+        out = attend_op(query, key, value, s_aux, handle, layer, scale, softcap, sliding_window)
     else:
         pass_.heard.add(layer)
         call = AttentionCall(layer, query, key, value, scale, softcap, sliding_window, s_aux)
-        out = pass_.view.attend(pass_, call)
+        out = attend(pass_, call)
     return out.transpose(1, 2).contiguous(), None
 
 

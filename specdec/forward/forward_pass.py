@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.cache.store import KVStore
-from specdec.forward.attention_op import ticket_of
-from specdec.forward.query_recorder import QueryRecorder
+from specdec.forward.attention_call import AttentionCall
+from specdec.forward.handles import handle_of
+from specdec.forward.layout import Segments, segments_of
+from specdec.forward.pass_ahead import PassAhead
+from specdec.forward.plan import LayerPlan, Needs
 from specdec.forward.static_inputs import PassInputs
+from specdec.forward.view_state import ViewState
 from specdec.kernels.attention.level_attention import Reads
-from specdec.kernels.linear.decoder_run import Choosing
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """One layer's queries, keys and values, after q/k norm and RoPE, with its model's settings.
-
-    q: `[B, H, N, D]`; k, v: `[B, Hkv, N, D]`. `sinks[H]` are extra logits without a value
-    (GPT-OSS); `window` is the number of positions a query sees, its own included.
-    """
-
-    layer: int
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    scale: float
-    softcap: float | None = None
-    window: int | None = None
-    sinks: Tensor | None = None
-
-
-ReadAhead = tuple[Reads, Choosing | None]
 
 
 class View(Protocol):
-    """What a forward pass reads of the store."""
+    """What a forward pass reads of the store: see `specdec.forward.plan`.
+
+    lossless: whether it reads everything. reads: the most committed tokens that a layer reads;
+    None where it reads all. needs: what it has to be shown of the verifying model.
+    """
 
     @property
     def name(self) -> str: ...
@@ -46,13 +36,48 @@ class View(Protocol):
     @property
     def lossless(self) -> bool: ...
 
-    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
-        """Stage the call's keys and values, and return the attention output `[B, H, N, Dv]`."""
+    @property
+    def reads(self) -> int | None: ...
 
-    # A view may also have
-    #   reads_ahead(pass_, layers, window) -> Sequence[ReadAhead] | None
-    # what `attend` would read of host memory in each of these layers, and choose before: they are
-    # then run in one call. None, or no such method: one by one.
+    @property
+    def needs(self) -> Needs: ...
+
+    def plan(self, pass_: ForwardPass, layer: int, window: int | None) -> LayerPlan:
+        """What a layer reads in a pass over nodes. window: of a sliding-window layer.
+
+        Layers are asked in order; one whose plan has an `ask` selects before the next is asked, or
+        has promised to.
+        """
+
+    def prepare(self, ahead: PassAhead) -> Hashable | None:
+        """Make ready for the next pass to be static, in place; all that its graph depends on
+        besides the store's addresses. None where the view needs the host during the pass."""
+
+
+class Observer(Protocol):
+    """Sees each layer's attention call of a pass, for which layers are called one by one."""
+
+    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
+        """A call for `sequences`, whose keys and values have been staged. is_chunk: of a prompt."""
+
+
+@dataclass
+class PassCache:
+    """What is worked out once for all layers of a pass.
+
+    full_reads: of layers that read everything, by window. tables: of those that read less, by what
+    they read. run_made: the last run of fused layers that made all its outputs at once.
+    is_looked_at: whether the watch over fused layers has been asked.
+    """
+
+    segments: list[Segments] | None = None
+    full_reads: dict[int | None, Reads] = field(default_factory=dict)
+    tables: dict[Hashable, NDArray[np.int64]] = field(default_factory=dict)
+    rows: dict[Hashable, Any] = field(default_factory=dict)
+    static: Any = None
+    remote: Any = None
+    run_made: Any = None
+    is_looked_at: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +91,13 @@ class ForwardPass:
     staged_positions: `int64[B, staged + N]`, the positions of all slots that `anc` speaks of.
     rounds: for each sequence how often its committed text has grown; state: what the view keeps
         from pass to pass, for as long as the store lives.
-    recorder: keeps queries for others; `records` tells it a verification from a draft.
-    plans: what a view works out once for all layers of this pass.
-    inputs: of a *placed* pass, what tells it where it stands, on the device. `sequences` are then
-        places in its batch, and neither they nor `staged` nor the store's lengths may be asked for:
-        the pass may be replayed for others (`graphs`). Views with a `ready` know how.
+    observers: see each layer's call.
+    inputs: of a *static* pass, what tells it where it stands, on the device. `sequences` are then
+        rows of its batch, and neither they nor `staged` nor the store's lengths may be asked for:
+        the pass may be replayed for others (`cuda_graphs`).
     layers: how many layers the model has that is called; None where it was not said.
     heard: layers whose attention has been asked for, by number.
-    ticket: names the pass in a compiled model, see `attention_op`.
+    handle: names the pass in a compiled model, see `attention_op`.
     """
 
     store: KVStore
@@ -84,14 +108,35 @@ class ForwardPass:
     anc: Tensor | None = None
     staged_positions: Tensor | None = None
     rounds: Sequence[int] = ()
-    state: dict[Any, Any] = field(default_factory=dict)
-    recorder: QueryRecorder | None = None
-    records: bool = False
-    plans: dict[Any, Any] = field(default_factory=dict)
+    state: ViewState = field(default_factory=ViewState)
+    observers: Sequence[Observer] = ()
     inputs: PassInputs | None = None
     layers: int | None = None
     heard: set[int] = field(default_factory=set)
-    ticket: Tensor = field(init=False, repr=False)
+    cache: PassCache = field(default_factory=PassCache, repr=False)
+    handle: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ticket", ticket_of(self))
+        object.__setattr__(self, "handle", handle_of(self))
+
+    def segments(self, layer: int) -> list[Segments]:
+        """Where each sequence stands in the store, made at the first layer that asks, by whose
+        bytes reads are counted. Lengths only change between passes."""
+        if self.cache.segments is None:
+            rounds = self.rounds or [0] * len(self.sequences)
+            self.cache.segments = segments_of(self.store, self.sequences, rounds, self.state, layer)
+        return self.cache.segments
+
+    @cached_property
+    def anc_words(self) -> NDArray[np.uint64]:
+        """The ancestor mask as CPU kernels take it."""
+        assert self.anc is not None
+        return self.anc.cpu().contiguous().numpy().view(np.uint64)
+
+    def on_host(self, layer: int, device: torch.device) -> bool:
+        """Whether all keys and values of a layer lie in host memory, where its queries are."""
+        return device.type == "cpu" and not self.is_remote(layer, device)
+
+    def is_remote(self, layer: int, device: torch.device) -> bool:
+        """Whether some of a layer's keys and values have to be fetched to `device`."""
+        return any(level.is_remote(layer, device) for level in self.store.levels)

@@ -1,15 +1,44 @@
-"""What a pass reads of the store's levels, worked out once for all layers of a kind."""
+"""Plans as CPU kernels take them: tables of reads, worked out once for all layers of a kind."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from specdec.forward.forward_pass import ForwardPass
-from specdec.kernels.attention.level_attention import NO_BOUNDS, Reads
+from specdec.forward.layout import Segments
+from specdec.forward.plan import LayerPlan, RowPlan, Selection
+from specdec.kernels.attention.level_attention import NO_BOUNDS, NO_PAGES, Reads
 from specdec.kernels.attention.tree_attention import windowed
 
 Read = tuple[int, int, int, int, int, list[int]]  # level, row, start, end, tail, sequences
+
+
+def host_reads(pass_: ForwardPass, plan: LayerPlan, layer: int, window: int | None) -> Reads:
+    """What a layer reads in host memory, noted as read."""
+    if plan.rows is None:
+        return full_reads(pass_, window)
+    segments = pass_.segments(layer)
+    key = tuple(map(_key, plan.rows))
+    if key not in pass_.cache.tables:
+        pass_.cache.tables[key] = _table(pass_, plan.rows, segments)
+    for row, mine in zip(plan.rows, segments, strict=True):
+        note(row, mine)
+    rows = range(len(plan.rows))
+    members = np.repeat(np.array(rows, np.int64), [_count(plan.rows[b], segments[b]) for b in rows])
+    pages, size = _pages(plan.rows)
+    return Reads(pass_.cache.tables[key], members, pass_.anc_words, NO_BOUNDS, pages, size)
+
+
+def note(row: RowPlan, segments: Segments) -> None:
+    """Count what a layer that leaves something out reads of a sequence."""
+    if row.selection is not None:
+        held = zip(segments.lengths, row.since, strict=True)
+        tokens = row.count * row.selection.page_size + sum(end - start for end, start in held)
+        segments.note(tokens)
 
 
 def full_reads(pass_: ForwardPass, window: int | None) -> Reads:
@@ -17,10 +46,9 @@ def full_reads(pass_: ForwardPass, window: int | None) -> Reads:
 
     window: of a sliding-window layer, in positions, the query's own included.
     """
-    key = ("reads", window)
-    if key not in pass_.plans:
-        pass_.plans[key] = make_reads(pass_, committed(pass_), window)
-    known: Reads = pass_.plans[key]
+    known = pass_.cache.full_reads.get(window)
+    if known is None:
+        known = pass_.cache.full_reads[window] = make_reads(pass_, committed(pass_), window)
     return known
 
 
@@ -29,17 +57,17 @@ def committed(pass_: ForwardPass) -> list[Read]:
     store = pass_.store
     staged = pass_.staged + pass_.positions.shape[1]
     reads: list[Read] = []
-    for place, (level, row_map) in enumerate(zip(store.levels, store.row_maps, strict=True)):
-        is_last = place == len(store.levels) - 1
+    for at, (level, row_map) in enumerate(zip(store.levels, store.row_maps, strict=True)):
+        is_last = at == len(store.levels) - 1
         lengths = level.length.tolist()
         sharing: dict[int, list[int]] = {}
         for b, row in enumerate(row_map[list(pass_.sequences)].tolist()):
             sharing.setdefault(row, []).append(b)
         for row, members in sharing.items():
             if is_last:
-                reads.append((place, row, 0, lengths[row], staged, members))
+                reads.append((at, row, 0, lengths[row], staged, members))
             elif lengths[row]:
-                reads.append((place, row, 0, lengths[row], 0, members))
+                reads.append((at, row, 0, lengths[row], 0, members))
     return reads
 
 
@@ -64,6 +92,85 @@ def make_reads(pass_: ForwardPass, reads: list[Read], window: int | None) -> Rea
     return Reads(table, np.array(members, np.int64), words, bounds[:, : len(members) * nodes])
 
 
+def levels_of(pass_: ForwardPass, layer: int) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of all levels in one layer; an empty level lends the last one's."""
+    levels = pass_.store.levels
+    last = levels[-1]
+    pairs = [
+        (x.k[layer], x.v[layer]) if x.k[layer] is not None else (last.k[layer], last.v[layer])
+        for x in levels
+    ]
+    return pairs  # type: ignore[return-value]
+
+
+def spans_of(row: RowPlan, segments: Segments) -> list[tuple[int, int, int]]:
+    """(level, start, end) of what is read of the levels below the last one, in order."""
+    held = zip(row.since[:-1], segments.lengths, strict=False)
+    return [(at, start, end) for at, (start, end) in enumerate(held) if start < end]
+
+
+def table_of(
+    pass_: ForwardPass, row: RowPlan, segments: Segments, first: int = 0, paged: int = 0
+) -> list[list[int]]:
+    """The reads of a sequence: of spans, of what is staged, and of pages, from place `paged` on in
+    `Reads.pages`. first: the place of the reads' members."""
+    last = len(segments.lengths) - 1
+    staged = pass_.staged + pass_.positions.shape[1]
+    end = segments.lengths[last]
+    table = [
+        [at, segments.rows[at], start, end, 0, 0, 1, 0]
+        for at, start, end in spans_of(row, segments)
+    ]
+    table.append([last, segments.rows[last], min(row.since[last], end), end, staged, 0, 1, 0])
+    if row.selection is not None:
+        table += [
+            [at, segments.rows[at], 0, covered, 0, 0, 1, paged + i + 1]
+            for i, (at, covered) in enumerate(row.selection.levels)
+        ]
+    for i, read in enumerate(table):
+        read[5] = first + i
+    return table
+
+
+def _table(
+    pass_: ForwardPass, rows: Sequence[RowPlan], segments: Sequence[Segments]
+) -> NDArray[np.int64]:
+    table: list[list[int]] = []
+    paged = 0
+    for row, mine in zip(rows, segments, strict=True):
+        table += table_of(pass_, row, mine, len(table), paged)
+        paged += len(_levels(row.selection))
+    return np.array(table, np.int64)
+
+
+def _count(row: RowPlan, segments: Segments) -> int:
+    """How many reads a sequence has."""
+    return len(spans_of(row, segments)) + 1 + len(_levels(row.selection))
+
+
+def _levels(selection: Selection | None) -> list[tuple[int, int]]:
+    return [] if selection is None else selection.levels
+
+
+def _key(row: RowPlan) -> Hashable:
+    return row.since, None if row.selection is None else row.selection.covered
+
+
+def _pages(rows: Sequence[RowPlan]) -> tuple[NDArray[np.int64], int]:
+    """The selected pages of all sequences, `[K, Hkv, P]`, -1 behind the last; and their size."""
+    chosen = [(row.selection, row.count) for row in rows if row.selection is not None]
+    if not chosen:
+        return NO_PAGES, 1
+    parts = [selection.local[:, :, :count] for selection, count in chosen]
+    if len(parts) > 1:
+        widest = max(part.shape[2] for part in parts)
+        parts = [
+            np.pad(x, ((0, 0), (0, 0), (0, widest - x.shape[2])), constant_values=-1) for x in parts
+        ]
+        parts = [np.concatenate(parts)]
+    return np.ascontiguousarray(parts[0]), chosen[0][0].page_size
+
+
 def _bounds(
     pass_: ForwardPass, table: NDArray[np.int64], members: list[int], window: int
 ) -> NDArray[np.int64]:
@@ -71,9 +178,9 @@ def _bounds(
     store, positions = pass_.store, pass_.positions.numpy()
     nodes = positions.shape[1]
     bounds = np.zeros((len(table), int(table[:, 6].max(initial=1)) * nodes), np.int64)
-    for i, (place, _, _, end, _, first, count, _) in enumerate(table.tolist()):
+    for i, (at, _, _, end, _, first, count, _) in enumerate(table.tolist()):
         for m, b in enumerate(members[first : first + count]):
-            below = zip(store.levels[:place], store.row_maps[:place], strict=True)
+            below = zip(store.levels[:at], store.row_maps[:at], strict=True)
             offset = sum(int(level.length[rows[pass_.sequences[b]]]) for level, rows in below)
             seen = positions[b] - (window - 1) - offset
             bounds[i, m * nodes : (m + 1) * nodes] = np.clip(seen, 0, end)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from specdec.cache.store import KVStore
-from specdec.forward.query_recorder import QueryRecorder
+from specdec.forward.view_state import ViewState
 
 
 @dataclass(frozen=True)
 class PassAhead:
     """The next pass of a model, over nodes of `sequences` in `store`.
 
-    rounds, state, recorder: as `ForwardPass` has them. layers: those of the model that read more
-    than a window.
+    rounds, state: as `ForwardPass` has them. layers: those of the model that read more than a
+    window.
     """
 
     store: KVStore
     sequences: Sequence[int]
     rounds: Sequence[int]
-    state: dict[Any, Any]
-    recorder: QueryRecorder | None
+    state: ViewState
     layers: Sequence[int]
     device: torch.device

@@ -1,16 +1,19 @@
-"""QueryRecorder: queries that pass by anyway, kept for those who choose what a draft reads."""
+"""QueryRecorder: queries that pass by anyway, kept for those who select what a draft reads."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from specdec.forward.attention_call import AttentionCall
+
 
 @dataclass
 class QueryRecorder:
-    """The last queries of each prompt, and those of the last verification pass.
+    """The last queries of each prompt, and those of the last verification pass: an `Observer`.
 
     window: how many queries of a prompt to keep; verified: whether to keep those of verification.
     `prompt[(layer, row of level 0)]` is `[H, <= window, D]`; `accepted(layer, sequence)` gives the
@@ -22,6 +25,14 @@ class QueryRecorder:
     prompt: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     passes: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     paths: dict[int, list[int]] = field(default_factory=dict)
+
+    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
+        """Keep what was asked for of a call's queries."""
+        for q, sequence in zip(call.q, sequences, strict=True):
+            if is_chunk:
+                self.note_prompt(call.layer, sequence, q)
+            else:
+                self.note_pass(call.layer, sequence, q)
 
     def note_prompt(self, layer: int, row: int, q: Tensor) -> None:
         """Queries `q[H, n, D]` of a chunk of a prompt; the last `window` of all are kept."""

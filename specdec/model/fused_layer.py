@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from specdec.forward.attend import attend
 from specdec.forward.attention import required
-from specdec.forward.forward_pass import AttentionCall, ForwardPass
+from specdec.forward.attention_call import AttentionCall
+from specdec.forward.forward_pass import ForwardPass
 from specdec.kernels.linear.decoder_block import (
     ACTIVATIONS,
     AttentionInputs,
@@ -62,7 +64,7 @@ class FusedLayer:
         s = self.settings
         call = AttentionCall(s.layer, q, k, v, s.scale, s.softcap, s.window, s.sinks)
         pass_.heard.add(s.layer)
-        o = pass_.view.attend(pass_, call)
+        o = attend(pass_, call)
         return layer_output(x, o.contiguous(), self.output)
 
     @property

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from specdec.forward.attention import required
 from specdec.forward.forward_pass import ForwardPass
-from specdec.forward.full_view import levels_of
-from specdec.kernels.linear.decoder_run import LANES, Run, Staging, alike, decoder_run
+from specdec.forward.host_reads import host_reads, levels_of
+from specdec.forward.plan import Ask
+from specdec.kernels.attention.level_attention import Reads
+from specdec.kernels.linear.decoder_run import LANES, Choosing, Run, Staging, alike, decoder_run
 from specdec.model.fused_layer import FusedLayer
 from specdec.model.snapshot import has_hooks
 from specdec.model.watch import Watch
-
-_GONE = "gone through"  # in a pass's plans: the last run that made all its outputs at once
-_LOOKED = "looked at"  # whether the watch has been asked in this pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +39,15 @@ class RunLayer:
         if run.watch is not None and run.watch.is_over:
             return self._own(hidden_states, kwargs)
         pass_ = required(kwargs.get("specdec_pass"))
-        if _LOOKED not in pass_.plans:
+        if not pass_.cache.is_looked_at:
             run.look()
-            pass_.plans[_LOOKED] = True
+            pass_.cache.is_looked_at = True
         if self.place == 0:
             out = run.through(pass_, hidden_states, kwargs["position_embeddings"])
+            pass_.cache.run_made = run if out is not None else None
             if out is not None:
-                pass_.plans[_GONE] = run
                 return out
-        elif pass_.plans.get(_GONE) is run:
+        elif pass_.cache.run_made is run:
             return hidden_states
         if run.is_fused(layer):
             return run.layers[self.place](hidden_states, **kwargs)
@@ -86,15 +85,14 @@ class FusedRun:
     ) -> Tensor | None:
         """The output of the last layer that the model has, for the first one's input; None where
         they have to be called one by one."""
-        if not self._can_run or not self._is_free or pass_.layers is None:
+        if not self._can_run or not self._is_free or not _can_plan(pass_):
             return None
         first, settings = self.layers[0], self.layers[0].settings
-        indices = [i for x in self.layers if (i := x.settings.layer) < pass_.layers]
-        if not _speaks_for_itself(type(pass_.view)):
+        indices = [i for x in self.layers if (i := x.settings.layer) < (pass_.layers or 0)]
+        planned = _planned(pass_, indices, settings.window)
+        if planned is None:
             return None
-        reads = pass_.view.reads_ahead(pass_, indices, settings.window)  # type: ignore[attr-defined]
-        if reads is None:
-            return None
+        reads, choosing = planned
         store = pass_.store
         last, sequences = store.levels[-1], pass_.sequences
         store.check_room(sequences, pass_.staged + x.shape[1])
@@ -108,7 +106,7 @@ class FusedRun:
         x, start = x.contiguous(), 0
         while start < len(reads):  # as far as the table of reads is the same
             stop = start + 1
-            while stop < len(reads) and reads[stop][0].table is reads[start][0].table:
+            while stop < len(reads) and reads[stop].table is reads[start].table:
                 stop += 1
             x = decoder_run(
                 x,
@@ -117,8 +115,8 @@ class FusedRun:
                 sin,
                 [levels_of(pass_, index) for index in indices[start:stop]],
                 staging,
-                [read for read, _ in reads[start:stop]],
-                [choosing for _, choosing in reads[start:stop]],
+                reads[start:stop],
+                choosing[start:stop],
                 scale=settings.scale,
                 softcap=settings.softcap,
             )
@@ -163,13 +161,39 @@ def forwards(
     return made
 
 
-@cache
-def _speaks_for_itself(view: type) -> bool:
-    """Whether a view's `reads_ahead` is that of its `attend`: a class derived from it may have
-    changed the one and not the other."""
-    names = ("attend", "reads_ahead")
-    owner = next((x for x in view.__mro__ if any(name in vars(x) for name in names)), object)
-    return "reads_ahead" in vars(owner)
+def _can_plan(pass_: ForwardPass) -> bool:
+    """Whether all that a pass reads lies in host memory, and nobody looks at its calls."""
+    is_watched = pass_.anc is None or pass_.inputs is not None or pass_.observers
+    if is_watched or pass_.store.places or pass_.layers is None:
+        return False
+    return pass_.positions.device.type == "cpu"
+
+
+def _planned(
+    pass_: ForwardPass, layers: Sequence[int], window: int | None
+) -> tuple[list[Reads], list[Choosing | None]] | None:
+    """What each layer reads, and how those choose that do; None where some layer cannot say it
+    before it has run, or reads what is no level of the store."""
+    reads: list[Reads] = []
+    choosing: list[Choosing | None] = []
+    asked: list[Ask] = []
+    for layer in layers:
+        plan, how = pass_.view.plan(pass_, layer, window), None
+        if plan.ask is not None:
+            promised = plan.ask.promise()
+            if promised is None:
+                break
+            asked.append(plan.ask)
+            plan, how = promised
+        if plan.extras or any(row.entries is not None for row in plan.rows or ()):
+            break
+        reads.append(host_reads(pass_, plan, layer, window))
+        choosing.append(how)
+    else:
+        return reads, choosing
+    for ask in asked:
+        ask.withdraw()
+    return None
 
 
 def _fit(a: FusedLayer, b: FusedLayer) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from specdec.forward.forward_pass import AttentionCall, ForwardPass
-from specdec.forward.full_view import FullView
+from specdec.forward.attention_call import AttentionCall
+from specdec.forward.forward_pass import ForwardPass
 from specdec.kernels.dispatch import has_numba
 from specdec.kernels.linear.packed_weight import PanelWeight, pack
 from specdec.model.fused_layer import FusedLayer, NoMatch, recognise
@@ -188,16 +188,15 @@ class Packing:
         return twin
 
 
-class _Probe(FullView):
+class _Probe:
     """Notes what each layer is called with, what it gives, and how it calls attention."""
 
     def __init__(self) -> None:
         self.calls: dict[int, AttentionCall] = {}
         self.seen: dict[nn.Module, tuple[Tensor, dict[str, Any], Tensor]] = {}
 
-    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
         self.calls[call.layer] = call
-        return super().attend(pass_, call)
 
     def note(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]

@@ -21,11 +21,11 @@ from specdec.cache.store import KVStore
 from specdec.control.threads import Threads
 from specdec.errors import SpecdecError
 from specdec.forward import attention
+from specdec.forward.attention_call import AttentionCall
 from specdec.forward.cuda_graphs import CudaCapture, Graphs
-from specdec.forward.forward_pass import AttentionCall, ForwardPass, View
+from specdec.forward.forward_pass import ForwardPass, Observer, View
 from specdec.forward.full_view import FullView
 from specdec.forward.model_settings import ModelSettings
-from specdec.forward.query_recorder import QueryRecorder
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.loading.placement import main_device
@@ -217,7 +217,7 @@ class Target:
         view: View,
         sequence: int,
         tokens: Sequence[int],
-        recorder: QueryRecorder | None = None,
+        observers: Sequence[Observer] = (),
         length: int | None = None,
     ) -> None:
         """Read `tokens` behind what `sequence` holds, and commit them; no logits are made.
@@ -242,7 +242,7 @@ class Target:
                     part.append(part[-1])
                     positions.append((length or start + len(tokens)) - 1)
                 where = torch.tensor([positions], device=self.device)
-                pass_ = ForwardPass(store, view, [sequence], where, recorder=recorder)
+                pass_ = ForwardPass(store, view, [sequence], where, observers=observers)
                 with self._turn:
                     self.model.base_model(**self._inputs([part], pass_))
                 self._check_heard(pass_)
@@ -290,7 +290,7 @@ class Target:
         """
         with self._turn, compiling_line():
             self.packing = packing = Packing.of(self.model, stored)
-            packing.fuse(self, self._probe_pass)
+            packing.fuse(self, lambda probe: self._probe_pass(observers=[probe]))
             if packing.linears:
                 self._compile()
         log.info("weights: %s", packing)
@@ -300,7 +300,7 @@ class Target:
         """Run every kernel of a pass once for every height of its tiles, and fuse the head."""
         assert self.packing is not None
         for nodes in TILE_HEIGHTS:
-            tokens, pass_ = self._probe_pass(FullView(), range(nodes))
+            tokens, pass_ = self._probe_pass(range(nodes))
             logits = self.forward([tokens], pass_)
             if self.head is None:
                 self.head = FusedHead.of(self.packing, self._inputs([tokens], pass_), logits)
@@ -308,22 +308,23 @@ class Target:
                 self.choose([tokens], pass_)
 
     def _probe_pass(
-        self, view: View, places: Sequence[int] | None = None
+        self, at: Sequence[int] | None = None, observers: Sequence[Observer] = ()
     ) -> tuple[list[int], ForwardPass]:
-        """A chain of tokens at `places`; by default a few from first to last, to compare on."""
-        if places is None:
+        """A chain of tokens at some positions; by default a few from first to last, to compare."""
+        if at is None:
             change = self.rotation.first_change
             last = min(self.max_positions, change or self.max_positions, 1 << 16) - 1
-            places = sorted({0, 1, last // 3, last})
-        nodes = len(places)
-        positions = torch.tensor([list(places)])
+            at = sorted({0, 1, last // 3, last})
+        nodes = len(at)
+        positions = torch.tensor([list(at)])
         pass_ = ForwardPass(
             self.new_store(1, nodes),
-            view,
+            FullView(),
             [0],
             positions,
             anc=ancestor_words([list(range(-1, nodes - 1))], nodes),
             staged_positions=positions,
+            observers=observers,
             layers=self.num_layers,
         )
         return [token % self.vocab_size for token in range(nodes)], pass_

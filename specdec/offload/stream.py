@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from specdec.forward.forward_pass import AttentionCall, ForwardPass
+from specdec.forward.attention_call import AttentionCall
+from specdec.forward.forward_pass import ForwardPass
 from specdec.kernels.attention.merge import merge
 from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.offload.staging import Slot
@@ -62,9 +63,9 @@ class Stream:
     @classmethod
     def of(cls, pass_: ForwardPass, device: torch.device) -> Stream:
         """The stream of a pass, begun at its first layer that asks."""
-        if "stream" not in pass_.plans:
-            pass_.plans["stream"] = cls(pass_, device)
-        known: Stream = pass_.plans["stream"]
+        if pass_.cache.remote is None:
+            pass_.cache.remote = cls(pass_, device)
+        known: Stream = pass_.cache.remote
         return known
 
     def begin(self, call: AttentionCall) -> Callable[[], Partial | None]:
@@ -186,6 +187,11 @@ class Stream:
             _, slot, future = self.ahead.popleft()
             future.result()
             self.free.append(slot)
+
+
+def begin_in(pass_: ForwardPass, call: AttentionCall) -> Callable[[], Partial | None]:
+    """Begin with the cold keys of a call in the stream of its pass: see `Stream.begin`."""
+    return Stream.of(pass_, call.q.device).begin(call)
 
 
 def _nothing(call: AttentionCall) -> Partial:

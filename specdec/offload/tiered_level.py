@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +14,14 @@ from specdec.cache.store import Level
 from specdec.offload.staging import Staging
 from specdec.offload.tier import Tier
 
+Begin = Callable[[Any, Any], Callable[[], tuple[Tensor, Tensor] | None]]
+
 
 class TieredLevel(Level):
     """A level with a tier for each layer.
 
-    staging: what remote layers are fetched through, if there are any. windows: how many positions a
+    staging: what remote layers are fetched through, if there are any; stream: begins attention over
+    them (`Stream.begin_in`). windows: how many positions a
     layer's queries see, as far as passes have told; it decides what is fetched ahead.
     """
 
@@ -27,9 +31,10 @@ class TieredLevel(Level):
         capacity: int,
         homes: Sequence[Tier],
         staging: Staging | None = None,
+        stream: Begin | None = None,
     ) -> None:
         super().__init__(len(homes), rows, capacity)
-        self.homes, self.staging = homes, staging
+        self.homes, self.staging, self._stream = homes, staging, stream
         self.windows: dict[int, int | None] = {}
 
     @cached_property
@@ -42,3 +47,7 @@ class TieredLevel(Level):
 
     def is_remote(self, layer: int, device: torch.device) -> bool:
         return self.k[layer] is not None and self.homes[layer].is_remote(device)
+
+    def begin(self, pass_: Any, call: Any) -> Callable[[], tuple[Tensor, Tensor] | None]:
+        assert self._stream is not None
+        return self._stream(pass_, call)

@@ -10,6 +10,7 @@ from specdec.cache.store import KVStore, Level
 from specdec.errors import SpecdecError
 from specdec.offload.budget import Budget
 from specdec.offload.staging import Staging
+from specdec.offload.stream import begin_in
 from specdec.offload.tier import DeviceTier, Tier
 from specdec.offload.tiered_level import TieredLevel
 
@@ -25,8 +26,8 @@ class TieredStore(KVStore):
     After `fork` nothing moves any more: the level it adds holds new tokens only.
 
     room: tokens that may be staged or committed at a time; staging_bytes: of each of the buffers
-    through which remote keys and values come to the device. moved: told of each layer of a row
-    whose tokens have moved (`Wants.moved`).
+    through which remote keys and values come to the device. on_spill: told of each layer of a row
+    whose tokens have moved (`Wants.on_spill`).
     """
 
     def __init__(
@@ -43,11 +44,11 @@ class TieredStore(KVStore):
     ) -> None:
         super().__init__(len(homes), sequences, capacity)
         self.window, self.block = window, block
-        self.moved: Sequence[Callable[[Level, int, int, torch.device], None]] = ()
+        self.on_spill: Sequence[Callable[[Level, int, int, torch.device], None]] = ()
         self._on_device = [DeviceTier(budget)] * len(homes)
         staging = Staging(budget, staging_bytes)
         self.levels = [
-            TieredLevel(sequences, capacity, homes, staging),
+            TieredLevel(sequences, capacity, homes, staging, begin_in),
             TieredLevel(sequences, window + block + room, self._on_device),
         ]
         self.row_maps = [torch.arange(sequences, dtype=torch.int32) for _ in self.levels]
@@ -113,6 +114,6 @@ class TieredStore(KVStore):
         hot.crop(row, 0)  # what was kept beside the hot tokens speaks of others now
         hot.resize(row, kept)
         for layer, keys in enumerate(hot.k):
-            for moved in self.moved:
+            for told in self.on_spill:
                 if keys is not None:
-                    moved(cold, layer, row, keys.device)
+                    told(cold, layer, row, keys.device)

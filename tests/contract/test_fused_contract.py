@@ -164,37 +164,33 @@ def test_a_hook_gets_every_layer(fused):
     assert len(seen) >= NEW and all(not torch.equal(x, y) for x, y in seen)
 
 
-def test_a_view_with_an_attention_of_its_own(fused):
-    """What a class inherits does not speak for what it does itself."""
+class Watching:
+    """Sees each layer's call, so that layers are called one by one."""
 
-    class Watching(FullView):
-        def attend(self, pass_, call):
-            seen.append(call.layer)
-            return super().attend(pass_, call)
+    def __init__(self):
+        self.layers = []
 
-    seen = []
-    tokens, pass_ = fused.engine.target._probe_pass(Watching())
-    logits = fused.engine.target.forward([tokens], pass_)
-    assert seen == list(range(fused.engine.target.num_layers))
-    assert torch.equal(logits, fused.engine.target.forward(*_again(fused)))
+    def see(self, call, sequences, is_chunk):
+        self.layers.append(call.layer)
 
 
-def _again(fused):
-    tokens, pass_ = fused.engine.target._probe_pass(FullView())
-    return [tokens], pass_
+def test_an_observer_sees_every_layer(fused):
+    """Who looks at the calls of a pass sees them all, and the logits stay the same."""
+    target, watching = fused.engine.target, Watching()
+    logits = []
+    for observers in ([watching], []):
+        tokens, pass_ = target._probe_pass(observers=observers)
+        logits.append(target.forward([tokens], pass_))
+    assert watching.layers == list(range(target.num_layers))
+    assert torch.equal(*logits)
 
 
 def test_a_model_that_ends_early(fused):
     """A run is left where the model ends: the logits of its first layers, one by one."""
     short = Target(first_layers(fused.engine.model, 1), borrowed=True)
-
-    class OneByOne(FullView):
-        def reads_ahead(self, *_):
-            return None
-
     logits = []
-    for view in (FullView(), OneByOne()):
-        tokens, pass_ = short._probe_pass(view)
+    for observers in ([], [Watching()]):
+        tokens, pass_ = short._probe_pass(observers=observers)
         logits.append(short.forward([tokens], pass_))
     assert pass_.layers == 1
     assert torch.equal(*logits)

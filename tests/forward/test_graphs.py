@@ -17,6 +17,7 @@ from specdec.decoding.stream import GenerationStream
 from specdec.forward import cuda_graphs as graphs_module
 from specdec.forward.cuda_graphs import CudaCapture, Graphs
 from specdec.forward.full_view import FullView
+from specdec.forward.plan import WHOLE, LayerPlan, StaticPlan
 from specdec.forward.static_inputs import PassShape, padded
 
 from helpers import hostile, models
@@ -60,45 +61,43 @@ def test_a_graph_gives_the_same_bits(name, device, dtype):
     assert not plain.graphs.replays and not plain.graphs.captures
 
 
-class AsksLength(FullView):
-    def attend(self, pass_, call):
+class Mutant(FullView):
+    """Does something in a static pass that a graph cannot do again."""
+
+    def plan(self, pass_, layer, window):
         if pass_.inputs is not None:
-            pass_.store.levels[-1].lengths_on(call.q.device).max().item()
-        return super().attend(pass_, call)
+            self.spoil(pass_)
+        return super().plan(pass_, layer, window)
 
 
-class LooksAtHostLengths(FullView):
-    def attend(self, pass_, call):
-        if pass_.inputs is not None:
-            return super().attend(pass_, call) + 0 * pass_.store.levels[-1].length.sum()
-        return super().attend(pass_, call)
+class AsksLength(Mutant):
+    def spoil(self, pass_):
+        pass_.store.levels[-1].lengths_on(pass_.positions.device).max().item()
 
 
-class MakesInput(FullView):
-    def attend(self, pass_, call):
-        out = super().attend(pass_, call)
-        return out * torch.tensor(1.0) if pass_.inputs is not None else out
+class LooksAtHostLengths(Mutant):
+    def spoil(self, pass_):
+        pass_.inputs.positions + pass_.store.levels[-1].length.sum()
 
 
-class ListsRows(FullView):
-    def attend(self, pass_, call):
-        if pass_.inputs is not None:
-            assert pass_.inputs.row_maps.tolist()
-        return super().attend(pass_, call)
+class MakesInput(Mutant):
+    def spoil(self, pass_):
+        pass_.inputs.positions * torch.tensor(1.0)
 
 
-class SkipsEmpty(FullView):
-    def attend(self, pass_, call):
-        if pass_.inputs is not None and bool(pass_.inputs.positions.any()):
-            return super().attend(pass_, call)
-        return FullView.attend(self, pass_, call)
+class ListsRows(Mutant):
+    def spoil(self, pass_):
+        assert pass_.inputs.row_maps.tolist()
 
 
-class SelectsByMask(FullView):
-    def attend(self, pass_, call):
-        if pass_.inputs is not None:
-            pass_.inputs.positions[pass_.inputs.positions >= 0]
-        return super().attend(pass_, call)
+class SkipsEmpty(Mutant):
+    def spoil(self, pass_):
+        assert bool(pass_.inputs.positions.any())
+
+
+class SelectsByMask(Mutant):
+    def spoil(self, pass_):
+        pass_.inputs.positions[pass_.inputs.positions >= 0]
 
 
 @pytest.mark.parametrize(
@@ -193,8 +192,13 @@ class BakesNumber(FullView):
 
     turn = 0
 
-    def attend(self, pass_, call):
-        return super().attend(pass_, call) * (1 + self.turn)
+    def plan(self, pass_, layer, window):
+        if pass_.inputs is None:
+            return WHOLE
+        return LayerPlan(static=StaticPlan(1, None, None, reads_all=True, select=self.spoil))
+
+    def spoil(self, call, whole):
+        whole[0].mul_(1 + self.turn)
 
 
 @torch.inference_mode()

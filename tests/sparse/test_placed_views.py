@@ -114,12 +114,12 @@ def drafted(target, view, rounds=6, lengths=(41, 9), grown=(3, 4)):
     """
     rng, found = random.Random(1), []
     both = [make_row(i, [(7 * i + j * j) % 40 for j in range(n)]) for i, n in enumerate(lengths)]
-    recorder = QueryRecorder(view.wants.prompt_queries, view.wants.verified)
+    recorder = QueryRecorder(view.needs.prompt_queries, view.needs.verified)
     base = CachedModel(target, FullView(), both, recorder=recorder)
     draft = CachedModel(target, view, both, base=base)
     for turn in range(rounds):
         rows = both[1:] if turn == 3 else both
-        draft.state["falling", 0] = turn == 4
+        draft.state.falling = {0} if turn == 4 else set()
         trees = [random_tree(rng, row.tokens[-1], 4) for row in rows]
         found += draft.forward(rows, [TokenTree.root(row.tokens[-1]) for row in rows])
         roots = [draft.root_slot(row) for row in rows]
@@ -139,7 +139,7 @@ def test_a_placed_pass_chooses_what_the_host_would(name, view, placed_passes):
     model = models.build(name, num_hidden_layers=4)
     targets = Target(model), graphed(model, after=NEVER), graphed(model)
     (host, eager), (passes, placed), (replays, _) = (drafted(t, view) for t in targets)
-    assert "placed" not in eager.state and "placed" in placed.state
+    assert eager.state.static is None and placed.state.static is not None
     for want, ours, replayed in zip(host, passes, replays, strict=True):
         torch.testing.assert_close(ours, want, rtol=1e-5, atol=1e-5)
         assert torch.equal(ours, replayed)
@@ -185,7 +185,7 @@ def test_the_best_pages_are_chosen_and_taken_back():
         base.held[0].sure = 0
         base.forward([row], [TokenTree.root(row.tokens[-1])])
         draft.forward([row], [TokenTree.root(row.tokens[-1])])
-        level, choices = base.store.levels[0], draft.state["placed"]
+        level, choices = base.store.levels[0], draft.state.static
         full = (length - 1) // 4
         assert int(level.length[0]) == length - 1
         assert choices.index.covered.tolist() == choices.index.covered_on.tolist() == [4 * full]

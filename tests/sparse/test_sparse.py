@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from specdec import Engine
+from specdec.decoding.drafter import Wants
 from specdec.drafts.self_draft import SelfDraft
 from specdec.errors import InvalidArgument
 from specdec.registry import SPARSE_VIEWS
@@ -116,7 +117,7 @@ def drafter_of(view):
 
     def make(target, options):
         drafter = SelfDraft("oracle", target, options)
-        drafter.view, drafter.wants, drafter.name = view, view.wants, view.name
+        drafter.view, drafter.wants, drafter.name = view, Wants.of_view(view), view.name
         return drafter
 
     return make

@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 
 from specdec.cache.store import KVStore
 from specdec.decoding.options import DraftOptions
-from specdec.decoding.stats import Reads
 from specdec.errors import InvalidArgument, UnsupportedModel
+from specdec.forward.layout import Segments
+from specdec.forward.plan import Selection
+from specdec.forward.view_reads import ReadStats
 from specdec.kernels.attention.gather_pages import gather_pages
 from specdec.kernels.selection.select_pages import importance
 from specdec.model.target import Target
 from specdec.registry import VIEWS
-from specdec.sparse.budget import extent
-from specdec.sparse.choose import Choice
+from specdec.sparse.budget import row_plan
 from specdec.sparse.page_index import PageIndex, paged
 from specdec.sparse.scorers.base import Memo
 from specdec.sparse.scorers.chunk_means import ChunkMeans
 from specdec.sparse.scorers.exact_mass import ExactMass
 from specdec.sparse.scorers.label_channels import LabelChannels
 from specdec.sparse.scorers.page_bounds import PageBounds
-from specdec.sparse.sequence_places import Place
 
 from helpers import models
 
@@ -37,9 +37,10 @@ def test_a_choice_makes_way_for_what_came_since(data):
     covered = [size * data.draw(st.integers(0, 20)) for _ in range(levels)]
     lengths = [c + data.draw(st.integers(0, 90)) for c in covered]
     pages = min(sum(covered), budget) // size
-    choice = Choice(0, torch.zeros(1, pages, dtype=torch.int64), covered)
-    place = Place(0, 0, [0] * levels, lengths, levels, Reads())
-    count, spans = extent(choice, place, budget, size)
+    selection = Selection(0, torch.zeros(1, pages, dtype=torch.int64), tuple(covered), size)
+    segments = Segments(0, 0, [0] * levels, lengths, levels, ReadStats())
+    plan = row_plan(selection, segments, budget)
+    count, spans = plan.count, list(zip(range(levels), plan.since, lengths))
     tail, since = sum(end - start for _, start, end in spans), sum(lengths) - sum(covered)
     assert count * size + tail <= budget
     assert tail == min(since, budget - count * size)

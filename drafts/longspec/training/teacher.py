@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from specdec.cache.store import KVStore
-from specdec.forward.forward_pass import AttentionCall, ForwardPass
+from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
-from specdec.kernels.attention.softmax import partial_softmax
 from specdec.model.target import Target
 
 ANCHORS = 4  # first positions that keep their place when the others are moved up
@@ -35,28 +34,6 @@ class Lesson:
     hidden: Tensor
     top_ids: Tensor
     top_logp: Tensor
-
-
-class LockstepView(FullView):
-    """The full view for texts of one length: a step of all of them is one attention call."""
-
-    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
-        level = pass_.store.levels[-1]
-        batch, heads, count, dim = call.q.shape
-        special = call.window is not None or call.softcap is not None or call.sinks is not None
-        if special or count > 1 or batch < level.rows:
-            return super().attend(pass_, call)
-        keys, values = level.buffers(call.layer, call.k, call.v)
-        end = int(level.length[0]) + 1
-        keys[:, :, end - 1 : end], values[:, :, end - 1 : end] = call.k, call.v
-        kv_heads = call.k.shape[1]
-        o, _ = partial_softmax(
-            call.q.reshape(batch, kv_heads, heads // kv_heads, dim),
-            keys[:, :, :end],
-            values[:, :, :end],
-            scale=call.scale,
-        )
-        return o.reshape(batch, heads, 1, -1).to(call.q.dtype)
 
 
 class Teacher:
@@ -87,7 +64,7 @@ class Teacher:
         texts = [list(feed()) for feed in feeds]
         noise = torch.Generator().manual_seed(rng.getrandbits(62))
         store = self.target.new_store(rows, length)
-        view = LockstepView()
+        view = FullView()
         known = min(length, min(map(len, texts)))
         kept = self._read(store, view, [text[:known] for text in texts], offset)
         written = [0] * rows

@@ -8,9 +8,9 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gguf
 import numpy as np
 
-import gguf
 from specdec.errors import WeightsError
 from specdec.loading.gguf.tensor import Tensor
 

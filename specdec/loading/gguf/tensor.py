@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-import gguf
 from specdec.loading.gguf.blocks import TYPES, decode
 
 Array = NDArray[Any]

@@ -22,7 +22,7 @@ from specdec.cache.store import Level
 from specdec.forward.static_inputs import PassInputs
 from specdec.kernels.dispatch import Op
 from specdec.sparse.device.level_index import LevelIndex
-from specdec.sparse.device.selections import PlacedChoices
+from specdec.sparse.device.selections import StaticSelections
 
 HOST_READS = {
     "tolist", "numpy", "item", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__",
@@ -47,7 +47,7 @@ def _noticed(kind: type) -> None:
     kind.__init__ = init  # type: ignore[misc]
 
 
-for _kind in (Level, PassInputs, LevelIndex, PlacedChoices):
+for _kind in (Level, PassInputs, LevelIndex, StaticSelections):
     _noticed(_kind)
 
 
@@ -78,7 +78,7 @@ class Tape:
                 kept += [t for t in (*x.k, *x.v, *x._near.values()) if t is not None]
             elif isinstance(x, PassInputs):
                 kept.append(x.buffer)
-            elif isinstance(x, (LevelIndex, PlacedChoices)):
+            elif isinstance(x, (LevelIndex, StaticSelections)):
                 kept += x.tensors
         return {_memory(x) for x in kept}
 

@@ -1,0 +1,84 @@
+"""LayerAsk: an anchor layer whose own queries, or others that are kept, select what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from specdec.forward.attention_call import AttentionCall
+from specdec.forward.forward_pass import ForwardPass
+from specdec.forward.layout import Segments
+from specdec.forward.plan import LayerPlan, Selection
+from specdec.kernels.linear.decoder_run import Choosing
+from specdec.sparse.page_index import PageIndex
+from specdec.sparse.policy import Policy
+from specdec.sparse.selecting import select, settings
+
+Standing = Callable[[ForwardPass, int, Sequence[Segments]], LayerPlan]
+
+
+@dataclass(eq=False)
+class LayerAsk:
+    """Selects for the sequences `due` of a pass; `standing` makes the plan of what then stands."""
+
+    policy: Policy
+    pass_: ForwardPass
+    layer: int
+    due: Sequence[int]
+    standing: Standing
+    _before: Selection | None = field(default=None, init=False)
+
+    def select(self, call: AttentionCall) -> LayerPlan:
+        """The plan by the layer's queries, or by those that were kept."""
+        segments = self.pass_.segments(self.layer)
+        for b in self.due:
+            chosen = select(self.policy, self.pass_, call, b, segments[b])
+            self.pass_.state.selections[segments[b].sequence, self.layer] = chosen
+        return self.standing(self.pass_, self.layer, segments)
+
+    def promise(self) -> tuple[LayerPlan, Choosing] | None:
+        """The plan with pages that are still to be filled, and how a kernel fills them.
+
+        None where other queries select than the layer's own, or more than a product with them and
+        an index that is there, or one that is exact because it reads everything, or for several
+        sequences.
+        """
+        segments = self.pass_.segments(self.layer)
+        if len(segments) > 1:
+            return None
+        made = self._choosing(segments[0])
+        if made is None:
+            return None
+        key = segments[0].sequence, self.layer
+        self._before = self.pass_.state.selections.get(key)
+        self.pass_.state.selections[key], choosing = made
+        return self.standing(self.pass_, self.layer, segments), choosing
+
+    def withdraw(self) -> None:
+        """What stood before stands again."""
+        key = self.pass_.segments(self.layer)[0].sequence, self.layer
+        del self.pass_.state.selections[key]
+        if self._before is not None:
+            self.pass_.state.selections[key] = self._before
+
+    def _choosing(self, x: Segments) -> tuple[Selection, Choosing] | None:
+        policy, layer = self.policy, self.layer
+        level, row, length = self.pass_.store.levels[0], x.rows[0], x.lengths[0]
+        index, keys = PageIndex.of(level, layer, row, policy.scorer), level.k[layer]
+        if policy.queries != "draft" or policy.sharing.exact_anchors or x.readable > 1:
+            return None
+        if index is None or keys is None or length < policy.scorer.page_size:
+            return None
+        pages = index.update(keys[row], length, keys.device)
+        asked = keys[row][:, :1]
+        question = policy.scorer.question(asked, index.memo)
+        if question is None or question[0] is not asked or index.summary is None:
+            return None
+        how = settings(policy, x, pages)
+        chosen = torch.zeros(keys.shape[1], how.pop("count"), dtype=torch.int64)
+        summary = index.summary[:, :pages].flatten(2)
+        choosing = Choosing(summary, chosen.numpy()[None], question[1], **how)
+        size = policy.scorer.page_size
+        return Selection(x.round, chosen, (pages * size,), size), choosing

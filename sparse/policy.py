@@ -1,0 +1,76 @@
+"""Policy: by what a sparse view selects, how much, and when anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from specdec.errors import InvalidArgument
+from specdec.forward.plan import Selection
+from specdec.forward.view_state import ViewState
+from specdec.sparse.layer_sharing import Sharing
+from specdec.sparse.scorers.base import Scorer
+
+QUERIES = ("draft", "verified", "prompt")
+PROMPT_QUERIES = 32  # of the prompt's end, that vote for it (SnapKV) or calibrate labels
+REFRESH = ("pass", "round", "falling", "prompt")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Any scorer with any sharing plan.
+
+    budget: the most tokens that a layer reads of the committed text, the `sink` first and `recent`
+        last ones, the open page and what came since the last selection included (see
+        `budget.split`). A text that is not longer is read whole, and `ReadStats` counts that.
+    queries: whose queries select: the draft's own, those of the last verification, the prompt's.
+    refresh: when to select anew: every "pass", every speculation "round", when acceptance is
+        "falling", or once per "prompt"; a number means every so many rounds.
+    votes, pool: see `kernels.selection.select_pages.importance`.
+    """
+
+    name: str
+    scorer: Scorer
+    sharing: Sharing = field(default_factory=Sharing)
+    budget: int = 512
+    sink: int = 16
+    recent: int = 64
+    queries: str = "draft"
+    refresh: str | int = "round"
+    votes: str = "max"
+    pool: int = 1
+
+    def __post_init__(self) -> None:
+        least = self.sink + self.recent + self.scorer.page_size
+        if self.budget < least:
+            raise InvalidArgument(
+                f"budget={self.budget} is below sink + recent + one page = {self.sink} + "
+                f"{self.recent} + {self.scorer.page_size}: give at least {least}"
+            )
+        if self.queries not in QUERIES:
+            raise InvalidArgument(f"queries={self.queries!r} is unknown: give {QUERIES}")
+        if self.refresh not in REFRESH and not (
+            isinstance(self.refresh, int) and self.refresh >= 1
+        ):
+            raise InvalidArgument(f"refresh={self.refresh!r}: give {REFRESH} or a number of rounds")
+
+    def is_due(
+        self,
+        known: Selection | None,
+        state: ViewState,
+        sequence: int,
+        round_: int,
+        lengths: Sequence[int],
+    ) -> bool:
+        """Whether a sequence, with `lengths` tokens in the levels, has to be selected for anew."""
+        if known is None:
+            return True
+        age = round_ - known.round
+        taken_back = any(n > there for n, there in zip(known.covered, lengths, strict=False))
+        if self.refresh == "pass" or taken_back:
+            return True
+        if known.pages is None or self.refresh == "round":
+            return age > 0
+        if self.refresh == "falling":
+            return age > 0 and sequence in state.falling
+        return self.refresh != "prompt" and age >= int(self.refresh)

@@ -1,0 +1,166 @@
+"""LayerPlan: what a layer of a pass reads, said before its attention runs.
+
+The seam between views and attention. A view plans, for the host or for a device, and knows no
+kernel; `attend` turns any plan into kernel calls and knows no view. What is staged is always read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from specdec.forward.attention_call import AttentionCall
+from specdec.kernels.linear.decoder_run import Choosing
+
+Partial = tuple[Tensor, Tensor]  # attention over some of the keys: o [B, H, N, Dv], lse [B, H, N]
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Pages of a sequence's committed text, for each KV head.
+
+    pages: `int64[Hkv, n]`, best first, counted through the levels; -1 is none, so heads may read
+        different numbers. None: everything is read.
+    covered: tokens of each level that were there to select from.
+    round: in which round it was made.
+    """
+
+    round: int
+    pages: Tensor | None = None
+    covered: tuple[int, ...] = ()
+    page_size: int = 1
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """The levels that were selected from, and how much of each was there."""
+        return [(level, tokens) for level, tokens in enumerate(self.covered) if tokens]
+
+    @cached_property
+    def local(self) -> NDArray[np.int64]:
+        """The pages as each of these levels counts them, `[levels, Hkv, n]`; -1 in all others."""
+        assert self.pages is not None
+        pages, offset, out = self.pages.numpy(), 0, []
+        if len(self.levels) == 1:
+            return pages[None]
+        for _, tokens in self.levels:
+            count = tokens // self.page_size
+            mine = (pages >= offset) & (pages < offset + count)
+            out.append(np.where(mine, pages - offset, -1))
+            offset += count
+        return np.stack(out)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Keys and values that stand for tokens which are not read: merged, compensating, mean ones.
+
+    k, v: `[Hkv, n, D]` and `[Hkv, n, Dv]`. log_weight: `float32[Hkv, n]`, added to their logits:
+    the log of how many tokens one stands for; -inf hides it.
+    """
+
+    k: Tensor
+    v: Tensor
+    log_weight: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RowPlan:
+    """What one sequence reads of its committed text.
+
+    since: of each level, the first token from which on everything is read. selection, count: pages
+    read besides, the best `count` of each head. entries: what stands for the rest.
+    """
+
+    since: tuple[int, ...]
+    selection: Selection | None = None
+    count: int = 0
+    entries: Entries | None = None
+
+
+class Ask(Protocol):
+    """A layer whose own queries select what it reads."""
+
+    def select(self, call: AttentionCall) -> LayerPlan:
+        """The plan, once the queries are there; what was selected is kept by the view."""
+
+    def promise(self) -> tuple[LayerPlan, Choosing] | None:
+        """The plan before there are queries, and how a kernel completes it, in place; None where no
+        kernel can."""
+
+    def withdraw(self) -> None:
+        """Take back a promise: no kernel has completed it."""
+
+
+class StaticSelect(Protocol):
+    """Selects pages on the device, in place, by the layer's queries (a static pass)."""
+
+    def __call__(self, call: AttentionCall, whole: Partial | None) -> None:
+        """whole: attention over the level that is selected from, where it was computed anyway."""
+
+
+@dataclass(frozen=True, eq=False)
+class StaticPlan:
+    """What a static pass reads of the first level, at addresses that stay.
+
+    select: run first, if there is one. pages: gives `int32[B, Hkv, K]`, -1 for none. since:
+    `int32[B]`, the first token from which on everything is read. reads_all: everything is read.
+    """
+
+    page_size: int
+    pages: Callable[[], Tensor]
+    since: Callable[[], Tensor]
+    reads_all: bool = False
+    select: StaticSelect | None = None
+
+
+class Extra(Protocol):
+    """Attention over something that is no level of the store: a copy in few bits, a mean value."""
+
+    def attend(self, call: AttentionCall) -> Partial: ...
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlan:
+    """What a layer reads besides what is staged.
+
+    rows: by sequence of the pass; None: all that is committed. extras: partials merged with the
+    rest. ask: the layer's own queries select first. static: for a static pass.
+    """
+
+    rows: tuple[RowPlan, ...] | None = None
+    extras: Sequence[Extra] = field(default=())
+    ask: Ask | None = None
+    static: StaticPlan | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it reads all that is committed, and nothing else."""
+        return self.rows is None and not self.extras and self.ask is None and self.static is None
+
+
+WHOLE = LayerPlan()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a view has to be shown of the verifying model.
+
+    prompt_queries: the last so many queries of each prompt; verified: those of verification: both
+    are kept by a `QueryRecorder`. on_spill: called as (level, layer, row, device) when a row's
+    oldest tokens have moved to slower memory.
+    """
+
+    prompt_queries: int = 0
+    verified: bool = False
+    on_spill: tuple[Callable[..., None], ...] = ()
+
+
+def whole_row(levels: int) -> RowPlan:
+    """All committed tokens of all levels."""
+    return RowPlan((0,) * levels)

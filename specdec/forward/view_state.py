@@ -1,0 +1,34 @@
+"""ViewState: what a view keeps from pass to pass, for as long as the store lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from specdec.forward.plan import Selection
+from specdec.forward.query_recorder import QueryRecorder
+from specdec.forward.view_reads import ReadStats
+
+
+@dataclass
+class ViewState:
+    """Of one model under one view, by sequence.
+
+    selections: by (sequence, anchor layer). gathered: selected pages brought near, with the
+    selection they belong to, by (sequence, layer). reads: what sparse passes read. falling: of
+    which acceptance is falling. queries: those of the verifying model, if it keeps any. static:
+    selections of static passes, in the device's memory.
+    """
+
+    selections: dict[tuple[int, int], Selection] = field(default_factory=dict)
+    gathered: dict[tuple[int, int], tuple[Selection, Tensor, Tensor]] = field(default_factory=dict)
+    reads: dict[int, ReadStats] = field(default_factory=dict)
+    falling: set[int] = field(default_factory=set)
+    queries: QueryRecorder | None = None
+    static: Any = None
+
+    def reads_of(self, sequence: int) -> ReadStats:
+        """The counts of a sequence, from the first time somebody asks."""
+        return self.reads.setdefault(sequence, ReadStats())
