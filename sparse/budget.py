@@ -21,7 +21,7 @@ def row_plan(selection: Selection, segments: Segments, budget: int) -> RowPlan:
     assert selection.pages is not None
     size, since = selection.page_size, list(selection.covered)
     tail = sum(segments.lengths[: segments.readable]) - sum(since)
-    count, excess = split(selection.pages.shape[1], tail, budget, size)
+    count, excess = split(selection.num_pages, tail, budget, size)
     for at in range(segments.readable):
         cut = min(excess, segments.lengths[at] - since[at])
         since[at], excess = since[at] + cut, excess - cut

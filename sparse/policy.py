@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
 
 from specdec.errors import InvalidArgument
-from specdec.forward.plan import Selection
+from specdec.forward.plan import Entries, Selection
 from specdec.forward.view_state import ViewState
 from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.scorers.base import Scorer
@@ -14,6 +17,21 @@ from specdec.sparse.scorers.base import Scorer
 QUERIES = ("draft", "verified", "prompt")
 PROMPT_QUERIES = 32  # of the prompt's end, that vote for it (SnapKV) or calibrate labels
 REFRESH = ("pass", "round", "falling", "prompt")
+
+
+class HeadBudget(Protocol):
+    """Divides a layer's pages among its KV heads."""
+
+    def counts(self, score: Tensor, count: int) -> Tensor:
+        """How many pages each head keeps, `int64[Hkv]`, of `Hkv * count` in all; score `[Hkv, P]`
+        are the pages' importances."""
+
+
+class Residue(Protocol):
+    """Makes what stands for tokens that are not selected."""
+
+    def entries(self, k: Tensor, v: Tensor, kept: Tensor) -> Entries:
+        """Entries for `k, v[Hkv, S, D]`, of which `kept: bool[Hkv, S]` are read themselves."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +45,8 @@ class Policy:
     refresh: when to select anew: every "pass", every speculation "round", when acceptance is
         "falling", or once per "prompt"; a number means every so many rounds.
     votes, pool: see `kernels.selection.select_pages.importance`.
+    heads: how the pages are divided among KV heads; None gives each the same number.
+    residue: what stands for the tokens that are left out; None is nothing.
     """
 
     name: str
@@ -39,6 +59,8 @@ class Policy:
     refresh: str | int = "round"
     votes: str = "max"
     pool: int = 1
+    heads: HeadBudget | None = None
+    residue: Residue | None = None
 
     def __post_init__(self) -> None:
         least = self.sink + self.recent + self.scorer.page_size

@@ -6,7 +6,9 @@ from typing import Any
 
 from specdec.decoding.options import DraftOptions
 from specdec.model.target import Target
+from specdec.sparse.head_budgets import AdaptiveHeads
 from specdec.sparse.layer_sharing import Sharing
+from specdec.sparse.residues import NeighbourMeans
 from specdec.sparse.scorers.base import Scorer
 from specdec.sparse.scorers.channel_calibration import channel_order
 from specdec.sparse.scorers.chunk_means import ChunkMeans
@@ -68,6 +70,22 @@ def snapkv(target: Target, options: DraftOptions) -> SparseView:
     return _view(
         "snapkv", ExactMass(1), target, options, queries="prompt", refresh="prompt",
         votes="mean", pool=5,
+    )  # fmt: skip
+
+
+def ada_snapkv(target: Target, options: DraftOptions) -> SparseView:
+    """SnapKV with a budget for each KV head by what it looks at (AdaKV, arXiv 2407.11550)."""
+    return _view(
+        "ada-snapkv", ExactMass(1), target, options, queries="prompt", refresh="prompt",
+        votes="mean", pool=5, heads=AdaptiveHeads(),
+    )  # fmt: skip
+
+
+def snapkv_merged(target: Target, options: DraftOptions) -> SparseView:
+    """SnapKV, where means of 32 neighbours with their log-count stand for what is left out."""
+    return _view(
+        "snapkv-merged", ExactMass(1), target, options, queries="prompt", refresh="prompt",
+        votes="mean", pool=5, residue=NeighbourMeans(),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments
 from specdec.forward.plan import Selection
 from specdec.forward.query_recorder import QueryRecorder
-from specdec.kernels.selection.select_pages import select_pages
+from specdec.kernels.selection.select_pages import importance, select_pages
 from specdec.sparse.page_index import PageIndex
 from specdec.sparse.policy import Policy
 from specdec.sparse.scorers.base import Memo, packed
@@ -42,13 +42,54 @@ def select(
         return Selection(segments.round)
     how = settings(policy, segments, sum(pages))
     per_page = size // policy.scorer.per_logit
-    if len(indices) == 1:
+    covered = tuple(n * size for n in pages)
+    if len(indices) == 1 and policy.heads is None:
         ((index, keys),) = indices
         best = index.select(asked, keys, call.scale, per_page, **how)
     else:  # heads are compared by one softmax over the pages of all levels
-        logits = [index.logits(asked, keys, call.scale) for index, keys in indices]
-        best = select_pages(torch.cat(logits, dim=-1), per_page=per_page, **how)
-    return Selection(segments.round, best, tuple(n * size for n in pages), size)
+        logits = torch.cat([x.logits(asked, keys, call.scale) for x, keys in indices], dim=-1)
+        best = _best(policy, logits, per_page, how)
+    entries = None
+    if policy.residue is not None:
+        k, v = _committed(pass_, call.layer, segments, covered)
+        entries = policy.residue.entries(k, v, _kept(best, size, k.shape[1]))
+    per_head = None if policy.heads is None else how["count"]
+    return Selection(segments.round, best, covered, size, entries, per_head)
+
+
+def _best(policy: Policy, logits: Tensor, per_page: int, how: dict[str, Any]) -> Tensor:
+    """The best pages by their logits; -1 behind the last where heads keep different numbers."""
+    if policy.heads is None:
+        return select_pages(logits, per_page=per_page, **how)
+    score = importance(logits, policy.votes, policy.pool, per_page)
+    if how["last"]:  # what is kept anyway counts for every head alike
+        score[:, -how["last"] :] = torch.inf
+    score[:, : how["first"]] = torch.inf
+    counts = policy.heads.counts(score, how["count"])
+    widest = {**how, "count": int(counts.max())}
+    best = select_pages(logits, per_page=per_page, **widest)
+    rank = torch.arange(best.shape[1], device=best.device)
+    return best.masked_fill(rank >= counts[:, None], -1)
+
+
+def _committed(
+    pass_: ForwardPass, layer: int, segments: Segments, covered: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Keys and values `[Hkv, S, D]` of the text that was selected from."""
+    parts = [
+        (level.k[layer][segments.rows[at], :, :count], level.v[layer][segments.rows[at], :, :count])  # type: ignore[index]
+        for at, (level, count) in enumerate(zip(pass_.store.levels, covered, strict=False))
+        if count
+    ]
+    k, v = (torch.cat(x, dim=1) for x in zip(*parts, strict=True))
+    return k, v
+
+
+def _kept(pages: Tensor, size: int, tokens: int) -> Tensor:
+    """Which of `tokens` are in the selected pages, `bool[Hkv, tokens]`."""
+    kept = torch.zeros(pages.shape[0], tokens // size + 1, dtype=torch.bool, device=pages.device)
+    kept.scatter_(1, pages.where(pages >= 0, tokens // size), True)
+    return kept[:, :-1].repeat_interleave(size, dim=1)
 
 
 def settings(policy: Policy, segments: Segments, pages: int) -> dict[str, Any]:

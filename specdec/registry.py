@@ -82,6 +82,16 @@ VIEWS = {
         "tokens that the prompt's last queries vote for, once (SnapKV)",
         _VIEW,
     ),
+    "ada-snapkv": Entry(
+        "specdec.sparse.presets:ada_snapkv",
+        "as snapkv, with a budget for each KV head by what it looks at (AdaKV)",
+        _VIEW,
+    ),
+    "snapkv-merged": Entry(
+        "specdec.sparse.presets:snapkv_merged",
+        "as snapkv, where means of neighbours stand for what is left out",
+        _VIEW,
+    ),
     "verified": Entry(
         "specdec.sparse.presets:verified",
         "pages by their mass in the last verification, which reads everything anyway",

@@ -19,6 +19,7 @@ from specdec.kernels.dispatch import dispatched
 NO_BOUNDS = np.zeros((0, 0), np.int64)
 NO_PAGES = np.zeros((0, 0, 0), np.int64)
 NO_STAGED = np.zeros((0, 0, 0), np.uint64)
+NO_BIASES = np.zeros((0, 0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Reads:
     """What a pass reads, the same for all layers of a kind but for the pages.
 
     table: `int64[R, 8]`, a read a row: level, row of it, first key, end, tail, first member, member
-        count, and 0 or one plus a place in `pages`. A tail is the number of staged slots that stand
-        behind `end` in that row; the ancestor mask rules them, and such a read has one member.
+        count, and 0, or one plus an index into `pages`, or minus one minus an index into `biases`.
+        A tail is the number of staged slots that stand behind `end` in that row; the ancestor mask
+        rules them, and such a read has one member.
     members: `int64[M]`, the sequences of the batch that share each read's keys, one after another.
     anc: `uint64[B, N, W]`, the ancestor bitmask over staged slots.
     bounds: for each read `count * N` first visible keys (sliding windows), as `int64[R, most]`, or
@@ -35,6 +37,8 @@ class Reads:
     pages: `int64[K, Hkv, P]`, chosen pages of `page_size` keys for each KV head, in any order, with
         -1 for none. A read that names them has neither tail nor bounds, and sees their keys below
         its end, wherever it starts.
+    biases: `float32[K, Hkv, n]`, added to the logits of a read's keys, after any soft cap; -inf
+        hides a key. A read that names them has no tail.
     """
 
     table: NDArray[np.int64]
@@ -43,6 +47,7 @@ class Reads:
     bounds: NDArray[np.int64] = field(default_factory=lambda: NO_BOUNDS)
     pages: NDArray[np.int64] = field(default_factory=lambda: NO_PAGES)
     page_size: int = 1
+    biases: NDArray[np.float32] = field(default_factory=lambda: NO_BIASES)
 
 
 @dispatched
@@ -65,7 +70,7 @@ def level_attention(
     for i, (level, row, start, end, tail, first, count, paged) in enumerate(reads.table.tolist()):
         k, v = levels[level]
         members = reads.members[first : first + count].tolist()
-        if paged:
+        if paged > 0:
             pages = torch.from_numpy(reads.pages[paged - 1 : paged]).to(q.device)
             ends = torch.tensor([end], dtype=torch.int32, device=q.device)
             for b in members:
@@ -89,7 +94,10 @@ def level_attention(
                 bound = torch.from_numpy(reads.bounds[i, place * nodes : (place + 1) * nodes])
                 bound = bound.to(q.device)
                 visible &= torch.arange(start, end + tail, device=q.device) >= bound[:, None]
-            partials[b].append(_read(q[b : b + 1], keys, values, visible, scale, softcap))
+            bias = None
+            if paged < 0:
+                bias = torch.from_numpy(reads.biases[-paged - 1, :, start:end]).to(q)
+            partials[b].append(_read(q[b : b + 1], keys, values, visible, scale, softcap, bias))
     out = []
     for b in range(batch):
         if sinks is not None:
@@ -100,7 +108,13 @@ def level_attention(
 
 
 def _read(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, softcap: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor,
+    scale: float,
+    softcap: float | None,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     _, heads, nodes, dim = q.shape
     group = heads // k.shape[1]
@@ -111,5 +125,6 @@ def _read(
         scale=scale,
         softcap=softcap,
         visible=visible.repeat(group, 1),
+        bias=None if bias is None else bias[None, :, None],
     )
     return o.reshape(1, heads, nodes, -1), lse.reshape(1, heads, nodes)

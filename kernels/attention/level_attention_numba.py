@@ -17,7 +17,7 @@ from numba import prange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specdec.kernels.attention.level_attention import NO_PAGES, NO_STAGED, Reads
+from specdec.kernels.attention.level_attention import NO_BIASES, NO_PAGES, NO_STAGED, Reads
 from specdec.kernels.attention.level_attention import level_attention as op
 from specdec.kernels.attention.level_attention_part import attend_part
 from specdec.kernels.attention.level_attention_tasks import (
@@ -107,7 +107,7 @@ def _run(
 def fields_of(reads: Reads) -> tuple[Any, ...]:
     """What `attention` takes of the reads of a pass."""
     bounds = np.ascontiguousarray(reads.bounds)
-    return reads.table, reads.members, reads.anc, bounds, reads.pages, reads.page_size
+    return reads.table, reads.members, reads.anc, bounds, reads.pages, reads.page_size, reads.biases
 
 
 def across(vectors: int) -> tuple[Any, ...]:
@@ -119,19 +119,19 @@ def across(vectors: int) -> tuple[Any, ...]:
 def part_at(width: tuple[int, ...]) -> int:
     """The address of `attend_part` for such outputs."""
     some, read, one = np.empty(0, np.float32), np.empty(0, np.int64), np.float32(0)
-    given = some, some, some, 0, (0,) * 5, read, read, read, NO_STAGED, read, NO_PAGES, 0
+    given = some, some, some, 0, (0,) * 5, read, read, read, NO_STAGED, read, NO_PAGES, 0, NO_BIASES
     return address_of(attend_part, *given, one, one, some, some, some, width)
 
 
 @njit(**OPTIONS)
 def attention(
-    q, levels, shape, reads, members, anc, bounds, pages, page_size, scale, softcap, sinks,
-    threads, width, part,
+    q, levels, shape, reads, members, anc, bounds, pages, page_size, biases, scale, softcap,
+    sinks, threads, width, part,
 ):  # fmt: skip
     """Attention of `q[B, heads, nodes, dim]` over `reads` of the levels, flat.
 
     levels: `places_of_levels`. shape: (B, heads, kv_heads, nodes, dim).
-    reads, members, anc, bounds, pages, page_size: fields of `Reads`.
+    reads, members, anc, bounds, pages, page_size, biases: fields of `Reads`.
     softcap 0 is none; sinks `[heads]` or empty; threads that the work is cut for; part: `part_at`
     the width. Returns o as q and the lse.
     """
@@ -154,8 +154,8 @@ def attention(
             at, to = places[t], places[t + 1]
             given = (
                 q, floats_at(level[KEYS], size), floats_at(level[VALUES], size), level[CAPACITY],
-                shape, read, tasks[t], members, anc, bound, pages, page_size, scale, softcap,
-                o[at * dim : to * dim], top[at:to], total[at * LANES : to * LANES], width,
+                shape, read, tasks[t], members, anc, bound, pages, page_size, biases, scale,
+                softcap, o[at * dim : to * dim], top[at:to], total[at * LANES : to * LANES], width,
             )  # fmt: skip
             far_call(attend_part, part, given)
     return merged(o, top, total, shape, reads, members, tasks, places, sinks)

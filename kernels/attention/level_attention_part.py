@@ -42,8 +42,8 @@ from specdec.kernels.cpu.simd_types import LANES
 
 @njit(**INNER)
 def attend_part(
-    q, keys, values, capacity, shape, read, task, members, anc, bound, pages, page_size, scale,
-    softcap, o, top, total, width,
+    q, keys, values, capacity, shape, read, task, members, anc, bound, pages, page_size, biases,
+    scale, softcap, o, top, total, width,
 ):  # fmt: skip
     """One task: fills its unnormalised `o`, its running maxima, and its sums lane by lane."""
     _, heads, kv_heads, nodes, dim = shape
@@ -54,7 +54,7 @@ def attend_part(
     scores = np.empty(padded(rows) * BLOCK, np.float32)
     here, ahead = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
     slots, start, end = here[:0], task[FROM], task[TO]
-    if read[PAGED]:
+    if read[PAGED] > 0:
         slots = paged_slots(pages[read[PAGED] - 1, task[HEAD]], page_size, start, end, read[END])
         start, end = 0, len(slots)
     pace = pace_of(dim)
@@ -75,6 +75,8 @@ def attend_part(
         if size < BLOCK or softcap > 0 or bound.size or (read[TAIL] and block + size > read[END]):
             for r in range(rows):
                 hide(scores, block, size, read, members, anc, bound, r, shape, softcap)
+        if read[PAGED] < 0:
+            add_bias(scores, rows, block, size, biases[-read[PAGED] - 1, task[HEAD]])
         take_up(scores, rows, dim, o, top, total)
         for r in range(0, rows, len(TILE)):
             turn = turn_of(r // len(TILE), rows)
@@ -146,6 +148,15 @@ def hide(scores, block, size, read, members, anc, bound, r, shape, softcap):
             slot = block + c - read[END]
             if not (words[slot >> 6] >> np.uint64(slot & 63)) & np.uint64(1):
                 scores[at + c] = -np.inf
+
+
+@inner
+def add_bias(scores, rows, block, size, bias):
+    """Add a number to the scores of each key of a block, for all queries."""
+    for r in range(rows):
+        for c in range(size):
+            simd.one_by_one()
+            scores[r * BLOCK + c] += bias[block + c]
 
 
 @inner

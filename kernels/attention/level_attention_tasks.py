@@ -25,7 +25,7 @@ def plan(reads, pages, page_size, kv_heads, threads):
     pieces = np.ones(len(reads), np.int64)
     for i in range(len(reads)):
         simd.one_by_one()
-        if reads[i, PAGED]:
+        if reads[i, PAGED] > 0:
             starts[i], ends[i] = 0, pages.shape[2] * page_size
         else:
             starts[i], ends[i] = reads[i, START], reads[i, END] + reads[i, TAIL]

@@ -14,13 +14,14 @@ def partial_softmax(
     scale: float,
     softcap: float | None = None,
     visible: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of `q[..., M, D]` over `k[..., S, D]` and `v[..., S, Dv]`.
 
     Returns o `[..., M, Dv]` and lse `[..., M]`, both in float32, or float64 for float64 inputs. lse
     is the natural logarithm of the sum over the keys for which `visible` (broadcast to
     `[..., M, S]`) is true. A row that sees no key has o = 0 and lse = -inf, which `merge` takes as
-    a partial without weight.
+    a partial without weight. bias: added to the logits after the soft cap, broadcast likewise.
     """
     if k.shape[-2] == 0:
         shape = torch.broadcast_shapes(q.shape[:-2], v.shape[:-2])
@@ -28,12 +29,14 @@ def partial_softmax(
             _wide(q).new_zeros(*shape, q.shape[-2], v.shape[-1]),
             _wide(q).new_full((*shape, q.shape[-2]), -torch.inf),
         )
-    if softcap is None and visible is None and _has_flash(q, v):
+    if softcap is None and visible is None and bias is None and _has_flash(q, v):
         o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
         return _wide(o), lse
     scores = torch.matmul(_wide(q) * scale, _wide(k).mT)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
     lse = scores.logsumexp(-1)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specdec.kernels.attention.level_attention import NO_STAGED, Reads
+from specdec.kernels.attention.level_attention import NO_BIASES, NO_STAGED, Reads
 from specdec.kernels.attention.level_attention_numba import (
     NO_SINKS,
     across,
@@ -150,7 +150,7 @@ def _kernels(run: Run) -> tuple[int, ...]:
     height, width = TILE_HEIGHTS[0], across(inputs.head_dim // LANES)
     calls = input_calls(inputs, height), output_calls(output, height)
     levels, table = np.empty((0, 4), np.int64), np.empty((0, 8), np.int64)
-    fields = table, none, NO_STAGED, table, np.empty((0, 0, 0), np.int64), 0
+    fields = table, none, NO_STAGED, table, np.empty((0, 0, 0), np.int64), 0, NO_BIASES
     given = some, some, 0, 0, *output_weights(output), (0,) * 4, height, calls[1]
     return (
         address_of(make_inputs, some, 0, 0, *weights, some, some, shape, height, calls[0]),
@@ -166,7 +166,7 @@ def _kernels(run: Run) -> tuple[int, ...]:
 @njit(**SERIAL)
 def _run(
     x, sizes, weights, places, split, cos, sin, shapes, height, calls, levels, staging, reads,
-    members, anc, bounds, pages, page_size, page_places, asked, settings, kernels,
+    members, anc, bounds, pages, page_size, biases, page_places, asked, settings, kernels,
 ):  # fmt: skip
     """The output of all layers, `[n, hidden]`, flat, for their input x.
 
@@ -198,7 +198,7 @@ def _run(
             chooser = (queries, index, stride, count, settings[0], asked[2], pages_here[0])
             far_call(choose_by_index, kernels[3], chooser)
         given_here = (
-            q, levels[i], shape, reads, members, anc, bounds, pages_here, page_size,
+            q, levels[i], shape, reads, members, anc, bounds, pages_here, page_size, biases,
         ) + settings  # fmt: skip
         o = far_call(attention, kernels[1], given_here)[0]
         output = moved(weights[1], table, at + split)

@@ -20,12 +20,15 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
 
     Returns all addresses that passes will read besides the store's, and the view; None where the
     next pass cannot be static: it selects from several levels, or by others' queries, or for longer
-    than a round, or by a scorer that knows no whole level; or layers have no keys yet.
+    than a round, or by a scorer that knows no whole level; heads have budgets of their own, or something stands
+    for what is left out; or layers have no keys yet.
     """
     store = ahead.store
     level, size = store.levels[0], policy.scorer.page_size
     anchors = [layer for layer in ahead.layers if policy.sharing.anchor_of(layer) == layer]
     if len(store.levels) != 1 + bool(store.num_shared) or any(level.k[i] is None for i in anchors):
+        return None
+    if policy.heads is not None or policy.residue is not None:
         return None
     selects, index = _selects(policy), None
     held = {} if selects else standing(policy, ahead, anchors)
@@ -70,7 +73,7 @@ def _extent(policy: Policy, there: int, selects: bool, known: Selection | None) 
     if known is None or known.pages is None:
         return 0, 0
     (covered,) = known.covered
-    pages, cut = split(known.pages.shape[1], there - covered, policy.budget, size)
+    pages, cut = split(known.num_pages, there - covered, policy.budget, size)
     return pages, covered + cut
 
 

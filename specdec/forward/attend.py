@@ -13,7 +13,7 @@ from torch import Tensor
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.gathered import attend_near
-from specdec.forward.host_reads import host_reads, levels_of
+from specdec.forward.host_reads import host_reads, levels_of, with_entries
 from specdec.forward.partials import sink_partial, tree_partial
 from specdec.forward.plan import WHOLE, LayerPlan, Partial, RowPlan
 from specdec.forward.static_attend import attend_static
@@ -40,7 +40,7 @@ def attend(pass_: ForwardPass, call: AttentionCall) -> Tensor:
         return _merged(pass_, call, plan)
     if pass_.on_host(call.layer, call.q.device):
         reads = host_reads(pass_, plan, call.layer, call.window)
-        levels = levels_of(pass_, call.layer)
+        levels = with_entries(levels_of(pass_, call.layer), plan.rows)
         return level_attention(
             call.q, levels, reads, scale=call.scale, softcap=call.softcap, sinks=call.sinks
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
-from specdec.forward.host_reads import levels_of, note, table_of
+from specdec.forward.host_reads import biases, levels_of, note, table_of, with_entries
 from specdec.forward.layout import Segments
 from specdec.forward.plan import LayerPlan, Selection
 from specdec.kernels.attention.gather_pages import gather_pages
@@ -31,9 +31,10 @@ def attend_near(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan, b: int
     assert plan.rows is not None
     row, segments = plan.rows[b], pass_.segments(call.layer)[b]
     note(row, segments)
-    levels, table = levels_of(pass_, call.layer), table_of(pass_, row, segments)
+    levels = with_entries(levels_of(pass_, call.layer), [row])
+    table = table_of(pass_, row, segments)
     if row.selection is not None:
-        table = [read for read in table if not read[7]]
+        table = [read for read in table if read[7] <= 0]
         pair = _kept(pass_, call.layer, levels, segments, row.selection)
         table.append([len(levels), 0, 0, row.count * row.selection.page_size, 0, 0, 1, 0])
         levels = [*levels, pair]
@@ -42,7 +43,7 @@ def attend_near(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan, b: int
     return level_attention(
         call.q if len(call.q) == 1 else call.q[b : b + 1],
         levels,
-        Reads(reads, _FIRST, pass_.anc_words[b : b + 1], NO_BOUNDS),
+        Reads(reads, _FIRST, pass_.anc_words[b : b + 1], NO_BOUNDS, biases=biases([row])),
         scale=call.scale,
         softcap=call.softcap,
         sinks=call.sinks,

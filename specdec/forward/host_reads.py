@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments
 from specdec.forward.plan import LayerPlan, RowPlan, Selection
-from specdec.kernels.attention.level_attention import NO_BOUNDS, NO_PAGES, Reads
+from specdec.kernels.attention.level_attention import NO_BIASES, NO_BOUNDS, NO_PAGES, Reads
 from specdec.kernels.attention.tree_attention import windowed
 
 Read = tuple[int, int, int, int, int, list[int]]  # level, row, start, end, tail, sequences
@@ -30,15 +32,17 @@ def host_reads(pass_: ForwardPass, plan: LayerPlan, layer: int, window: int | No
     rows = range(len(plan.rows))
     members = np.repeat(np.array(rows, np.int64), [_count(plan.rows[b], segments[b]) for b in rows])
     pages, size = _pages(plan.rows)
-    return Reads(pass_.cache.tables[key], members, pass_.anc_words, NO_BOUNDS, pages, size)
+    return Reads(
+        pass_.cache.tables[key], members, pass_.anc_words, NO_BOUNDS, pages, size, biases(plan.rows)
+    )
 
 
 def note(row: RowPlan, segments: Segments) -> None:
     """Count what a layer that leaves something out reads of a sequence."""
     if row.selection is not None:
         held = zip(segments.lengths, row.since, strict=True)
-        tokens = row.count * row.selection.page_size + sum(end - start for end, start in held)
-        segments.note(tokens)
+        tokens = row.num_pages * row.selection.page_size + sum(end - start for end, start in held)
+        segments.note(tokens + _num_entries(row))
 
 
 def full_reads(pass_: ForwardPass, window: int | None) -> Reads:
@@ -92,6 +96,24 @@ def make_reads(pass_: ForwardPass, reads: list[Read], window: int | None) -> Rea
     return Reads(table, np.array(members, np.int64), words, bounds[:, : len(members) * nodes])
 
 
+def with_entries(
+    levels: list[tuple[Tensor, Tensor]], rows: Sequence[RowPlan] | None
+) -> list[tuple[Tensor, Tensor]]:
+    """The levels, and behind them the entries of each sequence that has some."""
+    found = [row.entries for row in rows or () if row.entries is not None]
+    return [*levels, *((x.k[None], x.v[None]) for x in found)] if found else levels
+
+
+def biases(rows: Sequence[RowPlan]) -> NDArray[np.float32]:
+    """The log-weights of all entries, `[K, Hkv, n]`, padded."""
+    found = [x.entries.log_weight for x in rows if x.entries is not None]
+    found = [x if x.dtype == torch.float64 else x.float() for x in found]
+    if not found:
+        return NO_BIASES
+    widest = max(x.shape[1] for x in found)
+    return np.stack([pad(x, (0, widest - x.shape[1])).cpu().numpy() for x in found])
+
+
 def levels_of(pass_: ForwardPass, layer: int) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of all levels in one layer; an empty level lends the last one's."""
     levels = pass_.store.levels
@@ -110,10 +132,18 @@ def spans_of(row: RowPlan, segments: Segments) -> list[tuple[int, int, int]]:
 
 
 def table_of(
-    pass_: ForwardPass, row: RowPlan, segments: Segments, first: int = 0, paged: int = 0
+    pass_: ForwardPass,
+    row: RowPlan,
+    segments: Segments,
+    first: int = 0,
+    paged: int = 0,
+    biased: int = 0,
 ) -> list[list[int]]:
-    """The reads of a sequence: of spans, of what is staged, and of pages, from place `paged` on in
-    `Reads.pages`. first: the place of the reads' members."""
+    """The reads of a sequence: of spans, of what is staged, of pages and of entries.
+
+    first: where the reads' members begin; paged: its first pages in `Reads.pages`; biased: its
+    entries among those of all, which come as levels behind the store's.
+    """
     last = len(segments.lengths) - 1
     staged = pass_.staged + pass_.positions.shape[1]
     end = segments.lengths[last]
@@ -127,6 +157,9 @@ def table_of(
             [at, segments.rows[at], 0, covered, 0, 0, 1, paged + i + 1]
             for i, (at, covered) in enumerate(row.selection.levels)
         ]
+    if row.entries is not None:
+        at = len(segments.lengths) + biased
+        table.append([at, 0, 0, _num_entries(row), 0, 0, 1, -1 - biased])
     for i, read in enumerate(table):
         read[5] = first + i
     return table
@@ -136,16 +169,22 @@ def _table(
     pass_: ForwardPass, rows: Sequence[RowPlan], segments: Sequence[Segments]
 ) -> NDArray[np.int64]:
     table: list[list[int]] = []
-    paged = 0
+    paged = biased = 0
     for row, mine in zip(rows, segments, strict=True):
-        table += table_of(pass_, row, mine, len(table), paged)
+        table += table_of(pass_, row, mine, len(table), paged, biased)
         paged += len(_levels(row.selection))
+        biased += row.entries is not None
     return np.array(table, np.int64)
 
 
 def _count(row: RowPlan, segments: Segments) -> int:
     """How many reads a sequence has."""
-    return len(spans_of(row, segments)) + 1 + len(_levels(row.selection))
+    paged = len(_levels(row.selection))
+    return len(spans_of(row, segments)) + 1 + paged + (row.entries is not None)
+
+
+def _num_entries(row: RowPlan) -> int:
+    return 0 if row.entries is None else row.entries.k.shape[1]
 
 
 def _levels(selection: Selection | None) -> list[tuple[int, int]]:
@@ -153,7 +192,8 @@ def _levels(selection: Selection | None) -> list[tuple[int, int]]:
 
 
 def _key(row: RowPlan) -> Hashable:
-    return row.since, None if row.selection is None else row.selection.covered
+    covered = None if row.selection is None else row.selection.covered
+    return row.since, covered, None if row.entries is None else _num_entries(row)
 
 
 def _pages(rows: Sequence[RowPlan]) -> tuple[NDArray[np.int64], int]:

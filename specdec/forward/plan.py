@@ -22,19 +22,41 @@ Partial = tuple[Tensor, Tensor]  # attention over some of the keys: o [B, H, N, 
 
 
 @dataclass(frozen=True, eq=False)
+class Entries:
+    """Keys and values that stand for tokens which are not read: merged, compensating, mean ones.
+
+    k, v: `[Hkv, n, D]` and `[Hkv, n, Dv]`. log_weight: `[Hkv, n]`, added to their logits:
+    the log of how many tokens one stands for; -inf hides it.
+    """
+
+    k: Tensor
+    v: Tensor
+    log_weight: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Selection:
     """Pages of a sequence's committed text, for each KV head.
 
     pages: `int64[Hkv, n]`, best first, counted through the levels; -1 is none, so heads may read
         different numbers. None: everything is read.
     covered: tokens of each level that were there to select from.
-    round: in which round it was made.
+    round: in which round it was made. entries: what stands for the tokens that are left out.
+    per_head: pages that a head has on average, where heads have different numbers.
     """
 
     round: int
     pages: Tensor | None = None
     covered: tuple[int, ...] = ()
     page_size: int = 1
+    entries: Entries | None = None
+    per_head: int | None = None
+
+    @property
+    def num_pages(self) -> int:
+        """Pages that a head has on average."""
+        assert self.pages is not None
+        return self.pages.shape[1] if self.per_head is None else self.per_head
 
     @property
     def levels(self) -> list[tuple[int, int]]:
@@ -57,30 +79,28 @@ class Selection:
 
 
 @dataclass(frozen=True, eq=False)
-class Entries:
-    """Keys and values that stand for tokens which are not read: merged, compensating, mean ones.
-
-    k, v: `[Hkv, n, D]` and `[Hkv, n, Dv]`. log_weight: `float32[Hkv, n]`, added to their logits:
-    the log of how many tokens one stands for; -inf hides it.
-    """
-
-    k: Tensor
-    v: Tensor
-    log_weight: Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class RowPlan:
     """What one sequence reads of its committed text.
 
-    since: of each level, the first token from which on everything is read. selection, count: pages
-    read besides, the best `count` of each head. entries: what stands for the rest.
+    since: of each level, the first token from which on everything is read. selection: pages read
+    besides, and entries that stand for the rest; `num_pages` of its pages are read a head.
     """
 
     since: tuple[int, ...]
     selection: Selection | None = None
-    count: int = 0
-    entries: Entries | None = None
+    num_pages: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many of each head's pages are read, as far as it has them: the best ones."""
+        if self.selection is None or self.selection.pages is None:
+            return 0
+        widest, mean = self.selection.pages.shape[1], self.selection.num_pages
+        return widest * self.num_pages // mean if mean else 0
+
+    @property
+    def entries(self) -> Entries | None:
+        return None if self.selection is None else self.selection.entries
 
 
 class Ask(Protocol):

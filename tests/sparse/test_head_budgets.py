@@ -1,0 +1,62 @@
+"""Budgets of KV heads, against AdaKV's algorithm in NumPy, and in a view."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specdec import Engine
+from specdec.sparse.head_budgets import AdaptiveHeads
+
+from helpers import models
+
+
+def reference(score: np.ndarray, count: int, safeguard: float) -> list[int]:
+    """AdaKV, algorithm 1, one entry after the other."""
+    heads, pages = score.shape
+    own = min(pages, int(safeguard * count))
+    kept = [own] * heads
+    rest = sorted(
+        ((score[h, p], h) for h in range(heads) for p in np.argsort(-score[h])[own:]), reverse=True
+    )
+    for _, head in rest[: heads * (count - own)]:
+        kept[head] += 1
+    return kept
+
+
+@given(data=st.data())
+def test_heads_keep_what_the_algorithm_says(data):
+    heads, pages = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 30))
+    count = data.draw(st.integers(1, pages))
+    safeguard = data.draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+    seed = data.draw(st.integers(0, 1 << 20))
+    score = torch.from_numpy(np.random.default_rng(seed).random((heads, pages)))
+    counts = AdaptiveHeads(safeguard).counts(score, count).tolist()
+    assert counts == reference(score.numpy(), count, safeguard)
+    assert sum(counts) == heads * count
+
+
+def test_heads_read_different_numbers_of_pages_and_the_text_is_the_same():
+    engine = Engine(models.build("llama", dtype=torch.float64))
+    prompt = [(7 * i * i + 3) % 40 for i in range(90)]
+    options = {"budget": 24, "sink": 2, "recent": 4, "max_new_tokens": 40, "eos_token_id": []}
+    want = engine.generate(prompt, drafter="none", max_new_tokens=40, eos_token_id=[])
+    seen = []
+
+    class Noting(AdaptiveHeads):
+        def counts(self, score, count):
+            seen.append(super().counts(score, count))
+            return seen[-1]
+
+    from specdec.sparse import presets
+
+    before, presets.AdaptiveHeads = presets.AdaptiveHeads, Noting
+    try:
+        got = engine.generate(prompt, drafter="ada-snapkv", **options)
+    finally:
+        presets.AdaptiveHeads = before
+    assert got.token_ids == want.token_ids
+    assert any(len(set(counts.tolist())) > 1 for counts in seen)
+    assert max(got.stats.reads["ada-snapkv"].tokens) <= 24
