@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from specdec.bench import roster
-from specdec.bench.contestants import Contestant, Run
-from specdec.bench.report.measurement import summarise
+from specdec.bench.contestants import Contestant
+from specdec.bench.report.measurement import Cell, summarise
 from specdec.bench.workloads import ANY_PROMPT, Workload
 from specdec.decoding.request import Request
 from specdec.decoding.stats import PLAIN
@@ -19,14 +19,6 @@ from specdec.machine import facts
 
 SCHEMA = 2
 WARM_UP = 16  # new tokens of a run that nobody counts
-
-
-@dataclass
-class Cell:
-    """The runs of one contestant on one workload, or why there are none."""
-
-    runs: list[Run] = field(default_factory=list)
-    error: str | None = None
 
 
 @dataclass

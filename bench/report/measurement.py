@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import geometric_mean, median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specdec.bench.contestants import Run
 from specdec.bench.workloads import Workload
 from specdec.decoding.stats import PLAIN
 
-if TYPE_CHECKING:
-    from specdec.bench.runner import Cell
-
 NEVER_SLOWER, NEAR_BEST = 0.98, 0.95  # the contract of `auto`: against plain, and the best fixed
+
+
+@dataclass
+class Cell:
+    """The runs of one contestant on one workload, or why there are none."""
+
+    runs: list[Run] = field(default_factory=list)
+    error: str | None = None
 
 
 def summarise(

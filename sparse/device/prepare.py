@@ -20,8 +20,8 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
 
     Returns all addresses that passes will read besides the store's, and the view; None where the
     next pass cannot be static: it selects from several levels, or by others' queries, or for longer
-    than a round, or by a scorer that knows no whole level; heads have budgets of their own, or something stands
-    for what is left out; or layers have no keys yet.
+    than a round, or by a scorer that knows no whole level; heads have budgets of their own, or
+    something stands for what is left out; or layers have no keys yet.
     """
     store = ahead.store
     level, size = store.levels[0], policy.scorer.page_size

@@ -7,28 +7,38 @@ import platform
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-import specdec
 from specdec import kernels
 from specdec._version import __version__
 from specdec.cachedir import cache_root
 from specdec.control.costs import PassCosts, open_costs
+from specdec.forward.forward_pass import View
 from specdec.model.target import Target
 from specdec.ranks import agreed
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import Law, TokenTree
-
-if TYPE_CHECKING:
-    from specdec.decoding.cached_model import CachedModel
 
 log = logging.getLogger("specdec")
 
 WIDTHS = (1, 8, 32, 4, 16, 2, 64)  # nodes per row; the first ones say most if time runs out
 REPEATS = 2  # after one pass that warms up; the faster counts
 TIME_LIMIT = 2.0  # seconds after which no further width is begun
+
+
+class Passes(Protocol):
+    """A model with the KV of some rows, whose passes are measured: `CachedModel`."""
+
+    target: Target
+    view: View
+
+    @property
+    def costs(self) -> PassCosts: ...
+
+    def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> Sequence[Tensor]: ...
 
 
 def costs_of(target: Target, places: str = "") -> PassCosts:
@@ -40,7 +50,7 @@ def costs_of(target: Target, places: str = "") -> PassCosts:
     return costs
 
 
-def calibrate(model: CachedModel, rows: Sequence[Row]) -> float:
+def calibrate(model: Passes, rows: Sequence[Row]) -> float:
     """Measure passes of `model` over its rows as they stand, unless that is known; seconds taken.
 
     Runs a few passes whose tokens are never committed, so the model's text and KV are what they
@@ -96,7 +106,7 @@ def _star(token: int, nodes: int) -> TokenTree:
     return TokenTree([token] * nodes, above, [Law.POINT] * nodes, [""] * nodes)
 
 
-def _timed(model: CachedModel, rows: Sequence[Row], trees: Sequence[TokenTree]) -> float:
+def _timed(model: Passes, rows: Sequence[Row], trees: Sequence[TokenTree]) -> float:
     start = model.target.clock()
     for logits in model.forward(rows, trees):
         logits.argmax(-1).tolist()  # waits for a GPU
@@ -106,6 +116,6 @@ def _timed(model: CachedModel, rows: Sequence[Row], trees: Sequence[TokenTree]) 
 @cache
 def _newest_code() -> int:
     """When our own code last changed: a checkout changes without a new version."""
-    rooms = [*specdec.__path__, *kernels.__path__]
-    files = [file for room in rooms for file in Path(room).glob("*.py") if file.is_file()]
+    rooms = [Path(__file__).parents[1], *map(Path, kernels.__path__)]
+    files = [file for room in rooms for file in room.rglob("*.py") if file.is_file()]
     return max(int(file.stat().st_mtime) for file in files)

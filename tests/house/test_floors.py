@@ -54,6 +54,77 @@ def imports(source: str) -> set[str]:
     return found
 
 
+# The rooms of the core, from the ground up: each may import what stands before it. Files of the
+# core's own folder are the ground, but for its face, which stands on all of it.
+CORE = (
+    "ground", "sampling", "cache", "forward", "loading", "model", "control", "offload", "decoding",
+    "face",
+)  # fmt: skip
+FACE = {"engine", "hf", "check", "__main__"}
+STILL_UP = {  # to be cut: (from, to)
+    ("specdec.model.target", "specdec.offload.kv_memory"),
+    ("specdec.decoding.request", "specdec.engine"),
+    ("specdec.offload.plan", "specdec.engine"),
+}
+
+
+def core_room(module: str) -> str | None:
+    """The room of a module of the core; None for what is not of the core, and the package."""
+    parts = module.split(".")
+    if parts[0] != "specdec" or len(parts) < 2 or parts[1] in (*ROOMS, "cli"):
+        return None
+    return parts[1] if parts[1] in CORE else "face" if parts[1] in FACE else "ground"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "specdec" else ("specdec", *parts))
+
+
+def modules() -> dict[str, Path]:
+    """All our modules, by dotted name."""
+    return {module_of(path): path for floor in MAY_IMPORT for path in files(floor)}
+
+
+def climbs(module: str, source: str) -> list[str]:
+    """What a module of the core imports from a room of the core that stands above its own."""
+    mine = core_room(module)
+    if mine is None:
+        return []
+    rooms = ((other, core_room(other)) for other in imports(source))
+    return sorted(
+        other for other, room in rooms if room is not None and CORE.index(room) > CORE.index(mine)
+    )
+
+
+def circles(names: set[str], edges: dict[str, set[str]]) -> list[set[str]]:
+    """Modules that import each other, directly or not (Tarjan's strongly connected components)."""
+    numbers: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(name: str) -> None:
+        numbers[name] = lowest[name] = len(numbers)
+        stack.append(name)
+        for other in edges[name] & names:
+            if other not in numbers:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], numbers[other])
+        if lowest[name] == numbers[name]:
+            circle = set(stack[stack.index(name) :])
+            del stack[stack.index(name) :]
+            if len(circle) > 1:
+                found.append(circle)
+
+    for name in sorted(names):
+        if name not in numbers:
+            visit(name)
+    return found
+
+
 def trespasses(floor: str, source: str) -> list[str]:
     """The imports of a source that its floor does not allow."""
     return sorted(
@@ -68,6 +139,29 @@ def test_no_floor_imports_one_above(floor: str) -> None:
     assert files(floor), f"no files on floor {floor}"
     for path in files(floor):
         assert trespasses(floor, path.read_text("utf-8")) == [], path
+
+
+def test_no_room_of_the_core_imports_one_above() -> None:
+    seen = set()
+    for module, path in modules().items():
+        found = {(module, other) for other in climbs(module, path.read_text("utf-8"))}
+        seen |= {(a, b) for a, b in found if b in modules()}
+    assert seen == STILL_UP
+
+
+def test_the_test_sees_who_climbs() -> None:
+    assert climbs("specdec.cache.store", "from specdec.decoding import stats")
+    assert climbs("specdec.errors", "import specdec.sampling.tree")
+    assert climbs("specdec.decoding.stream", "from specdec.engine import Engine")
+    assert not climbs("specdec.decoding.stream", "from specdec.cache.store import KVStore")
+
+
+def test_no_modules_import_each_other() -> None:
+    """Imports for types count, too: a circle says that a type is too big."""
+    every = modules()
+    edges = {name: imports(path.read_text("utf-8")) for name, path in every.items()}
+    assert circles(set(every), edges) == []
+    assert circles({"a", "b", "c"}, {"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [{"b", "c"}]
 
 
 def test_kernels_know_only_tensors() -> None:
