@@ -17,8 +17,8 @@ from time import perf_counter
 from typing import IO, Any
 
 from specdec import Engine, machine
-from specdec.control.threads import Threads
 from specdec.errors import InvalidArgument
+from specdec.threads import Threads
 
 PROMPT = "Once upon a time"
 TOKENS = 64  # of a text; texts follow each other until the time is over

@@ -17,10 +17,10 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
-from specdec.loading.placement import resolve_device, resolve_dtype
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.plan import config_of
 from specdec.offload.saved_prompt import SavedPrompt
+from specdec.placement import resolve_device, resolve_dtype
 from specdec.sampling.noise import Noise
 from specdec.sampling.sampler import Sampler
 from specdec.sampling.sequence import Row

@@ -9,7 +9,7 @@ from typing import Any
 from specdec.bench import workloads
 from specdec.bench.ruler import ruler
 from specdec.bench.workloads import Workload
-from specdec.cli.prompt_files import read_entries, read_text
+from specdec.decoding.prompt_files import read_entries, read_text
 from specdec.errors import InvalidArgument, unknown_name
 
 SUITES = {

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from specdec.control.threads import Threads
 from specdec.decoding.drafting import DraftModels, make_drafter, runs_draft_model
-from specdec.decoding.foreign_names import LOADING, refuse
 from specdec.decoding.output import Generation
 from specdec.decoding.prompt import parse_prompts
 from specdec.decoding.request import Request
@@ -25,6 +23,8 @@ from specdec.model.target import Target
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.limits import kv_memory_of, weights_limits
 from specdec.offload.saved_prompt import SavedPrompt, save
+from specdec.sampling.foreign_names import LOADING, refuse
+from specdec.threads import Threads
 
 
 class Engine:

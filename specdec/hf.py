@@ -19,11 +19,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from specdec.adapter import inputs, lockstep
+from specdec.adapter import lockstep, model_inputs
 from specdec.adapter.call import AdapterSignature, call_of, is_sharded
-from specdec.decoding import generation_fields, options
+from specdec.decoding import options
 from specdec.decoding.drafting import DraftModels, make_drafter, runs_draft_model
-from specdec.decoding.foreign_names import CALL, refuse
 from specdec.decoding.request import Request
 from specdec.decoding.stream import GenerationStream
 from specdec.decoding.streamers import ended_on_error
@@ -32,7 +31,8 @@ from specdec.forward import attention
 from specdec.loading.loader import tokenizer_at_hand
 from specdec.model import support
 from specdec.model.target import Target
-from specdec.sampling import params
+from specdec.sampling import generation_fields, params
+from specdec.sampling.foreign_names import CALL, refuse
 from specdec.sampling.processors import Processor
 from specdec.sampling.vocabulary import check_same_ids
 
@@ -97,7 +97,7 @@ def generate(
             generation_fields.check(generation_config, _READ)
             _check_call({"synced_gpus": synced_gpus or is_sharded(model), **call.kept})
             others = {n: v for n, v in call.keywords.items() if not hasattr(generation_config, n)}
-            inputs = inputs.read(input_ids, {**others, **given})
+            inputs = model_inputs.read(input_ids, {**others, **given})
             tokenizers = ours.pop("tokenizer", None), ours.pop("assistant_tokenizer", None)
             assistant = call.kept.get("assistant_model")
             if assistant is not None:

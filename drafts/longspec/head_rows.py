@@ -23,7 +23,7 @@ def head_rows(target: Target, ids: Tensor) -> Tensor:
     size = int(target.model.config.get_text_config().hidden_size)
     weight = getattr(head, "weight", None)
     is_whole = isinstance(weight, Tensor) and weight.shape == (target.vocab_size, size)
-    if is_whole and not is_released(weight):
+    if isinstance(weight, Tensor) and is_whole and not is_released(weight):
         return weight[ids.to(weight.device)].clone()
     units = torch.eye(size, device=target.device, dtype=target.dtype)
     zero = head(torch.zeros_like(units[:1]))[:, ids]

@@ -25,12 +25,14 @@ def prefix_attention(
     scale: float,
     softcap: float | None = None,
     first: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of `q[B, H, N, D]` over the first `length[r]` keys of each sequence's row.
 
     k, v: `[R, Hkv, C, D]` and `[R, Hkv, C, Dv]`, one level; `length: int32[R]`; sequence b reads
     row `row_map[b]` (`int32[B]`), H is a multiple of Hkv and heads of one group are adjacent.
     first: `int64[B, N]`, the first key slot a query may see (sliding windows), or None for all.
+    bias: `float32[R, Hkv, C]`, added to the logits of a key after the soft cap; -inf hides it.
     Returns o `[B, H, N, Dv]` and the natural-log lse `[B, H, N]`, float32 (float64 for float64).
     """
     batch, heads, nodes, dim = q.shape
@@ -39,7 +41,8 @@ def prefix_attention(
     lengths = length.tolist()
     if batch == 1:
         end, row = lengths[rows[0]], rows[0]
-        return _read(q, k[row : row + 1], v[row : row + 1], end, first, scale, softcap)
+        added = None if bias is None else bias[row]
+        return _read(q, k[row : row + 1], v[row : row + 1], end, first, scale, softcap, added)
 
     o = q.new_empty(batch, heads, nodes, v.shape[-1], dtype=_wide(q.dtype))
     lse = q.new_empty(batch, heads, nodes, dtype=_wide(q.dtype))
@@ -51,8 +54,9 @@ def prefix_attention(
         packed = packed.reshape(1, kv_heads * group, len(shared) * nodes, dim)
         bounds = None if first is None else first[shared].reshape(1, -1)
         o_row, lse_row = _read(
-            packed, k[row : row + 1], v[row : row + 1], lengths[row], bounds, scale, softcap
-        )
+            packed, k[row : row + 1], v[row : row + 1], lengths[row], bounds, scale, softcap,
+            None if bias is None else bias[row],
+        )  # fmt: skip
         o[shared] = o_row.view(heads, len(shared), nodes, -1).transpose(0, 1)
         lse[shared] = lse_row.reshape(heads, len(shared), nodes).transpose(0, 1)
     return o, lse
@@ -66,6 +70,7 @@ def _read(
     first: Tensor | None,
     scale: float,
     softcap: float | None,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """One row: `q[1, H, M, D]` over keys `[first, end)`, with the group's heads packed into M."""
     _, heads, nodes, dim = q.shape
@@ -84,6 +89,7 @@ def _read(
         scale=scale,
         softcap=softcap,
         visible=visible,
+        bias=None if bias is None else bias[None, :, None, start:end],
     )
     return o.reshape(1, heads, nodes, -1), lse.reshape(1, heads, nodes)
 

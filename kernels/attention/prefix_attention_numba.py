@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from torch import Tensor
 
 from specdec.kernels.attention.level_attention import Reads
 from specdec.kernels.attention.level_attention_numba import fits, with_lse
-from specdec.kernels.attention.level_attention_tasks import COUNT, END, FIRST, START
+from specdec.kernels.attention.level_attention_tasks import (
+    COUNT,
+    END,
+    FIRST,
+    PAGED,
+    ROW,
+    START,
+)
 from specdec.kernels.attention.prefix_attention import prefix_attention as op
 
 MANY = 32  # nodes from which PyTorch's own kernel, made for chunks of a prompt, is faster
@@ -23,12 +32,19 @@ def prefix_attention(
     scale: float,
     softcap: float | None = None,
     first: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `prefix_attention`; prompts and odd head sizes run in PyTorch."""
     nodes = q.shape[2]
     if nodes > MANY or not fits(q, v):
-        return op.plain(q, k, v, length, row_map, scale=scale, softcap=softcap, first=first)
+        return op.plain(
+            q, k, v, length, row_map, scale=scale, softcap=softcap, first=first, bias=bias
+        )
     reads = row_reads(length, row_map)
+    if bias is not None:
+        rows = reads.table[:, ROW]
+        reads.table[:, PAGED] = -1 - np.arange(len(rows))
+        reads = replace(reads, biases=bias.float().numpy()[rows])
     if first is None:
         return with_lse(q, [(k, v)], reads, scale, softcap)
     table, members = reads.table, reads.members
@@ -38,7 +54,7 @@ def prefix_attention(
         seen = first[sequences].clamp(0, read[END].item()).reshape(-1).numpy()
         bounds[i, : len(seen)] = seen
         read[START] = seen.min()
-    return with_lse(q, [(k, v)], Reads(table, members, bounds=bounds), scale, softcap)
+    return with_lse(q, [(k, v)], replace(reads, bounds=bounds), scale, softcap)
 
 
 def row_reads(length: Tensor, row_map: Tensor) -> Reads:

@@ -17,7 +17,7 @@ from torch import Tensor
 from specdec.kernels.attention.members_triton import members as find_members
 from specdec.kernels.attention.merge_triton import merge_splits
 from specdec.kernels.gpu import tiles
-from specdec.kernels.gpu.online_softmax import finish, online, scores
+from specdec.kernels.gpu.online_softmax import LOG2E, finish, online, scores
 
 
 def prefix_attention(
@@ -30,6 +30,7 @@ def prefix_attention(
     scale: float,
     softcap: float | None = None,
     first: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `specdec.kernels.attention.prefix_attention`."""
     batch, heads, nodes, dim = q.shape
@@ -50,7 +51,7 @@ def prefix_attention(
     return launch(
         q, k, v, length.to(q.device, non_blocking=True), row_map, packed, groups, per_tile,
         None if first is None else first.to(q.device).contiguous(), scale, softcap, shape, splits,
-        tiles.MIN_SPLIT,
+        tiles.MIN_SPLIT, None if bias is None else bias.to(q.device).float().contiguous(),
     )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def launch(
     shape: tiles.Tile,
     splits: int,
     min_split: int,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """prefix_attention with a given packing and number of splits, all tensors on one device."""
     batch, heads, nodes, dim = q.shape
@@ -94,10 +96,10 @@ def launch(
     lse = q.new_empty(splits, batch, heads, nodes, dtype=torch.float32)
     m_tiles = triton.cdiv(per_tile * nodes * group, shape.rows)
     _prefix[(groups * m_tiles, kv_heads, splits)](
-        q, k, v, o, lse, length, row_map, packed, first, scale, softcap or 1.0,
+        q, k, v, o, lse, length, row_map, packed, first, bias, scale, softcap or 1.0,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
         0 if first is None else first.stride(0),
-        batch, heads, nodes, per_tile, m_tiles, triton.cdiv(min_split, shape.keys),
+        batch, heads, nodes, per_tile, m_tiles, triton.cdiv(min_split, shape.keys), v.shape[2],
         GROUP=group, DIM=dim, VALUE_DIM=value_dim, SPLIT=splits > 1, CAPPED=softcap is not None,
         ROWS=shape.rows, KEYS=shape.keys,
         WIDTH=tiles.power_of_two(dim), VALUE_WIDTH=tiles.power_of_two(value_dim),
@@ -108,9 +110,9 @@ def launch(
 
 @triton.jit
 def _prefix(
-    q, k, v, o, lse, length, row_map, packed, first, scale, softcap,
+    q, k, v, o, lse, length, row_map, packed, first, bias, scale, softcap,
     q_b, q_h, q_n, k_r, k_h, k_c, v_r, v_h, v_c, first_b,
-    batch, heads, nodes, per_tile, m_tiles, min_blocks,
+    batch, heads, nodes, per_tile, m_tiles, min_blocks, capacity,
     GROUP: tl.constexpr, DIM: tl.constexpr, VALUE_DIM: tl.constexpr, SPLIT: tl.constexpr,
     CAPPED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
@@ -174,6 +176,13 @@ def _prefix(
             other=0.0,
         )
         s = scores(queries, keys, scale, softcap, CAPPED)
+        if bias is not None:
+            added = tl.load(
+                bias + (row * (heads // GROUP) + kv_head) * capacity + at_c,
+                mask=c < high,
+                other=0.0,
+            )
+            s += added[None, :] * LOG2E
         seen = (c < high)[None, :]
         if first is not None:
             seen = seen & (c[None, :] >= sees[:, None])

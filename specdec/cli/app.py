@@ -6,8 +6,9 @@ import errno
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -96,7 +97,7 @@ class Commands(typer.core.TyperGroup):
 def _threads(count: int | None) -> AbstractContextManager[None]:
     if count is None:
         return nullcontext()
-    from specdec.control.threads import Threads
+    from specdec.threads import Threads
 
     return Threads(count).used()
 
@@ -129,7 +130,7 @@ for name, function in {
     "list": listing.listing,
     "env": env.env,
 }.items():
-    app.command(name, cls=Command)(function)
+    app.command(name, cls=Command)(cast(Callable[..., Any], function))
 bench_app = typer.Typer(help="Measure speed and acceptance.", no_args_is_help=True)
 for name, function in {
     "run": bench.run,
@@ -139,11 +140,11 @@ for name, function in {
     "kernels": bench_kernels.kernels,
     "neighbours": bench_neighbours.neighbours,
 }.items():
-    bench_app.command(name, cls=Command)(function)
+    bench_app.command(name, cls=Command)(cast(Callable[..., Any], function))
 app.add_typer(bench_app, name="bench")
 cache_app = typer.Typer(help="What the cache folder holds; without a command: list it.")
 for name, function in {"list": cache.listing, "clear": cache.clear}.items():
-    cache_app.command(name, cls=Command)(function)
+    cache_app.command(name, cls=Command)(cast(Callable[..., Any], function))
 
 
 @cache_app.callback(invoke_without_command=True)

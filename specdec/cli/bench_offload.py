@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from specdec.cli import arguments, console
-from specdec.cli.prompt_files import read_text
+from specdec.decoding.prompt_files import read_text
 from specdec.errors import InvalidArgument
 from specdec.registry import BENCH
 

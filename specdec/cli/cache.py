@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specdec.cachedir import cache_root
 from specdec.cli import arguments, console
 from specdec.errors import InvalidArgument
 
@@ -40,7 +41,7 @@ def listing(as_json: arguments.AsJson = False) -> None:
         line = f"  {entry.name:{width}}  {_size(entry.nbytes):>7}  {_age(entry.age)} old"
         out.print(line, markup=False)
     total = sum(entry.nbytes for entry in found)
-    out.print(f"{_size(total)} in {cached.cache_root()}", style="dim", markup=False)
+    out.print(f"{_size(total)} in {cache_root()}", style="dim", markup=False)
 
 
 def clear(
@@ -79,10 +80,9 @@ def clear(
 
 
 def _document(found: list[Entry]) -> dict[str, Any]:
-    from specdec import cached
 
     return {
-        "folder": str(cached.cache_root()),
+        "folder": str(cache_root()),
         "bytes": sum(entry.nbytes for entry in found),
         "entries": [
             {

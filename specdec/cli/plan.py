@@ -57,9 +57,9 @@ def plan(
     import torch
 
     from specdec.errors import InvalidArgument
-    from specdec.loading.placement import DTYPES
     from specdec.offload.memory import free_bytes, free_disk, parse_bytes
     from specdec.offload.plan import make_plan
+    from specdec.placement import DTYPES
 
     if dtype not in DTYPES:
         raise InvalidArgument(f"--dtype {dtype!r}: give {', '.join(DTYPES)}")
@@ -141,7 +141,7 @@ def _rates(
     told = {"device": gpu, "link": link, "disk": disk}
     given = {name: rate * 1e9 for name, rate in told.items() if rate is not None}
     if len(given) == len(told):
-        return rates.Rates(**given, given=tuple(given))
+        return rates.Rates(given=tuple(given), **given)  # type: ignore[arg-type]
     found = rates.measure(folder, device)
     measured = tuple(name for name in found.measured if name not in given)
     return replace(found, **given, measured=measured, given=tuple(given))

@@ -7,7 +7,7 @@ import stat
 import sys
 from pathlib import Path
 
-from specdec.cli.prompt_files import decode, read_entries, read_text
+from specdec.decoding.prompt_files import decode, read_entries, read_text
 from specdec.errors import InvalidArgument
 
 # An edit: most of the answer stands in the prompt, which is where n-gram drafts shine.

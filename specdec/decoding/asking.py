@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter, Traits, Wants, reach_of, traits_of, wants_of
-from specdec.decoding.stats import Reads, Stats
+from specdec.decoding.stats import Stats
+from specdec.forward.view_reads import ReadStats
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import LawUnknown, Verdict
@@ -81,7 +82,7 @@ class Asking:
         inner = getattr(self.drafter, "inner_stats", None)
         return {} if inner is None or row not in (self._met or ()) else inner(row)
 
-    def reads(self, row: int) -> dict[str, Reads]:
+    def reads(self, row: int) -> dict[str, ReadStats]:
         """What sparse views read for a row, by name."""
         reads = getattr(self.drafter, "reads", None)
         return {} if reads is None or row not in (self._met or ()) else reads(row)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from specdec.model.rotation import UNLIMITED, Rotation
+from specdec.forward.rotation import UNLIMITED, Rotation
 
 if TYPE_CHECKING:
     from torch import device

@@ -7,13 +7,13 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from specdec.decoding import generation_fields
 from specdec.decoding import options as draft_options
 from specdec.decoding.custom_drafter import takes_options
-from specdec.decoding.foreign_names import CALL, refuse
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.registry import DRAFTERS, VIEWS, drafter_names
+from specdec.sampling import generation_fields
 from specdec.sampling import params as sampling_params
+from specdec.sampling.foreign_names import CALL, refuse
 from specdec.sampling.params import SamplingParams
 
 _OWN = (

@@ -24,7 +24,7 @@ from specdec.forward.attention_call import AttentionCall
 from specdec.forward.attention_op import attend_op
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.model_settings import ModelSettings
-from specdec.model.rotation import RotaryState
+from specdec.forward.rotation import RotaryState
 
 NAME = "specdec"
 

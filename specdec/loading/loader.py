@@ -17,7 +17,7 @@ from specdec.kernels.dispatch import has_numba
 from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.loading import checkpoint_files, demo
 from specdec.loading.gguf.load import load_gguf, read_gguf, spread_gguf
-from specdec.loading.placement import resolve_device, resolve_dtype
+from specdec.placement import resolve_device, resolve_dtype
 from specdec.progress import progress_bar, quiet_transformers
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

@@ -19,13 +19,13 @@ class Released(Tensor):
 
     @staticmethod
     def __new__(cls, like: Tensor) -> Released:
-        one: Released = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        one: Released = torch.Tensor._make_wrapper_subclass(
             cls, like.shape, dtype=like.dtype, device=like.device, requires_grad=False
         )
         return one
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Released:
         if func is torch.ops.aten.detach.default:  # how a Parameter is made
@@ -33,7 +33,7 @@ class Released(Tensor):
         _refuse(f"{func} was asked of one of them")
 
     @property
-    def data(self) -> Released:  # type: ignore[override]
+    def data(self) -> Released:
         return self
 
     @data.setter
@@ -47,7 +47,7 @@ class Released(Tensor):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         _refuse("one of them was pickled: use save_pretrained or state_dict")
 
-    def __repr__(self) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:
         return f"Released(shape={tuple(self.shape)}, dtype={self.dtype})"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.errors import UnsupportedModel
-from specdec.loading.placement import check_device
+from specdec.placement import check_device
 
 _LONGEST = 600  # of windows that are tried out; longer ones would make loading slow
 _LAYERS = {"full_attention", "sliding_attention"}

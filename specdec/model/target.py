@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from specdec import ranks
 from specdec.cache.kv_shape import KVShape
 from specdec.cache.store import KVStore
-from specdec.control.threads import Threads
 from specdec.errors import SpecdecError
 from specdec.forward import attention
 from specdec.forward.attention_call import AttentionCall
@@ -26,17 +25,18 @@ from specdec.forward.cuda_graphs import CudaCapture, Graphs
 from specdec.forward.forward_pass import ForwardPass, Observer, View
 from specdec.forward.full_view import FullView
 from specdec.forward.model_settings import ModelSettings
+from specdec.forward.rotation import RotaryState, Rotation, max_positions
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.linear.packed_weight import PanelWeight
-from specdec.loading.placement import main_device
 from specdec.model import support
 from specdec.model.fused_head import FusedHead
 from specdec.model.packing import Packing
-from specdec.model.rotation import RotaryState, Rotation, max_positions
 from specdec.model.snapshot import Replays
 from specdec.offload.kv_memory import KVMemory
+from specdec.placement import main_device
 from specdec.progress import compiling_line, reading_bar
 from specdec.sampling.tree import ancestor_words
+from specdec.threads import Threads
 
 log = logging.getLogger("specdec")
 
@@ -140,10 +140,11 @@ class Target:
         """Raise UnsupportedModel unless our attention gives `support.stock_logits(model)` too."""
         tokens = support.probe(self.model)[0].tolist()
         positions = torch.arange(len(tokens), device=self.device)[None]
-        view, name = _Windows(), type(self.model).__name__
-        pass_ = ForwardPass(self.new_store(1, len(tokens)), view, [0], positions)
+        windows, name = _Windows(), type(self.model).__name__
+        store = self.new_store(1, len(tokens))
+        pass_ = ForwardPass(store, FullView(), [0], positions, observers=[windows])
         support.compare(self.forward([tokens], pass_), stock, name)
-        support.check_windows(self.model.config.get_text_config(), view.told, name)
+        support.check_windows(self.model.config.get_text_config(), windows.told, name)
 
     @property
     def longest_text(self) -> int:
@@ -344,15 +345,14 @@ class Target:
         }
 
 
-class _Windows(FullView):
-    """Notes the window that each layer asks for."""
+class _Windows:
+    """Notes the window that each layer asks for: an `Observer`."""
 
     def __init__(self) -> None:
         self.told: dict[int, int | None] = {}
 
-    def attend(self, pass_: ForwardPass, call: AttentionCall) -> Tensor:
+    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
         self.told[call.layer] = call.window
-        return super().attend(pass_, call)
 
 
 _turns: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from specdec.cache.kv_shape import KVShape
 from specdec.errors import InvalidArgument, OutOfMemory, WeightsError
-from specdec.model.rotation import max_positions
+from specdec.forward.rotation import max_positions
 from specdec.offload.known_models import KNOWN
 from specdec.offload.limits import WORK_BYTES, weight_bytes
 from specdec.offload.memory import show_bytes

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from transformers import GenerationConfig
 
-from specdec.decoding import generation_fields
-from specdec.decoding.foreign_names import CALL, refuse
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.plain import make_plain
+from specdec.sampling import generation_fields
+from specdec.sampling.foreign_names import CALL, refuse
 
 T = TypeVar("T")
 

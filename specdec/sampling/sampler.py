@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,11 +13,9 @@ from specdec.sampling.forking import CannotFork
 from specdec.sampling.noise import Noise
 from specdec.sampling.processors import Processor, is_stateless, own_copy
 from specdec.sampling.scores import MODEL, check_kind, fault_of, nothing_allowed
+from specdec.sampling.text import Text
 from specdec.sampling.tree import Law, TokenTree
 from specdec.sampling.verify import LawUnknown, Verdict, traversal, walk
-
-if TYPE_CHECKING:
-    from specdec.sampling.sequence import Row
 
 
 @dataclass
@@ -49,7 +46,7 @@ class Sampler:
         return not self.samples and not self.processors
 
     def verify(
-        self, row: Row, tree: TokenTree, logits: Tensor, is_final: Callable[[int], bool]
+        self, row: Text, tree: TokenTree, logits: Tensor, is_final: Callable[[int], bool]
     ) -> Verdict:
         """The verdict on a tree, given the target's `logits[N, V]` after each of its nodes, or
         their argmax `int64[N]` if it `is_argmax`."""
@@ -78,7 +75,7 @@ class Sampler:
         return Sampler(stateless, self.samples, self.noise, self.acceptance, self.before)
 
     def draft_children(
-        self, name: str, row: Row, path: Sequence[int], logits: Tensor, node: int, width: int
+        self, name: str, row: Text, path: Sequence[int], logits: Tensor, node: int, width: int
     ) -> tuple[list[int], Law, Tensor]:
         """Up to `width` draft tokens after `row.tokens + path`, from the `logits[V]` of a drafter
         called `name`.
@@ -108,7 +105,7 @@ class Sampler:
         return ranked.topk(width).indices.tolist(), law, probs
 
     def process(
-        self, processors: Sequence[Processor], row: Row, path: Sequence[int], scores: Tensor
+        self, processors: Sequence[Processor], row: Text, path: Sequence[int], scores: Tensor
     ) -> Tensor:
         """`scores[V]` through some processors, which see the row's tokens and then `path`.
 
@@ -129,7 +126,7 @@ class Sampler:
             raise nothing_allowed(row.index, len(row.tokens) + len(path), fault, source)
         return scores
 
-    def gumbel(self, row: Row, ahead: int, like: Tensor) -> Tensor:
+    def gumbel(self, row: Text, ahead: int, like: Tensor) -> Tensor:
         """The noise that decides the token after `ahead` more tokens.
 
         Keyed by its position; but a drafter's own verification under rejection may draw the same
@@ -139,7 +136,7 @@ class Sampler:
             return self.noise.inner(row.round, ahead, like.shape[-1], like.device)
         return self.noise.target(len(row.tokens) + ahead, like.shape[-1], like.device)
 
-    def input_ids(self, row: Row, path: Sequence[int], device: torch.device) -> Tensor:
+    def input_ids(self, row: Text, path: Sequence[int], device: torch.device) -> Tensor:
         """`int64[1, L]`: what a processor or criterion is shown; a view into a kept buffer."""
         start = len(self.before)
         need = start + len(row.tokens) + len(path)
@@ -157,7 +154,7 @@ class Sampler:
 class NodeLaws:
     """The processed target law at the nodes of one tree, worked out only where it is asked for."""
 
-    def __init__(self, sampler: Sampler, row: Row, tree: TokenTree, logits: Tensor) -> None:
+    def __init__(self, sampler: Sampler, row: Text, tree: TokenTree, logits: Tensor) -> None:
         self.sampler, self.row, self.tree, self.logits = sampler, row, tree, logits
         self.has_state = any(not is_stateless(p) for p in sampler.processors)
         self.after: dict[int, list[Processor]] = {-1: sampler.processors}

@@ -20,15 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from specdec.sampling.text import Text
 from specdec.sampling.tree import Law, TokenTree
-
-if TYPE_CHECKING:
-    from specdec.sampling.sequence import Row
 
 
 class LawUnknown(Exception):
@@ -37,7 +34,7 @@ class LawUnknown(Exception):
     It never leaves the package: such drafts are left out. error: what the processor raised.
     """
 
-    def __init__(self, row: Row, error: Exception) -> None:
+    def __init__(self, row: Text, error: Exception) -> None:
         super().__init__(f"{type(error).__name__} in a logits processor")
         self.row, self.error = row, error
 

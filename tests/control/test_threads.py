@@ -13,9 +13,9 @@ import torch
 from specdec import Engine
 from specdec.control.costs import PassCosts
 from specdec.control.crowd import MANY, Crowd, idle, waited
-from specdec.control.threads import Threads
 from specdec.errors import InvalidArgument
 from specdec.kernels.cpu import thread_limit
+from specdec.threads import Threads
 
 from helpers import hostile, letters, models
 from helpers.command import run
@@ -174,7 +174,7 @@ def test_a_number_that_cannot_be_had(bad):
 
 def test_an_engine_keeps_to_its_threads_and_leaves_others_theirs(monkeypatch):
     """In every pass, also of the draft, PyTorch and our kernels have as many as were asked for."""
-    monkeypatch.setattr("specdec.control.threads._most", lambda: 4)
+    monkeypatch.setattr("specdec.threads._most", lambda: 4)
     engine = Engine(models.build("llama"), hostile.tokenizer(models.VOCAB), threads=3)
     seen = set()
     forward = type(engine.target.model).forward
@@ -200,7 +200,7 @@ def test_an_engine_keeps_to_its_threads_and_leaves_others_theirs(monkeypatch):
 
 
 def test_threads_are_given_back_after_an_error(monkeypatch):
-    monkeypatch.setattr("specdec.control.threads._most", lambda: 4)
+    monkeypatch.setattr("specdec.threads._most", lambda: 4)
     before = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError), Threads(2).used():
         assert torch.get_num_threads() == 2
@@ -236,7 +236,7 @@ def test_fewer_threads_compute_the_same_bits():
 
 
 def test_the_command_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("specdec.control.threads._most", lambda: 3)
+    monkeypatch.setattr("specdec.threads._most", lambda: 3)
     folder, before = letters.save(tmp_path / "letters"), torch.get_num_threads()
     seen = set()
     stream = Engine.stream

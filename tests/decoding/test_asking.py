@@ -8,7 +8,7 @@ import transformers as t
 
 from specdec import Engine, Law, TokenTree
 from specdec.decoding.drafter import Reach
-from specdec.model.rotation import Rotation
+from specdec.forward.rotation import Rotation
 from specdec.model.target import Target
 
 from helpers import contract, hostile, models

@@ -10,10 +10,10 @@ from transformers import GenerationConfig
 
 from specdec import Engine, SamplingParams
 from specdec.decoding import options as draft_options
-from specdec.decoding.foreign_names import CALL, LOADING, is_neutral
 from specdec.decoding.keywords import _OWN
 from specdec.errors import InvalidArgument, PromptTooLong, WeightsError
 from specdec.sampling import params as sampling_params
+from specdec.sampling.foreign_names import CALL, LOADING, is_neutral
 
 from helpers import hostile, models
 

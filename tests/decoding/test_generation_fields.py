@@ -6,9 +6,9 @@ import pytest
 from transformers import GenerationConfig
 
 from specdec import Engine, SamplingParams
-from specdec.decoding import generation_fields
-from specdec.decoding.foreign_names import CALL
 from specdec.errors import InvalidArgument
+from specdec.sampling import generation_fields
+from specdec.sampling.foreign_names import CALL
 from specdec.sampling.params import NAMES
 
 from helpers import models

@@ -6,7 +6,6 @@ import random
 
 import pytest
 import torch
-from model.test_target import Oracle, make_row, random_tree, take_up
 
 from specdec import Engine
 from specdec.decoding.cached_model import SLACK, CachedModel
@@ -16,6 +15,7 @@ from specdec.model.target import Target
 from specdec.sampling.tree import MAX_NODES
 
 from helpers import models
+from helpers.passes import Oracle, make_row, random_tree, take_up
 
 
 class Fails(FullView):

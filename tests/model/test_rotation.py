@@ -10,7 +10,7 @@ import transformers as t
 
 import specdec
 from specdec import Engine
-from specdec.model.rotation import Rotation, max_positions
+from specdec.forward.rotation import Rotation, max_positions
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.split import Sizes
 

@@ -42,21 +42,27 @@ def test_prefix_attention(data):
         most = d.one_of(3, 45)
         behind = [[d.draw(st.integers(-1, most)) for _ in range(d.nodes)] for _ in range(d.batch)]
         first = end[:, None] - torch.tensor(behind, device=DEVICE)
+    bias = None
+    if d.one_of(False, True):
+        bias = d.normal(rows, d.kv_heads, k.shape[2]).float()
+        bias[:, :, :: d.one_of(2, 5)] = -torch.inf
     if d.one_of(False, True):
         ours = prefix_attention.triton(
-            q, k, v, length, row_map, scale=d.scale, softcap=d.softcap, first=first
+            q, k, v, length, row_map, scale=d.scale, softcap=d.softcap, first=first, bias=bias
         )
     else:  # the same in several splits, which contexts as short as these would not get
         packed, per_tile, groups = prefix_attention_triton.packing(row_map, rows, d.nodes * d.group)
         ours = prefix_attention_triton.launch(
             q, k, v, length, row_map, packed, groups, per_tile, first, d.scale, d.softcap,
             tiles.Tile(16, d.one_of(8, 16), 4, 2), d.one_of(1, 2, 3, 17), d.one_of(1, 16),
+            bias,
         )  # fmt: skip
     slots = torch.arange(k.shape[2], device=DEVICE)
     visible = (slots < end[:, None, None]).expand(-1, d.nodes, -1)
     if first is not None:
         visible = visible & (slots >= first[..., None])
-    d.compare(ours, q, k[row_map.long()], v[row_map.long()], visible)
+    added = None if bias is None else bias[row_map.long()]
+    d.compare(ours, q, k[row_map.long()], v[row_map.long()], visible, added)
 
 
 @EXAMPLES

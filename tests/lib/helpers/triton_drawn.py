@@ -56,11 +56,11 @@ class Drawn:
         places = [self.draw(st.integers(0, rows - 1)) for _ in range(self.batch)]
         return torch.tensor(places, dtype=torch.int32, device=DEVICE)
 
-    def compare(self, ours, q, k, v, visible):
+    def compare(self, ours, q, k, v, visible, bias=None):
         o, lse = ours
         k, v = k.nan_to_num(0.0), v.nan_to_num(0.0)
-        want_o, want_lse = dense(q, k, v, visible, self.scale, self.softcap)
-        close(o, want_o, own_error(q, k, v, visible, self.scale, self.softcap), self.dtype)
+        want_o, want_lse = dense(q, k, v, visible, self.scale, self.softcap, bias)
+        close(o, want_o, own_error(q, k, v, visible, self.scale, self.softcap, bias), self.dtype)
         tolerance = 1e-5 if self.dtype == torch.float32 else 0.02
         torch.testing.assert_close(lse.double(), want_lse, rtol=tolerance, atol=tolerance)
         assert o.dtype == lse.dtype == torch.float32

@@ -46,10 +46,13 @@ def inputs(dtype, dim, heads, kv_heads, nodes, batch=1, rows=1, keys=CAPACITY):
     return q, k, v, ints(rows), ints(batch)
 
 
-def prefix(*shape, softcap=None, window=False):
+def prefix(*shape, softcap=None, window=False, biased=False):
     q, k, v, length, row_map = inputs(*shape)
     first = ints(q.shape[0], q.shape[2], dtype=torch.int64) if window else None
-    prefix_attention.triton(q, k, v, length, row_map, scale=0.1, softcap=softcap, first=first)
+    bias = torch.empty(*k.shape[:3], device=k.device) if biased else None
+    prefix_attention.triton(
+        q, k, v, length, row_map, scale=0.1, softcap=softcap, first=first, bias=bias
+    )
 
 
 def tree(dtype, dim, heads, kv_heads, nodes, softcap=None, window=None):
@@ -157,6 +160,7 @@ for _dtype, _sizes, _nodes in [
         add("prefix", prefix, _dtype, _sizes, _n)
 add("prefix", prefix, BF16, GEMMA, 16, " softcap window", softcap=50.0, window=True)
 add("prefix", prefix, BF16, LLAMA, 1, " 32 texts on 4 rows", 32, 4)
+add("prefix", prefix, BF16, LLAMA, 16, " bias", biased=True)
 for _dtype, _sizes, _nodes in [
     (BF16, LLAMA, (16, 64)), (BF16, SMOL, (16,)), (FP32, SMOL, (16,)),
 ]:  # fmt: skip

@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from specdec.decoding.foreign_names import CALL, is_neutral, refuse
 from specdec.errors import InvalidArgument
+from specdec.sampling.foreign_names import CALL, is_neutral, refuse
 
 # Read as what `Engine.generate` calls it; all of it concerns speed, so drafters without a use for
 # a field pass it over.

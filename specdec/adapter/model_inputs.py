@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from specdec.decoding.foreign_names import CALL
 from specdec.errors import InvalidArgument
+from specdec.sampling.foreign_names import CALL
 
 # Of no consequence for the text: how much of a pass is kept, and how many of its logits are made.
 _HARMLESS = {"use_cache", "logits_to_keep"}
