@@ -84,6 +84,10 @@ class Level:
         """A buffer for one layer, where this level keeps them: beside `like`."""
         return like.new_empty(shape)
 
+    def another(self, rows: int, capacity: int) -> Level:
+        """An empty level of this kind, for other rows."""
+        return Level(len(self.k), rows, capacity)
+
     def is_remote(self, layer: int, device: torch.device) -> bool:
         """Whether attention on `device` must have this layer's keys and values fetched."""
         return False
@@ -119,8 +123,6 @@ class KVStore:
         self.levels = [Level(num_layers, sequences, capacity)]
         self.row_maps = [torch.arange(sequences, dtype=torch.int32)]
         self.num_shared = 0  # leading levels that belong to another store
-        # The last queries of each prompt, [rows, H, w, D] per layer, if a drafter asked for them.
-        self.prompt_queries: dict[tuple[int, int], Tensor] = {}
 
     @property
     def sequences(self) -> int:
@@ -215,10 +217,15 @@ class KVStore:
 
         Sequence s becomes sequences s * samples ... s * samples + samples - 1. Nothing is copied.
         """
-        sequences = self.sequences * samples
-        self.row_maps = [rows.repeat_interleave(samples) for rows in self.row_maps]
-        self.levels.append(Level(self.num_layers, sequences, capacity))
-        self.row_maps.append(torch.arange(sequences, dtype=torch.int32))
+        self.stack([s // samples for s in range(self.sequences * samples)], capacity)
+
+    def stack(self, sources: Sequence[int], capacity: int) -> None:
+        """Go on with other sequences: s reads all that sequence `sources[s]` has read, and writes
+        to a level of its own, which is pushed. Nothing is copied."""
+        chosen = list(sources)
+        self.row_maps = [rows[chosen] for rows in self.row_maps]
+        self.levels.append(self.levels[-1].another(len(chosen), capacity))
+        self.row_maps.append(torch.arange(len(chosen), dtype=torch.int32))
         self.capacity += capacity
 
     def overlay(self, capacity: int) -> KVStore:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from specdec.cache.cached_tokens import Held, depths
+from specdec.cache.ragged import Ragged, Room, cut
 from specdec.cache.store import KVStore, Level
 from specdec.control.calibration import costs_of
 from specdec.control.costs import PassCosts
@@ -89,21 +90,22 @@ class CachedModel:
         apart = any(reread(row.span, row.max_tokens + row.behind) for row in rows)
         prompts = {row.index if apart else row.prompt_index: row for row in reversed(rows)}
         samples = len(rows) // len(prompts)
-        longest = max(row.max_tokens for row in rows) + SLACK
-        if samples == 1:
-            store = self.target.new_store(len(self.held), longest)
+        count = len(self.held) // samples
+        places = {row.index // samples: row for row in prompts.values()}  # may lack some of them
+        ragged = self._ragged(places, count, samples, apart)
+        if ragged.long:
+            store = self.target.new_store(len(ragged.long) + 1, ragged.prompts)
+            for place, number in enumerate(ragged.long):
+                self._read(store, place, places.pop(number), self.chunk_observers)
+            store.stack(ragged.row_map(count), ragged.capacity)
         else:
-            capacity = max(row.num_prompt_tokens for row in rows)
-            store = self.target.new_store(len(self.held) // samples, capacity)
+            store = self.target.new_store(count, ragged.capacity)
         if isinstance(store, TieredStore):
             store.on_spill = self.on_spill
-        for row in sorted(prompts.values(), key=lambda row: row.index):
-            place = row.index // samples  # `rows` may lack some of the batch
-            text, known = row.tokens[:-1], 0
-            if self.saved is not None and self._turns_alike(len(self.saved.tokens), row):
-                known = min(self.saved.common(text), len(text))
-                self.saved.load(self.target, store, place, known)
-            self._prefill(store, place, text[known:], row.span)
+        # Queries are noted by rows of the first level, and these are not in it.
+        observers = () if ragged.long else self.chunk_observers
+        for place, row in sorted(places.items()):
+            self._read(store, place, row, observers)
         if samples > 1:
             new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
             store.fork(samples, new + SLACK)
@@ -112,6 +114,31 @@ class CachedModel:
             held.tokens, held.sure = row.tokens[:-1], len(row.tokens) - 1
             held.length = row.span
         return store
+
+    def _ragged(self, places: dict[int, Row], count: int, samples: int, apart: bool) -> Ragged:
+        """How the KV of prompts is laid out: by a level of equal rows unless that is a waste.
+
+        Equal rows it stays where one of them may be read anew, which a shared level cannot; where a
+        view chooses among a level's keys, whose text must not depend on who is beside it; and where
+        KV goes to tiers.
+        """
+        rooms = [Room(0, 1)] * count
+        for place, row in places.items():
+            prompt = row.num_prompt_tokens
+            rooms[place] = Room(prompt, prompt if samples > 1 else row.max_tokens + SLACK)
+        found = cut(rooms)
+        if apart or not self.view.lossless or not self.target.has_room(found.slots):
+            whole = max(room.whole for room in rooms)
+            return Ragged((), 0, whole, count * whole)
+        return found
+
+    def _read(self, store: KVStore, place: int, row: Row, observers: Sequence[Observer]) -> None:
+        """Have a row's prompt but its last token in an empty row of a store."""
+        text, known = row.tokens[:-1], 0
+        if self.saved is not None and self._turns_alike(len(self.saved.tokens), row):
+            known = min(self.saved.common(text), len(text))
+            self.saved.load(self.target, store, place, known)
+        self._prefill(store, place, text[known:], row.span, observers)
 
     @torch.inference_mode()
     def forward(
@@ -197,8 +224,11 @@ class CachedModel:
             self.rounds[row.index] += 1
         pending = text[len(held.tokens) :]
         if len(pending) > _LONG:
+            # Noted by rows of the first level, where this one may have none of its own.
+            is_first = int(self.store.row_maps[0][row.index]) == row.index
+            observers = self.chunk_observers if is_first else ()
             try:
-                self._prefill(self.store, row.index, pending[:-1], row.span)
+                self._prefill(self.store, row.index, pending[:-1], row.span, observers)
             except BaseException:  # some of it may have been committed
                 self.store.crop(row.index, len(held.tokens))
                 raise
@@ -222,8 +252,11 @@ class CachedModel:
         regime = self.target.rotation.regime
         return regime(length) == regime(row.span)
 
-    def _prefill(self, store: KVStore, sequence: int, tokens: Sequence[int], length: int) -> None:
-        self.target.prefill(store, self.view, sequence, tokens, self.chunk_observers, length)
+    def _prefill(
+        self, store: KVStore, sequence: int, tokens: Sequence[int], length: int,
+        observers: Sequence[Observer],
+    ) -> None:  # fmt: skip
+        self.target.prefill(store, self.view, sequence, tokens, observers, length)
 
     def _stage(
         self,

@@ -194,6 +194,11 @@ class Target:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    def has_room(self, tokens: int) -> bool:
+        """Whether keys and values of so many tokens may all lie on the device."""
+        memory = self.kv_memory
+        return memory is None or memory.has_room(self.kv_shape, tokens, self.device)
+
     def new_store(self, sequences: int, capacity: int) -> KVStore:
         """An empty store for this model; `capacity` counts tokens per sequence.
 

@@ -76,10 +76,7 @@ class KVMemory:
             needs = {name: tiers.count(name) * layer for name in TIERS}
             return Split(tuple(tiers), needs["device"], needs["host"], needs["disk"])
         is_host = device.type == "cpu"
-        if self.device_bytes is None:
-            here = int(_MARGIN * free_bytes(device))
-        else:
-            here = self.device_bytes - self.device.used
+        here = self._here(device)
         there = self.host_bytes
         if there is None:
             there = 0 if is_host else int(_MARGIN * free_bytes(torch.device("cpu")))
@@ -88,6 +85,18 @@ class KVMemory:
         whole = sequences * capacity * shape.token_bytes
         disk = int(_MARGIN * free_disk(self.folder)) if whole > here else 0
         return split(shape, sequences, capacity, self.sizes, device=here, host=there, disk=disk)
+
+    def has_room(self, shape: KVShape, tokens: int, device: torch.device) -> bool:
+        """Whether keys and values of so many tokens are to lie on the device, and fit there."""
+        if self.tier == "device":
+            return True
+        return self.tier == "auto" and tokens * shape.token_bytes <= self._here(device)
+
+    def _here(self, device: torch.device) -> int:
+        """Bytes that may be taken on the device now."""
+        if self.device_bytes is None:
+            return int(_MARGIN * free_bytes(device))
+        return self.device_bytes - self.device.used
 
     def store(self, shape: KVShape, sequences: int, capacity: int, device: torch.device) -> KVStore:
         """A store whose buffers are counted here, with tiers where they are needed."""

@@ -45,6 +45,9 @@ class TieredLevel(Level):
     def new_buffer(self, layer: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return self.homes[layer].empty(shape, like)
 
+    def another(self, rows: int, capacity: int) -> Level:
+        return TieredLevel(rows, capacity, self.homes, self.staging)
+
     def is_remote(self, layer: int, device: torch.device) -> bool:
         return self.k[layer] is not None and self.homes[layer].is_remote(device)
 

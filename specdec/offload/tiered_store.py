@@ -45,11 +45,11 @@ class TieredStore(KVStore):
         super().__init__(len(homes), sequences, capacity)
         self.window, self.block = window, block
         self.on_spill: Sequence[Callable[[Level, int, int, torch.device], None]] = ()
-        self._on_device = [DeviceTier(budget)] * len(homes)
+        on_device = [DeviceTier(budget)] * len(homes)
         staging = Staging(budget, staging_bytes)
         self.levels = [
             TieredLevel(sequences, capacity, homes, staging, begin_in),
-            TieredLevel(sequences, window + block + room, self._on_device),
+            TieredLevel(sequences, window + block + room, on_device),
         ]
         self.row_maps = [torch.arange(sequences, dtype=torch.int32) for _ in self.levels]
 
@@ -73,13 +73,9 @@ class TieredStore(KVStore):
         hot.crop(sequence, 0)
         cold.crop(sequence, length)
 
-    def fork(self, samples: int, capacity: int) -> None:
-        super().fork(samples, capacity)
-        self.levels[-1] = TieredLevel(self.levels[-1].rows, capacity, self._on_device)
-
     def overlay(self, capacity: int) -> KVStore:
         store = super().overlay(capacity)
-        store.levels[-1] = TieredLevel(self.sequences, capacity, self._on_device)
+        store.levels[-1] = self.levels[-1].another(self.sequences, capacity)
         return store
 
     def _surplus(self, row: int, new: int) -> int:
