@@ -179,7 +179,8 @@ class NodeLaws:
         if self.argmax is not None:
             if self.argmax[node] < 0:
                 at = len(self.row.tokens) + len(self.tree.path_tokens(node))
-                raise nothing_allowed(self.row.index, at, "no score is the largest")
+                error = nothing_allowed(self.row.index, at, "no score is the largest")
+                raise self._failure(error, plain=True)
             return self.argmax[node]
         path = self.tree.path_tokens(node)
         scores = self._scores(node, path, branch=False)
@@ -203,11 +204,16 @@ class NodeLaws:
         try:
             scores = self.sampler.process(processors, self.row, path, scores)
         except Exception as error:
-            if not self.row.level and not (branch and path):
-                raise  # plain decoding would have asked, too
-            raise LawUnknown(self.row, error) from error
+            failure = self._failure(error, plain=not (branch and path))
+            if failure is error:
+                raise
+            raise failure from error
         self.after[node] = processors
         return scores
+
+    def _failure(self, error: Exception, plain: bool) -> Exception:
+        """What to raise for an error: itself only where plain decoding of the target meets it."""
+        return error if plain and not self.row.level else LawUnknown(self.row, error)
 
 
 def _argmax(logits: Tensor) -> Tensor:

@@ -29,13 +29,14 @@ from specdec.sampling.tree import Law, TokenTree
 
 
 class LawUnknown(Exception):
-    """The law behind some draft tokens of `row` cannot be told: a logits processor failed there.
+    """The law behind some draft tokens of `row` cannot be told: a logits processor raised there, or
+    the scores are no numbers.
 
-    It never leaves the package: such drafts are left out. error: what the processor raised.
+    It never leaves the package: such drafts are left out. error: what was raised.
     """
 
     def __init__(self, row: Text, error: Exception) -> None:
-        super().__init__(f"{type(error).__name__} in a logits processor")
+        super().__init__(f"{type(error).__name__} when its drafts were shaped")
         self.row, self.error = row, error
 
 
