@@ -43,8 +43,8 @@ def check(
         bool,
         typer.Option(
             "--transformers",
-            help="Compare with transformers' own greedy text, too; of a GGUF, its own forward on "
-            "the values that we read.",
+            help="Compare with transformers' own greedy text, too; of a GGUF, with its own forward "
+            "on the values that we read from the file.",
         ),
     ] = False,
     dtype: arguments.Dtype = "auto",

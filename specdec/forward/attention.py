@@ -76,10 +76,14 @@ def attention(
     return out.transpose(1, 2).contiguous(), None
 
 
+class NoPass(SpecdecError):
+    """The model was called without the pass that our attention needs."""
+
+
 def required(specdec_pass: ForwardPass | None) -> ForwardPass:
-    """The pass; raises SpecdecError where somebody else called the model."""
+    """The pass; raises NoPass where somebody else called the model."""
     if specdec_pass is None:
-        raise SpecdecError(
+        raise NoPass(
             "this model is driven by specdec and was called without a pass; use Engine.generate, "
             "or Engine.packing.restore() and model.set_attn_implementation('sdpa') to use it "
             "alone; a model that specdec.hf.generate is at work on is its caller's own again "

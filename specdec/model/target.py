@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from specdec import ranks
 from specdec.cache.kv_shape import KVShape
 from specdec.cache.store import KVStore
-from specdec.errors import SpecdecError
+from specdec.errors import SpecdecError, UnsupportedModel
 from specdec.forward import attention
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.cuda_graphs import CudaCapture, Graphs
@@ -94,8 +94,15 @@ class Target:
         stock = None if known else support.stock_logits(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
-        if stock is not None:
+        if stock is None:
+            return
+        try:
             self.compare(stock)
+        except attention.NoPass as error:
+            raise UnsupportedModel(
+                f"{type(model).__name__} does not hand on what its attention is called with, so "
+                "ours cannot be driven through it"
+            ) from error
 
     def give_back(self) -> None:
         """Undo what this target did to its model: packed weights, fused forwards, attention, mode.

@@ -223,3 +223,15 @@ def test_models_that_cannot_be_driven_are_refused(config, reason):
         return
     with pytest.raises(UnsupportedModel, match=reason):
         Target(model)
+
+
+def test_a_model_whose_attention_is_not_told_of_the_pass_is_refused():
+    config = transformers.StableLmConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, pad_token_id=None,
+    )  # fmt: skip
+    model = transformers.StableLmForCausalLM(config).eval()
+    before = model.config._attn_implementation
+    with pytest.raises(UnsupportedModel, match="StableLmForCausalLM does not hand on"):
+        Target(model)
+    assert model.config._attn_implementation == before

@@ -11,6 +11,7 @@ from specdec.loading.gguf.file import GGUFFile
 from specdec.loading.gguf.gemma import gemma, gemma2, gemma3
 from specdec.loading.gguf.gpt_oss import gpt_oss
 from specdec.loading.gguf.llama import granite, llama, smollm3
+from specdec.loading.gguf.others import command_r, gpt2, olmo2, phi2, starcoder2
 from specdec.loading.gguf.phi3 import phi3
 from specdec.loading.gguf.qwen import qwen2, qwen2moe, qwen3, qwen3moe
 
@@ -27,6 +28,11 @@ ARCHITECTURES: dict[str, Callable[[Contents], Blueprint]] = {
     "gemma3": gemma3,
     "phi3": phi3,
     "gpt-oss": gpt_oss,
+    "olmo2": olmo2,
+    "starcoder2": starcoder2,
+    "phi2": phi2,
+    "command-r": command_r,
+    "gpt2": gpt2,
 }
 
 

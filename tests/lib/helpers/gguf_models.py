@@ -226,6 +226,29 @@ CASES: dict[str, Callable[[], Case]] = {
          ("rope.scaling.original_context_length", 256)),
         tensors={"rope_factors_short.weight": _SHORT[:3], "rope_factors_long.weight": _LONG[:3]},
     ),
+    "olmo2": lambda: Case("olmo2", _config(t.Olmo2Config)),
+    "starcoder2": lambda: Case(
+        "starcoder2", _config(t.Starcoder2Config, sliding_window=None), close=3e-2
+    ),
+    "phi2": lambda: Case(
+        "phi2",
+        _config(t.PhiConfig, rope_parameters={**_THETA, "partial_rotary_factor": 0.5}),
+        (("rope.dimension_count", 4),),
+        close=3e-2,
+    ),
+    "command-r": lambda: Case(
+        "command-r",
+        _config(t.CohereConfig, logit_scale=0.25, tie_word_embeddings=True),
+        (("logit_scale", 0.25),),
+    ),
+    "gpt2": lambda: Case(
+        "gpt2",
+        t.GPT2Config(
+            vocab_size=VOCAB, n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=4, n_inner=48,
+            bos_token_id=None, eos_token_id=None,
+        ),
+        close=3e-2,
+    ),
     "gpt-oss": lambda: Case(
         "gpt-oss",
         _config(
@@ -289,6 +312,8 @@ def tensors_of(model: t.PreTrainedModel, architecture: str) -> dict[str, np.ndar
                     x = _interleaved(x, heads)
         if architecture.startswith("gemma") and "norm" in name:
             x = x + 1
+        if architecture == "gpt2" and suffix == "weight" and x.ndim == 2 and ".h." in name:
+            x = x.T
         mapped = names.get_name(stem)
         assert mapped is not None, name
         tensors[f"{mapped}.{suffix}"] = x.reshape(-1) if "shared_expert_gate" in name else x
@@ -318,21 +343,25 @@ def keys_of(case: Case) -> dict[str, Any]:
     config = case.config
     heads = config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    rope = config.rope_parameters
+    rope = getattr(config, "rope_parameters", None)
     keys = {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
-        "feed_forward_length": config.intermediate_size,
+        "feed_forward_length": getattr(config, "intermediate_size", None) or config.n_inner,
         "attention.head_count": heads,
-        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.head_count_kv": getattr(config, "num_key_value_heads", heads),
         "attention.key_length": head,
         "attention.value_length": head,
-        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.dimension_count": head,
-        "rope.freq_base": rope.get("full_attention", rope)["rope_theta"],
         "vocab_size": config.vocab_size,
     }
+    if rope is not None:
+        keys["rope.dimension_count"] = head
+        keys["rope.freq_base"] = rope.get("full_attention", rope)["rope_theta"]
+    for name in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
+        if hasattr(config, name):
+            kind = "rms_" if "rms" in name else ""
+            keys[f"attention.layer_norm_{kind}epsilon"] = getattr(config, name)
     return {**keys, **dict(case.keys)}
 
 
