@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 import specdec
 from specdec import hf
+from specdec.adapter import lent_models
 from specdec.decoding import drafting
 from specdec.drafts.longspec.checkpoint import Checkpoint
 from specdec.errors import InvalidArgument, VocabularyMismatch
@@ -214,7 +215,7 @@ class TestByName:
         run(model, draft_model=folder)
         ((draft,),) = [
             [entry.target.model for entry in kept._drafts.values()]
-            for owner, kept in hf._drafts.items()
+            for owner, kept in lent_models._drafts.items()
             if owner is model
         ]
         gone = weakref.ref(model), weakref.ref(draft)

@@ -20,6 +20,7 @@ SETTINGS: dict[str, list[Any]] = {
     "min_length": [9], "eos_token_id": [9, [3, 7, 11, 15, 20, 25, 30]], "pad_token_id": [0, 39],
     "max_length": [12, 18], "renormalize_logits": [True], "remove_invalid_values": [True],
     "use_cache": [False, True], "cache_implementation": ["dynamic", "static"], "top_h": [0.5],
+    "encoder_repetition_penalty": [1.3], "encoder_no_repeat_ngram_size": [2], "max_time": [600.0],
     "watermarking_config": [{"bias": 2.0}], "length_penalty": [2.0], "temperature": [0.7],
     "prefix_allowed_tokens_fn": [lambda row, ids: list(range(row, 40, 2))],
 }  # fmt: skip
