@@ -40,6 +40,8 @@ class Request:
     Prepared elsewhere, and then one entry per prompt: `processors` in place of those that `params`
     describe; `before`, ids that processors see in front of the prompt (its
     padding); such a batch is turned by its longest row, as transformers does it (`Rotation`).
+    eos_token_ids, stop_token_ids: both end a text; only the former are what `min_new_tokens` keeps
+        away.
     saved_prompt: what every prompt starts with, already read.
     """
 
@@ -52,6 +54,7 @@ class Request:
     streamer: Any = None
     tokenizer: Any = None
     eos_token_ids: tuple[int, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     processors: Sequence[Sequence[Processor]] | None = None
     before: Sequence[Sequence[int]] | None = None
     returns_list: bool = False
@@ -106,6 +109,7 @@ class Request:
             options=DraftOptions(**drafting),
             tokenizer=host.tokenizer,
             eos_token_ids=_eos(params, host),
+            stop_token_ids=_stop_ids(params, host.target.vocab_size),
             returns_list=returns_list or params.num_return_sequences > 1,
             **own,
         )
@@ -138,12 +142,27 @@ def _saved(folder: Any, host: Host, prompts: Sequence[Sequence[int]]) -> SavedPr
 
 def _eos(params: SamplingParams, host: Host) -> tuple[int, ...]:
     """End tokens: as given, else those of the model's generation config, else the tokenizer's."""
-    eos = params.eos_token_id
-    if eos is None:
-        config = getattr(host.model, "generation_config", None)
-        eos = getattr(config, "eos_token_id", None)
+    if params.ignore_eos:
+        return ()
+    if params.eos_token_id is not None:
+        eos = params.eos_token_id  # which need not be a token: then no text ends so
+        return (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos)
+    config = getattr(host.model, "generation_config", None)
+    eos = getattr(config, "eos_token_id", None)
     if eos is None:
         eos = getattr(host.tokenizer, "eos_token_id", None)
     if eos is None:
         return ()
     return (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos)
+
+
+def _stop_ids(params: SamplingParams, vocab_size: int) -> tuple[int, ...]:
+    """The ids that end a text beside the end tokens; all of them tokens of the model."""
+    given = params.stop_token_ids
+    ids = (given,) if isinstance(given, int) else tuple(given or ())
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise InvalidArgument(
+                f"stop_token_ids holds {token!r}, which is no token id from 0 to {vocab_size - 1}"
+            )
+    return ids

@@ -9,6 +9,7 @@ from transformers import MaxTimeCriteria
 
 from specdec.decoding.detokenizer import Detokenizer
 from specdec.decoding.request import Request
+from specdec.decoding.stop_strings import StopStrings
 from specdec.decoding.stopping import Stopper
 from specdec.model.target import Target
 from specdec.sampling import processors
@@ -43,7 +44,13 @@ def _make_row(
         chain = list(request.processors[prompt])
     else:
         chain = processors.build(
-            params, len(tokens), request.eos_token_ids, target.vocab_size, target.device, index
+            params,
+            len(tokens),
+            request.eos_token_ids,
+            target.vocab_size,
+            target.device,
+            index,
+            request.stop_token_ids,
         )
     sampler = Sampler(
         chain if is_alone else [processors.own_copy(p) for p in chain],
@@ -62,7 +69,7 @@ def _make_row(
     return Row(
         index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens),
         behind=0 if request.before is None else max(map(len, request.prompts)) - len(tokens),
-        ends=frozenset(request.eos_token_ids),
+        ends=frozenset((*request.eos_token_ids, *request.stop_token_ids)),
     )  # fmt: skip
 
 
@@ -73,11 +80,7 @@ def make_stopper(target: Target, request: Request, row: Row) -> Stopper:
         criteria = [fork(criterion) for criterion in criteria]
     if request.params.max_time is not None:
         criteria.append(MaxTimeCriteria(request.params.max_time))
-    return Stopper(
-        row,
-        request.eos_token_ids,
-        request.params.stop_list,
-        criteria,
-        Detokenizer(request.tokenizer, row.tokens),
-        target.device,
-    )
+    shown = Detokenizer(request.tokenizer, row.tokens)
+    strings = StopStrings(request.params.stop_list, request.tokenizer, row.tokens, shown)
+    least = request.params.min_tokens or 0
+    return Stopper(row, sorted(row.ends), strings, criteria, target.device, least)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from specdec.decoding.detokenizer import Detokenizer
+from specdec.decoding.stop_strings import StopStrings
 from specdec.sampling.sequence import Row
 
 
@@ -17,24 +17,27 @@ class Stopper:
     `is_final(token)` is called once for every emitted token, in order, also for those in the middle
     of an accepted block, so that the text ends exactly where plain decoding would end it. It keeps
     what it has seen of the text; `finish_reason` says why it ended: "stop" or "length".
+
+    min_tokens: a stop string that is complete within so many tokens is none.
     """
 
     def __init__(
         self,
         row: Row,
         eos_token_ids: Sequence[int],
-        stop_strings: Sequence[str],
+        stop_strings: StopStrings,
         criteria: Sequence[Callable[..., Any]],
-        detokenizer: Detokenizer,
         device: torch.device,
+        min_tokens: int = 0,
     ) -> None:
-        self.row, self.device, self.detokenizer = row, device, detokenizer
+        self.row, self.device, self.stop_strings = row, device, stop_strings
         self.eos = frozenset(eos_token_ids)
-        self.stop_strings = list(stop_strings)
+        self.min_tokens = min_tokens
         self.criteria = list(criteria)
         self.emitted: list[int] = []  # of this round, not yet in row.tokens
         self._ends: list[int] = []  # length of the text after each of them
         self._shown = 0
+        self.text = ""  # all of it, once it has ended
         self.finish_reason: str | None = None
 
     def begin_round(self) -> None:
@@ -44,29 +47,31 @@ class Stopper:
     def is_final(self, token: int) -> bool:
         """Take note of an emitted token and say whether the text ends with it."""
         self.emitted.append(token)
-        self.detokenizer.push(token)
-        if (
-            token in self.eos
-            or self.detokenizer.cut_before(self.stop_strings)
-            or self._criteria_met()
-        ):
+        self.stop_strings.push(token)
+        if len(self.row.tokens) + len(self.emitted) - self.row.num_prompt_tokens <= self.min_tokens:
+            self.stop_strings.pass_over()
+        cut = self.stop_strings.found()
+        if token in self.eos or cut is not None or self._criteria_met():
             self.finish_reason = "stop"
         elif len(self.row.tokens) + len(self.emitted) >= self.row.max_tokens:
             self.finish_reason = "length"
+        shown = self.stop_strings.shown
         if self.finish_reason is not None:
-            self.detokenizer.flush()
-        self._ends.append(len(self.detokenizer.text))
+            shown.flush()
+            self.text = shown.text if cut is None else shown.text[:cut]
+        self._ends.append(shown.num_settled)
         return self.finish_reason is not None
 
     def take_pieces(self) -> list[str]:
         """For each token of this round the text to show with it.
 
-        The beginning of what may become a stop string is held back until that is settled.
+        What may yet change is held back, and so is what may become a stop string.
         """
-        text, start, pieces = self.detokenizer.text, self._shown, []
-        safe = len(text)
+        start, pieces = self._shown, []
         if self.finish_reason is None:
-            safe -= self.detokenizer.held_back(self.stop_strings)
+            text, safe = self.stop_strings.shown.text, self.stop_strings.num_safe()
+        else:
+            text, safe = self.text, len(self.text)
         for end in self._ends:
             end = max(start, min(end, safe))
             pieces.append(text[start:end])

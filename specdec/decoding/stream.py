@@ -204,7 +204,7 @@ class GenerationStream:
         stats.reads = {**self.model.reads(row.index), **self.drafter.reads(row.index)}
         stats.unasked = row.unasked
         return Generation(
-            text=stopper.detokenizer.text,
+            text=stopper.text,
             token_ids=row.tokens[row.num_prompt_tokens :],
             finish_reason=stopper.finish_reason or "length",
             lossless=self.view.lossless,

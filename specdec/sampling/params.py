@@ -17,9 +17,9 @@ from specdec.sampling.foreign_names import CALL, refuse
 T = TypeVar("T")
 
 # Spellings of vLLM, OpenAI and llama.cpp for Hugging Face's names.
-SYNONYMS = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "stop": "stop_strings",
+SYNONYMS = {"max_tokens": "max_new_tokens", "stop": "stop_strings",
             "n": "num_return_sequences", "repeat_penalty": "repetition_penalty",
-            "typical": "typical_p", "stop_token_ids": "eos_token_id"}  # fmt: skip
+            "typical": "typical_p"}  # fmt: skip
 
 DEFAULT_NEW_TOKENS = 128
 _LENGTHS = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
@@ -72,7 +72,13 @@ class SamplingParams:
     max_length, min_length: instead of max_new_tokens and min_new_tokens, with the prompt counted.
     max_time: seconds after which the text ends with the next token.
     eos_token_id: one id or several; None takes the model's own, an empty list means none.
-    stop_strings: the text ends before the first of them; `token_ids` keep its tokens.
+    stop_token_ids: ids that end a text beside these. ignore_eos: end tokens do not end it, but
+        stop_token_ids do.
+    stop_strings: the text ends before the first of them; `token_ids` keep its tokens. They may
+        hold special tokens, which `text` does not show.
+    min_tokens: no end token, stop token or stop string before so many (vLLM); min_new_tokens, too,
+        keeps end tokens away, but ends by stop_token_ids and stop_strings nevertheless (Hugging
+        Face).
     repetition_penalty: over prompt and output (Hugging Face); frequency_penalty and
         presence_penalty: over the output only (OpenAI, vLLM).
     logit_bias: token id -> added to its logit.
@@ -85,6 +91,7 @@ class SamplingParams:
 
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
+    min_tokens: int | None = None
     max_length: int | None = None
     min_length: int | None = None
     max_time: float | None = None
@@ -105,6 +112,8 @@ class SamplingParams:
     sequence_bias: Any = None
     logit_bias: Mapping[int, float] | None = None
     eos_token_id: int | Sequence[int] | None = None
+    stop_token_ids: int | Sequence[int] | None = None
+    ignore_eos: bool | None = None
     stop_strings: str | Sequence[str] | None = None
     prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None
     logits_processor: Sequence[Callable[..., Any]] | None = None
@@ -116,7 +125,9 @@ class SamplingParams:
         make_plain(self)
         for name in ("max_new_tokens", "max_length", "num_return_sequences"):
             _check_whole(self, name, 1)
-        for name in ("min_new_tokens", "min_length", "top_k", "no_repeat_ngram_size", "seed"):
+        for name in (
+            "min_new_tokens", "min_tokens", "min_length", "top_k", "no_repeat_ngram_size", "seed"
+        ):  # fmt: skip
             _check_whole(self, name, 0)
         for name in ("temperature", "epsilon_cutoff", "eta_cutoff", "max_time"):
             _check_number(self, name, 0.0, float("inf"))
@@ -131,6 +142,13 @@ class SamplingParams:
             raise InvalidArgument("top_p=0 or typical_p=0 keeps no token: use temperature=0")
         if self.do_sample not in (None, True, False):
             raise InvalidArgument(f"do_sample={self.do_sample!r} is neither True nor False")
+        if self.ignore_eos not in (None, True, False):
+            raise InvalidArgument(f"ignore_eos={self.ignore_eos!r} is neither True nor False")
+        if self.ignore_eos and self.eos_token_id not in (None, [], ()):
+            raise InvalidArgument(
+                f"ignore_eos and eos_token_id={self.eos_token_id!r} contradict each other: "
+                "leave one of them out"
+            )
         if self.do_sample is False and self.temperature:
             raise InvalidArgument(
                 f"do_sample=False and temperature={self.temperature} contradict each other: "
@@ -145,7 +163,10 @@ class SamplingParams:
                 f"num_return_sequences={self.num_return_sequences} with greedy decoding would "
                 "give the same text each time: set temperature or do_sample=True"
             )
-        for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
+        for least, most in (
+            ("min_new_tokens", "max_new_tokens"), ("min_tokens", "max_new_tokens"),
+            ("min_length", "max_length"),
+        ):  # fmt: skip
             if (getattr(self, least) or 0) > (getattr(self, most) or float("inf")):
                 raise InvalidArgument(f"{least} exceeds {most}")
         for new, whole in _LENGTHS:

@@ -85,6 +85,7 @@ def build(
     vocab_size: int,
     device: torch.device,
     row: int = 0,
+    stop_token_ids: Sequence[int] = (),
 ) -> list[Processor]:
     """The processors of one row: penalties and bans, the user's own, then the warpers."""
     p, t, chain = params, transformers, list[Processor]()
@@ -111,6 +112,13 @@ def build(
     if least and len(eos):
         chain.append(
             t.MinNewTokensLengthLogitsProcessor(num_prompt_tokens, least, eos, device=str(device))
+        )
+    ends = torch.tensor([*eos_token_ids, *stop_token_ids], dtype=torch.int64, device=device)
+    if p.min_tokens and len(ends):
+        chain.append(
+            t.MinNewTokensLengthLogitsProcessor(
+                num_prompt_tokens, p.min_tokens, ends, device=str(device)
+            )
         )
     if p.prefix_allowed_tokens_fn is not None:
         allowed: Any = p.prefix_allowed_tokens_fn

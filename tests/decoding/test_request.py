@@ -191,11 +191,3 @@ def test_detokenizer_flushes_what_is_broken():
     assert detokenizer.text == "a"
     assert detokenizer.flush() == "\ufffd"
     assert detokenizer.flush() == ""
-
-
-def test_held_back():
-    detokenizer = Detokenizer(Bytes(), [])
-    for byte in b"the en":
-        detokenizer.push(byte)
-    assert detokenizer.held_back(["end", "xyz"]) == 2
-    assert detokenizer.held_back(["xyz"]) == 0
