@@ -7,12 +7,14 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, TypeVar
 
+import torch
 from transformers import GenerationConfig
 
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.plain import make_plain
 from specdec.sampling import generation_fields
 from specdec.sampling.foreign_names import CALL, refuse
+from specdec.sampling.param_kinds import check_kinds
 
 T = TypeVar("T")
 
@@ -22,6 +24,8 @@ SYNONYMS = {"max_tokens": "max_new_tokens", "stop": "stop_strings",
             "typical": "typical_p"}  # fmt: skip
 
 DEFAULT_NEW_TOKENS = 128
+MOST_SEQUENCES = 1 << 16  # of one prompt
+_FLOAT32 = torch.finfo(torch.float32).max  # an infinite penalty times no occurrence is no number
 _LENGTHS = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
 
 
@@ -123,21 +127,24 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         make_plain(self)
+        check_kinds(self)
         for name in ("max_new_tokens", "max_length", "num_return_sequences"):
             _check_whole(self, name, 1)
         for name in (
             "min_new_tokens", "min_tokens", "min_length", "top_k", "no_repeat_ngram_size", "seed"
         ):  # fmt: skip
             _check_whole(self, name, 0)
-        for name in ("temperature", "epsilon_cutoff", "eta_cutoff", "max_time"):
+        for name in ("temperature", "max_time"):
             _check_number(self, name, 0.0, float("inf"))
-        for name in ("top_p", "min_p", "typical_p"):
+        for name in ("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
             _check_number(self, name, 0.0, 1.0)
         for name in ("frequency_penalty", "presence_penalty"):
-            _check_number(self, name, -float("inf"), float("inf"))
+            _check_number(self, name, -_FLOAT32, _FLOAT32)
         _check_number(self, "repetition_penalty", 0.0, float("inf"))
         if self.repetition_penalty == 0.0:
             raise InvalidArgument("repetition_penalty=0 divides by zero: give 1.0 for none")
+        if 1.0 in (self.epsilon_cutoff, self.eta_cutoff):
+            raise InvalidArgument("epsilon_cutoff=1 or eta_cutoff=1 keeps no token: give less")
         if self.top_p == 0.0 or self.typical_p == 0.0:
             raise InvalidArgument("top_p=0 or typical_p=0 keeps no token: use temperature=0")
         if self.do_sample not in (None, True, False):
@@ -158,6 +165,10 @@ class SamplingParams:
             raise InvalidArgument("do_sample=True and temperature=0 contradict each other")
         if self.seed is not None and self.seed >= 1 << 64:
             raise InvalidArgument(f"seed={self.seed} does not fit 64 bits")
+        if self.num_return_sequences > MOST_SEQUENCES:
+            raise InvalidArgument(
+                f"num_return_sequences={self.num_return_sequences} is more than {MOST_SEQUENCES}"
+            )
         if self.num_return_sequences > 1 and not self.samples:
             raise InvalidArgument(
                 f"num_return_sequences={self.num_return_sequences} with greedy decoding would "

@@ -99,7 +99,7 @@ def build(
         chain.append(t.RepetitionPenaltyLogitsProcessor(float(p.repetition_penalty or 1.0)))
     if p.frequency_penalty or p.presence_penalty:
         penalty = OutputPenalty(
-            num_prompt_tokens, p.frequency_penalty or 0.0, p.presence_penalty or 0.0
+            num_prompt_tokens, float(p.frequency_penalty or 0), float(p.presence_penalty or 0)
         )
         chain.append(penalty)
     if p.no_repeat_ngram_size:
