@@ -181,6 +181,9 @@ BENCH = {
     ),
     "caption": Entry("specdec.bench.report.tables:caption", "what was measured where"),
     "notes": Entry("specdec.bench.report.tables:notes", "how to read a measurement"),
+    "check_free": Entry(
+        "specdec.bench.report.files:check_free", "whether a folder may be written to"
+    ),
     "write": Entry("specdec.bench.report.files:write", "a measurement as files"),
     "read": Entry("specdec.bench.report.files:read", "a measurement from its file"),
     "compare": Entry("specdec.bench.report.compare:compare", "two measurements, cell by cell"),

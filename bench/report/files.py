@@ -11,17 +11,37 @@ from specdec.bench.report.charts import draw
 from specdec.bench.report.html import html
 from specdec.bench.report.tables import markdown
 from specdec.errors import InvalidArgument
+from specdec.files import write_text
+
+NAMES = "result.json", "result.md", "report.html"
+
+
+def check_free(folder: Path) -> None:
+    """Raise InvalidArgument where `write` would replace files that are no result of ours."""
+    if folder.exists() and not folder.is_dir():
+        raise InvalidArgument(f"--out {folder} is a file: give a folder")
+    found = [name for name in NAMES if (folder / name).exists()]
+    if not found:
+        return
+    try:
+        read(folder)
+    except InvalidArgument:
+        raise InvalidArgument(
+            f"--out {folder} holds {', '.join(found)}, and no result of `specdec bench run`: give "
+            "another folder"
+        ) from None
 
 
 def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write result.json, result.md, *.png and report.html into `folder`; their paths."""
+    check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "result.json", folder / "result.md"]
-    written[0].write_text(_json(document), "utf-8")
-    written[1].write_text(markdown(document), "utf-8")
+    written = [folder / name for name in NAMES[:2]]
+    write_text(written[0], _json(document))
+    write_text(written[1], markdown(document))
     pictures = draw(document, folder) if document["workloads"] else []
-    report = folder / "report.html"
-    report.write_text(html(document, pictures), "utf-8")
+    report = folder / NAMES[2]
+    write_text(report, html(document, pictures))
     return [*written, *pictures, report]
 
 

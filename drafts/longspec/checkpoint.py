@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from specdec.drafts.longspec.block import LongSpecBlock, Sizes
 from specdec.errors import InvalidArgument, WeightsError
+from specdec.files import replacing, write_text
 from specdec.model.target import Target
 
 KIND = "specdec-longspec"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _SAMPLES = 64  # embedding values that tell one target from another
 _CLOSE = 0.9  # least cosine between samples of one target in two weight formats
 
@@ -44,7 +44,7 @@ class Checkpoint:
 
     def save(self, folder: Path) -> None:
         """Write the folder; each file is replaced as a whole, the weights in bfloat16."""
-        folder.mkdir(parents=True, exist_ok=True)
+        check_free(folder)
         tensors = {name: x.detach().cpu().bfloat16() for name, x in self.weights.items()}
         if self.ids is not None:
             tensors["draft_ids"] = self.ids.int().cpu()
@@ -54,11 +54,13 @@ class Checkpoint:
             "target": self.target,
             "training": self.training,
         }
-        unfinished = folder / f".unfinished-{uuid.uuid4().hex}"
-        save_file({name: x.contiguous() for name, x in tensors.items()}, unfinished)
-        os.replace(unfinished, folder / "model.safetensors")
-        unfinished.write_text(json.dumps(config, indent=1) + "\n", "utf-8")
-        os.replace(unfinished, folder / "config.json")
+        with replacing(folder / WEIGHTS) as unfinished:
+            # The weights say themselves what they are: the two files are not swapped at once.
+            save_file(
+                {name: x.contiguous() for name, x in tensors.items()}, unfinished,
+                {"config": json.dumps(config)},
+            )  # fmt: skip
+        write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
     @classmethod
     def load(cls, source: str | Path) -> Checkpoint:
@@ -68,14 +70,17 @@ class Checkpoint:
         """
         folder = _folder(str(source))
         try:
-            config = json.loads((folder / "config.json").read_text("utf-8"))
+            config = json.loads((folder / CONFIG).read_text("utf-8"))
             if config.get("kind") != KIND:
                 raise InvalidArgument(
                     f"draft_model={str(source)!r} holds a model of type "
                     f"{config.get('model_type', 'unknown')!r}, not a LongSpec drafter: train one "
                     "with `specdec train-drafter`, or use drafter='model'"
                 )
-            weights = load_file(folder / "model.safetensors")
+            weights = load_file(folder / WEIGHTS)
+            with safe_open(folder / WEIGHTS, "pt") as file:
+                own = (file.metadata() or {}).get("config")
+            config = config if own is None else json.loads(own)
             sizes = Sizes(**config["sizes"])
             target, training = config["target"], config.get("training", {})
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -85,7 +90,15 @@ class Checkpoint:
                 f"the LongSpec drafter in {folder} cannot be read: {error}"
             ) from error
         ids = weights.pop("draft_ids", None)
-        return cls(sizes, weights, None if ids is None else ids.long(), target, training)
+        found = cls(sizes, weights, None if ids is None else ids.long(), target, training)
+        try:
+            found.block()
+        except RuntimeError as error:
+            what = str(error).splitlines()[-1].strip()
+            raise WeightsError(
+                f"the LongSpec drafter in {folder} does not fit its config: {what}"
+            ) from error
+        return found
 
     def check(self, target: Target, source: str) -> None:
         """Raise InvalidArgument, naming the difference, unless it was trained for `target`."""
@@ -103,6 +116,21 @@ class Checkpoint:
                 f"the LongSpec drafter {source} was trained for a target of the same sizes with "
                 f"other weights: their embeddings have a cosine of {cosine:.2f}. Train one with "
                 "`specdec train-drafter`"
+            )
+
+
+def check_free(folder: Path) -> None:
+    """Raise InvalidArgument where a checkpoint in `folder` would replace another model's files."""
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        is_ours = isinstance(config, dict) and config.get("kind") == KIND
+    except (OSError, ValueError):
+        is_ours = False
+    for name in (CONFIG, WEIGHTS):
+        if not is_ours and (folder / name).exists():
+            raise InvalidArgument(
+                f"{folder} holds a {name} that is not of a LongSpec drafter and would be replaced: "
+                "give another folder"
             )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import InvalidArgument
+from specdec.files import write_text
 from specdec.model.target import Target
 
 FORMAT = "specdec channel order 1"
@@ -37,7 +38,7 @@ class ChannelOrder:
             "text": self.text,
             "layers": layers,
         }
-        path.write_text(json.dumps(document) + "\n", "utf-8")
+        write_text(path, json.dumps(document) + "\n")
 
     @classmethod
     def load(cls, path: str | Path, target: Target) -> ChannelOrder:
@@ -59,14 +60,25 @@ class ChannelOrder:
             raise InvalidArgument(f"channels: {path} is not a channel file; {how}")
         if not {"fingerprint", "layers", "text"} <= document.keys():
             raise InvalidArgument(f"channels: {path} is incomplete; {how}")
+        layers = document.get("layers")
+        if not isinstance(layers, list) or not {"fingerprint", "text"} <= document.keys():
+            raise InvalidArgument(f"channels: {path} is cut or changed; {how}")
         if document["fingerprint"] != fingerprint(target):
             raise InvalidArgument(
                 f"channels: {path} was made for another model than this "
                 f"{type(target.model).__name__} of {target.num_layers} layers; {how} for a model "
                 "that --model names"
             )
-        layers = [None if order is None else torch.tensor(order) for order in document["layers"]]
-        return cls(document["fingerprint"], tuple(layers), document["text"])
+        shape = target.kv_shape
+        for order in layers:
+            is_order = order is None or (
+                len(order) == shape.kv_heads
+                and all(sorted(head) == list(range(shape.head_dim)) for head in order)
+            )
+            if not is_order or len(layers) != target.num_layers:
+                raise InvalidArgument(f"channels: {path} is cut or changed; {how}")
+        orders = [None if order is None else torch.tensor(order) for order in layers]
+        return cls(document["fingerprint"], tuple(orders), document["text"])
 
 
 def fingerprint(target: Target) -> str:

@@ -40,8 +40,18 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 class Command(typer.core.TyperCommand):
     """A command whose errors name its options, not the arguments of Python.
 
-    One with `threads` runs with so many from beginning to end.
+    One with `threads` runs with so many from beginning to end. Where no argument could be meant, an
+    option that may be repeated takes several values at once, as in `--data A B`.
     """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        several = {
+            name for option in self.params if getattr(option, "multiple", False)
+            for name in option.opts
+        }  # fmt: skip
+        if not any(param.param_type_name == "argument" for param in self.params):
+            args = _apart(args, several)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -92,6 +102,20 @@ class Commands(typer.core.TyperGroup):
                 "characters: set PYTHONIOENCODING=utf-8, or use --json with a file"
             )
             sys.exit(2)
+
+
+def _apart(args: list[str], several: set[str]) -> list[str]:
+    """`--data A B` as `--data A --data B`, for the options in `several`."""
+    out: list[str] = []
+    option = None
+    for place, arg in enumerate(args):
+        if arg.startswith("-") and arg != "-":
+            name = arg.partition("=")[0]
+            option = name if name in several else None
+        elif option is not None and args[place - 1] != option:
+            out.append(option)
+        out.append(arg)
+    return out
 
 
 def _threads(count: int | None) -> AbstractContextManager[None]:

@@ -95,6 +95,8 @@ def run(
           --budget 512 -t 0,1 --baselines ""
       specdec bench run --suite spec-bench -f question.jsonl --limit 26 -d auto,ngram
     """
+    if out is not None:
+        BENCH["check_free"].load()(out)
     engine = console.load_engine(model, dtype, device, trust_remote_code)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and prompts need one")

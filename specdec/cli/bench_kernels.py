@@ -11,6 +11,7 @@ from rich.table import Table
 
 from specdec.cli import arguments, console
 from specdec.errors import InvalidArgument
+from specdec.files import write_text
 from specdec.registry import BENCH
 
 
@@ -41,8 +42,7 @@ def kernels(
         device, names, _counts("--contexts", contexts), _counts("--nodes", nodes), repeats
     )
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        write_text(out, json.dumps(document, indent=1) + "\n")
     if as_json:
         console.print_json(document)
     else:

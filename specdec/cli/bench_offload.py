@@ -12,6 +12,7 @@ from rich.table import Table
 from specdec.cli import arguments, console
 from specdec.decoding.prompt_files import read_text
 from specdec.errors import InvalidArgument
+from specdec.files import write_text
 from specdec.registry import BENCH
 
 
@@ -67,8 +68,7 @@ def offload(
         tier, new_tokens, repeats,
     )  # fmt: skip
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1), "utf-8")
+        write_text(out, json.dumps(document, indent=1))
     if as_json:
         console.print_json(document)
     else:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from specdec.cli import arguments, console
 from specdec.errors import InvalidArgument, unknown_name
+from specdec.files import write_text
 from specdec.registry import BENCH, VIEWS
 
 
@@ -51,8 +52,7 @@ def step(
     steppers = BENCH["steppers"].load()(engine, model, peers, max(counts[0]) + repeats + 1)
     document = BENCH["steps"].load()(engine, tokens, *counts, names, budget, repeats, steppers)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1), "utf-8")
+        write_text(out, json.dumps(document, indent=1))
     if as_json:
         console.print_json(document)
     else:

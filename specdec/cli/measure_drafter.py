@@ -10,6 +10,7 @@ import typer
 
 from specdec.cli import arguments, console
 from specdec.cli.prompts import read_prompts
+from specdec.files import write_text
 from specdec.registry import TRAINING
 
 
@@ -48,8 +49,7 @@ def measure_drafter(
 
     def save(report: dict[str, Any]) -> None:
         last.update(report)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+        write_text(out, json.dumps(report, indent=1) + "\n")
 
     TRAINING["measure"].load()(
         target,

@@ -15,7 +15,9 @@ def train_drafter(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint; a run in it is resumed.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Text or source files or folders; default: what is installed here."),
+        typer.Option(
+            help="Text or source files or folders, one or several; default: what is installed here."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
     rate: Annotated[float, typer.Option(help="Learning rate of the matrices (Muon).")] = 0.003,

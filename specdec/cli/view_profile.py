@@ -10,6 +10,7 @@ import typer
 
 from specdec.cli import arguments, console, prompts
 from specdec.errors import InvalidArgument
+from specdec.files import write_text
 from specdec.progress import progress_bar
 from specdec.registry import BENCH, CALIBRATE, CHANNELS, SPARSE_VIEWS
 
@@ -98,7 +99,7 @@ def view_profile(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         name = "profile" if find_anchors is None else "anchors"
-        (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+        write_text(out / f"{name}.json", json.dumps(document, indent=1) + "\n")
         if find_anchors is None:
             BENCH["plot"].load()(document, out / "profile.png")
     if as_json:

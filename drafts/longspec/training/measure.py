@@ -147,11 +147,11 @@ def measure(
     data: as given for training, of which the held-out files are taken; questions: of the chats, or
     None for made-up ones. `save` is called with the report whenever it has grown.
     """
+    _, corpus = split(gather(data))
     engine = Engine.from_pretrained(target)
     trained = prepared(engine.target, drafter)
     checkpoint = Checkpoint.load(SHIPPED if drafter is None else drafter)
     fresh = untrained(engine, checkpoint)
-    _, corpus = split(gather(data))
     rng = random.Random(f"{seed}/chat")
     asked = [
         question(rng, corpus.passage(rng, "prose", 500), corpus.passage(rng, "code", 400))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from specdec.errors import InvalidArgument
+from specdec.files import UNFINISHED, replacing
 
 FILE = "training.safetensors"
 
@@ -35,15 +34,12 @@ class Progress:
         """Write beside the old file and swap: a kill at any moment leaves one of the two."""
         about = {"step": self.step, "best": self.best, "stale": self.stale}
         metadata = {"progress": json.dumps(about), "settings": json.dumps(self.settings)}
-        for leftover in folder.glob(".unfinished-*"):
+        for leftover in folder.glob(f"{UNFINISHED}*"):
             leftover.unlink()
-        unfinished = folder / f".unfinished-{uuid.uuid4().hex}"
-        save_file(
-            {k: x.detach().contiguous() for k, x in self.tensors.items()}, unfinished, metadata
-        )
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, folder / FILE)
+        with replacing(folder / FILE) as unfinished:
+            save_file(
+                {k: x.detach().contiguous() for k, x in self.tensors.items()}, unfinished, metadata
+            )
 
     @classmethod
     def load(cls, folder: Path, settings: dict[str, object]) -> Progress | None:
@@ -54,10 +50,16 @@ class Progress:
         path = folder / FILE
         if not path.is_file():
             return None
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about, before = json.loads(metadata["progress"]), json.loads(metadata["settings"])
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about, before = json.loads(metadata["progress"]), json.loads(metadata["settings"])
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise InvalidArgument(
+                f"--out {folder}: {FILE} is damaged, or of something else ({error}); give another "
+                "folder"
+            ) from error
         differ = [k for k in settings if k != "steps" and before.get(k) != settings[k]]
         if differ:
             raise InvalidArgument(

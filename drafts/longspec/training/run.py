@@ -14,6 +14,7 @@ from specdec.drafts.longspec.training.corpus import gather
 from specdec.drafts.longspec.training.plot import plot_log
 from specdec.drafts.longspec.training.settings import Pace, Settings
 from specdec.drafts.longspec.training.trainer import Trainer
+from specdec.drafts.training.out_folder import LOG, PICTURE, check_out
 from specdec.errors import InvalidArgument
 from specdec.loading.loader import load
 from specdec.model.target import Target
@@ -36,6 +37,7 @@ def train(
     if mixed_precision not in ("no", "bf16"):
         raise InvalidArgument(f"--mixed-precision {mixed_precision}: give no or bf16")
     chosen, how_often = Settings(**settings), Pace(**pace)
+    check_out(out)
     files = gather(data)
     # Each process draws its own lag, and so leaves the matrices of other lags unused.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -49,6 +51,6 @@ def train(
     with Console(chosen.steps, main) as console:
         trainer.run(console.report)
     if main:
-        plot_log(out / "log.jsonl", out / "training.png")
+        plot_log(out / LOG, out / PICTURE)
     accelerator.end_training()
     return trainer.best if main else None
