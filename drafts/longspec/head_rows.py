@@ -22,10 +22,14 @@ def head_rows(target: Target, ids: Tensor) -> Tensor:
     assert head is not None
     size = int(target.model.config.get_text_config().hidden_size)
     weight = getattr(head, "weight", None)
-    is_whole = isinstance(weight, Tensor) and weight.shape == (target.vocab_size, size)
-    if isinstance(weight, Tensor) and is_whole and not is_released(weight):
+    if isinstance(weight, Tensor) and _is_plain(weight, (target.vocab_size, size)):
         return weight[ids.to(weight.device)].clone()
     units = torch.eye(size, device=target.device, dtype=target.dtype)
     zero = head(torch.zeros_like(units[:1]))[:, ids]
     columns = [head(units[at : at + _STEP])[:, ids] - zero for at in range(0, size, _STEP)]
     return torch.cat(columns).T.contiguous()
+
+
+def _is_plain(weight: Tensor, shape: tuple[int, int]) -> bool:
+    """Whether a weight is of this shape and has its numbers with it."""
+    return weight.shape == shape and not is_released(weight)

@@ -47,7 +47,7 @@ class Released(Tensor):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         _refuse("one of them was pickled: use save_pretrained or state_dict")
 
-    def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"Released(shape={tuple(self.shape)}, dtype={self.dtype})"
 
 
