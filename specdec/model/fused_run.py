@@ -35,6 +35,12 @@ class RunLayer:
 
     def __call__(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """The layer's output `[B, N, hidden]`, or that of the run from its first layer on."""
+        if torch.compiler.is_compiling():  # the kernels are not for PyTorch to look into
+            out: Tensor = torch.compiler.disable(self._output)(hidden_states, **kwargs)
+            return out
+        return self._output(hidden_states, **kwargs)
+
+    def _output(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         run, layer = self.run, self.run.modules[self.place]
         if run.watch is not None and run.watch.is_over:
             return self._own(hidden_states, kwargs)

@@ -230,7 +230,7 @@ def test_plain_decoding_is_that_of_transformers(fused, mode):
     for prompt in PROMPTS:
         (g,) = fused.plain(prompt, **mode)
         for place, token in enumerate(g.token_ids):
-            assert fused.is_tie([*prompt, *g.token_ids[:place]], [token], mode, 0)
+            assert fused.is_tie([*prompt, *g.token_ids[:place]], [token], mode, prompt, 0)
 
 
 @pytest.mark.parametrize("drafter", ["ngram", "model-tree", "streaming", "quest", "triforce"])

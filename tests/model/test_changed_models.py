@@ -10,6 +10,7 @@ from functools import cache
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 from torch.nn.modules import module as every_module
 from torch.nn.utils import parametrize
@@ -382,3 +383,41 @@ def test_two_engines_of_one_model():
     assert first.packing is second.packing and ours(second) == want
     CHANGES["hook on an MLP"](model)
     assert ours(first) == ours(second) != want
+
+
+class Counts(ModelHook):
+    """What accelerate calls in place of a module's forward."""
+
+    calls = 0
+
+    def pre_forward(self, module, *args, **kwargs):
+        self.calls += 1
+        return args, kwargs
+
+
+def test_hooks_of_accelerate():
+    engine, counts = Engine(models.build("llama", dtype=torch.float32)), Counts()
+    want = ours(engine)
+    mlp = engine.model.model.layers[1].mlp
+    add_hook_to_module(mlp, counts)
+    add_hook_to_module(mlp.up_proj, counts)
+    assert ours(engine) == want and counts.calls == 2 * (NEW + 1)
+    remove_hook_from_module(mlp, recurse=True)
+    assert ours(engine) == want and counts.calls == 2 * (NEW + 1)
+
+
+@pytest.mark.parametrize("part", ["mlp", "layer", "forward"])
+def test_parts_that_are_compiled(part):
+    """PyTorch compiles around our kernels."""
+    torch._dynamo.reset()
+    model = models.build("llama", dtype=torch.float32)
+    engine, layer = Engine(model), model.model.layers[0]
+    want = ours(engine)
+    if part == "mlp":
+        layer.mlp = torch.compile(layer.mlp, backend="eager")
+    elif part == "layer":
+        layer.compile(backend="eager")
+    else:
+        model.forward = torch.compile(model.forward, backend="eager")
+    assert ours(engine) == want
+    torch._dynamo.reset()
