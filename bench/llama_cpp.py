@@ -13,6 +13,7 @@ from specdec.bench.contestants import Run, Stopwatch
 from specdec.cachedir import build_folder, cache_root, check_room
 from specdec.errors import InvalidArgument
 from specdec.loading import demo
+from specdec.loading.gguf.file import GGUFFile
 
 log = logging.getLogger("specdec")
 
@@ -92,6 +93,11 @@ def _dequantise(file: Path, out: Path) -> None:
     import gguf
     from gguf.quants import dequantize
 
+    if int(GGUFFile.open(file).fields.get("split.count", 1)) > 1:
+        raise InvalidArgument(
+            f"{file} is one of several shards, which are not copied as float32: join them with "
+            "llama.cpp's gguf-split --merge to measure llama.cpp on them"
+        )
     reader = gguf.GGUFReader(file)
     needed = sum(4 * int(tensor.n_elements) for tensor in reader.tensors)
     check_room(out.parent, needed)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specdec.cachedir import cache_root
 from specdec.cli import arguments, console
 from specdec.errors import InvalidArgument
 
@@ -26,6 +25,7 @@ def listing(as_json: arguments.AsJson = False) -> None:
       specdec cache list --json
     """
     from specdec import cached
+    from specdec.cachedir import cache_root
 
     found = cached.entries()
     if as_json:
@@ -80,6 +80,7 @@ def clear(
 
 
 def _document(found: list[Entry]) -> dict[str, Any]:
+    from specdec.cachedir import cache_root
 
     return {
         "folder": str(cache_root()),

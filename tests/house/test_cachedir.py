@@ -168,4 +168,5 @@ def test_the_demo_model_loads() -> None:
     assert "<|im_start|>assistant" in tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
     )
-    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 2
+    assert tokenizer.eos_token_id == 2
+    assert model.generation_config.eos_token_id == [0, 2, 4]  # all that llama.cpp ends at
