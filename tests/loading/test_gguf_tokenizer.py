@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer
 
 from specdec.errors import UnsupportedModel, WeightsError
 from specdec.loading import demo
+from specdec.loading.gguf.load import read_gguf
 from specdec.loading.gguf.splits import SPLITS
 from specdec.loading.gguf.tokenizer import tokenizer_of
 from specdec.loading.gguf.vocab import end_ids
-from specdec.loading.loader import local_folder
 
 from helpers.llama_vocab import LlamaVocab, write
 
@@ -282,6 +281,6 @@ def test_chat_templates(byte_level: dict[str, Any]) -> None:
 
 def test_the_demo(tmp_path: Path) -> None:
     """As it is loaded: from the converted folder."""
-    ours, theirs = AutoTokenizer.from_pretrained(local_folder("demo")), LlamaVocab(demo.demo_gguf())
+    ours, theirs = read_gguf(demo.demo_gguf()).tokenizer, LlamaVocab(demo.demo_gguf())
     for text in [*TEXTS, *drawn(200, SIGNS)]:
         assert ours(text)["input_ids"] == theirs(text), text
