@@ -16,6 +16,7 @@ from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.cpu.work_stealing import next_piece, num_shares, shares
 from specdec.kernels.linear.gemm.entry_points import calls_of, kinds_of, prepare
 from specdec.kernels.linear.gemm.thread_shares import panel_product
+from specdec.kernels.linear.head_argmax import best_of
 from specdec.kernels.linear.packed_formats import PANEL, Panels
 from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.kernels.linear.row_ops_numba import biased
@@ -31,7 +32,7 @@ def head_argmax(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) -> T
     flat = x.reshape(-1, weight.inputs)
     n = len(flat)
     if n >= MANY:
-        return skinny_linear(x, weight, bias).argmax(-1)
+        return best_of(skinny_linear(x, weight, bias))
     out, height = np.empty(n, np.int64), tile_height(n)
     added = NONE if bias is None else _padded(bias.detach().float())
     calls = calls_of(weight.panels, height)
@@ -69,6 +70,8 @@ def _best(x, panels, bias, n, inputs, outputs, out, height, calls, search):
             at = chunk * rows + row
             if best[at] > top or (best[at] != best[at] and top == top):
                 top, out[row] = best[at], where[at]
+        if not top > -np.inf:
+            out[row] = -1
 
 
 @inner

@@ -7,6 +7,7 @@ last accepted node, padded with -1.
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 
 import torch
@@ -50,7 +51,8 @@ def traverse_trees(
     such. laws: `int32[B, N]`, a `Law` for each node. tests: `float64[B, T]`, independent uniform
     numbers; T is at least N - 1. Siblings stand in the order in which they were drawn.
 
-    Returns the paths and how many tests each sequence took, `int32[B]`.
+    Where a law is no number, drafts end. Returns the paths and how many tests each sequence took,
+    `int32[B]`.
     """
     paths, used = torch.full_like(parents, -1), parents.new_zeros(len(parents))
     for b in range(len(parents)):
@@ -90,8 +92,10 @@ class _Tree:
                 child = self.below[node][0]
                 token = self.tokens[child]
                 p, q = float(self.target[node, token]), float(self._law(node, child)[token])
-                kept = self.keep[node] * (p / q if q > 0.0 else 0.0)
-                self.keep[child] = min(kept, 1.0) if kept > 0.0 else 0.0  # NaN keeps nothing
+                if math.isnan(p + q):
+                    self.below[node] = []
+                    break
+                self.keep[child] = min(1.0, self.keep[node] * (p / q if q > 0.0 else 0.0))
                 node = child
             if node == 0:
                 return node, used

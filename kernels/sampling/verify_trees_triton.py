@@ -93,11 +93,13 @@ def _traverse(
             if kind == 2:
                 q = tl.load(draft + at).to(tl.float64)
             p = tl.load(target + at).to(tl.float64)
-            ratio = tl.where(q > 0.0, p / tl.where(q > 0.0, q, 1.0), 0.0)
-            kept = _at(n, node, keep) * ratio
-            kept = tl.where(kept > 0.0, tl.minimum(kept, 1.0), 0.0)  # NaN keeps nothing
-            keep = tl.where(n == child, kept, keep)
-            node = child
+            if p + q == p + q:
+                ratio = tl.where(q > 0.0, p / tl.where(q > 0.0, q, 1.0), 0.0)
+                kept = tl.minimum(_at(n, node, keep) * ratio, 1.0)
+                keep = tl.where(n == child, kept, keep)
+                node = child
+            else:  # a law that is no number: drafts end here
+                live = live & (parent != node)
             child = tl.min(tl.where(live & (parent == node), n, NODES), 0)
         if node == 0:
             going = tl.full([], 0, tl.int32)

@@ -47,10 +47,8 @@ class FusedHead:
     def __call__(self, inputs: dict[str, Any]) -> Tensor:
         """The first of the largest logits, `int64[B, N]`: what argmax of the model's own gives; -1
         where they are no numbers."""
-        weight, hidden = self.packing.linears[self.module].weight, self._hidden(inputs)
-        best = head_argmax(hidden, weight, self.module.bias)
-        known = hidden.isfinite().all(-1)
-        return best if bool(known.all()) else best.masked_fill(~known, -1)
+        weight = self.packing.linears[self.module].weight
+        return head_argmax(self._hidden(inputs), weight, self.module.bias)
 
     def _hidden(self, inputs: dict[str, Any]) -> Tensor:
         hidden: Tensor = self.packing.model.base_model(**inputs)[0]

@@ -73,7 +73,9 @@ def verify(
     if any(row != _OFF for row in warped):
         each = [row for row, count in zip(warped, counts, strict=True) for _ in range(count)]
         columns = zip(zip(*each, strict=True), _DTYPES, strict=True)
+        peak = scores.amax(-1)
         scores = warp_scores(scores, *(_tensor(x, scores, dtype) for x, dtype in columns))
+        scores[:, 0] += torch.where(peak.isnan(), torch.nan, 0.0)  # warpers may drop the token
     decide = _traverse if _is_drawn(rows, trees) else _walk
     paths, last = decide(rows, trees, scores)
     read = read_back(torch.cat([paths.long(), last[:, None]], dim=1))
@@ -162,10 +164,10 @@ def _traverse(
 
 
 def _known(chosen: Tensor, scores: Tensor, samples: bool) -> Tensor:
-    """The tokens chosen by `scores[M, V]`; -1 where none can be: see `fault_of`."""
-    peak = scores.amax(-1) if samples else scores.gather(-1, chosen[:, None])[:, 0]
-    unknown = peak.isnan() | (peak == -torch.inf)
-    return chosen.masked_fill(unknown | (peak == torch.inf) if samples else unknown, -1)
+    """The tokens chosen by `scores[M, V]`; -1 where none can be: see `fault_of`. Kernels pass over
+    what is no number, so that is looked for here."""
+    peak = scores.amax(-1)
+    return chosen.where(peak.isfinite() if samples else peak > -torch.inf, -1)
 
 
 def _verdict(

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from specdec.kernels.linear.head_argmax import best_of
 from specdec.sampling.forking import CannotFork
 from specdec.sampling.noise import Noise
 from specdec.sampling.processors import Processor, is_stateless, own_copy
@@ -160,7 +161,7 @@ class NodeLaws:
         self.after: dict[int, list[Processor]] = {-1: sampler.processors}
         self.argmax: list[int] | None = None
         if sampler.is_argmax:
-            self.argmax = _argmax(logits).tolist()
+            self.argmax = (best_of(logits) if logits.is_floating_point() else logits).tolist()
 
     @cached_property
     def can_branch(self) -> bool:
@@ -214,13 +215,3 @@ class NodeLaws:
     def _failure(self, error: Exception, plain: bool) -> Exception:
         """What to raise for an error: itself only where plain decoding of the target meets it."""
         return error if plain and not self.row.level else LawUnknown(self.row, error)
-
-
-def _argmax(logits: Tensor) -> Tensor:
-    """The best token after each node, of `logits[N, V]` or of `int64[N]`, which it is already; -1
-    where there is none."""
-    if not logits.is_floating_point():
-        return logits
-    best = logits.argmax(-1)
-    peak = logits.gather(-1, best[:, None])[:, 0]
-    return best.masked_fill(peak.isnan() | (peak == -torch.inf), -1)

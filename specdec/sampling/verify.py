@@ -18,6 +18,7 @@ Words as in the literature: a draft token is *accepted*; a token drawn after a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -102,7 +103,8 @@ def traversal(
     gives independent draws from [0, 1), fresh for every test; `draw(probs)` draws the last token.
     Children may be drawn without replacement, i.i.d. or be deterministic, also mixed below one
     node: the law of each is taken given its earlier siblings, and a deterministic child has q = 1.
-    Where `target_probs` raises LawUnknown, drafts end; that depends on the tokens before them only.
+    Drafts end where `target_probs` raises LawUnknown or a law is no number; that depends on the
+    tokens before them only.
     """
     children = tree.children()
     # keep[v]: the probability, still owed, with which the path down to v is kept.
@@ -151,8 +153,11 @@ def traversal(
                 children[node] = []
                 break
             token = tree.tokens[child]
-            ratio = float(p[token]) / float(q[token]) if float(q[token]) > 0.0 else 0.0
-            keep[child] = _probability(keep[node] * ratio)
+            p_of, q_of = float(p[token]), float(q[token])
+            if math.isnan(p_of + q_of):  # `min(1.0, nan)` is 1.0: it would keep any draft
+                children[node] = []
+                break
+            keep[child] = min(1.0, keep[node] * (p_of / q_of if q_of > 0.0 else 0.0))
             node = child
         if node == 0 or uniform() < keep[node]:
             break
@@ -168,11 +173,6 @@ def traversal(
             return Verdict(path[: depth + 1], tokens, True)
     tokens.append(draw(target_at(node)))
     return Verdict(path, tokens, is_final(tokens[-1]))
-
-
-def _probability(x: float) -> float:
-    """x, at most 1; what is no number keeps nothing. (`min(1.0, nan)` is 1.0.)"""
-    return min(x, 1.0) if x > 0.0 else 0.0
 
 
 def _exclude(

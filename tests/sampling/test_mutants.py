@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from specdec.sampling import verify
 from specdec.sampling.tree import Law, TokenTree
 from specdec.sampling.verify import traversal, walk
 
@@ -28,6 +30,7 @@ from helpers.enumeration import (
     grow,
     grown,
     outcomes,
+    unknown_after,
     verdicts,
 )
 from helpers.rules import recursive_rejection
@@ -109,6 +112,31 @@ def test_node_dropped_because_of_its_own_token():
         assert bias(trees, tables.target) < EXACT
         trees = list(outcomes(partial(drop_unlikely, tables=tables, keep=False)))
         assert bias(trees, tables.target) > BIASED
+
+
+@pytest.mark.parametrize("how", ["draw", "iid", "point"])
+def test_drafts_kept_where_the_law_is_no_number(how, monkeypatch):
+    """Nothing can be said after token 1: the text must get stuck there as often as plain decoding,
+    and be right where it does not. `min(1.0, nan)` is 1.0."""
+    stuck = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+
+    def wrong_by(tables, shape):
+        def plain(context):
+            if 3 in context or context[-1:] == (1,):
+                return stuck
+            return torch.nn.functional.pad(tables.target(context), (0, 1))
+
+        def rule(tree, target, uniform, draw):
+            return traversal(tree, target, uniform, lambda p: 3 if p.isnan().any() else draw(p))
+
+        trees = grown(shape, how, tables.draft)
+        decided = verdicts(trees, unknown_after(1, tables.target), rule)
+        return distance(((p, verdict.tokens) for p, verdict in decided), plain, 3)
+
+    cases = list(product(TABLES, (CHAIN, PAIR, BUSH)))
+    assert max(wrong_by(*case) for case in cases) < EXACT
+    monkeypatch.setattr(verify, "math", SimpleNamespace(isnan=lambda x: False))
+    assert max(wrong_by(*case) for case in cases) > BIASED
 
 
 def test_the_proof_sees_a_law_wrong_by_one_part_in_a_billion():

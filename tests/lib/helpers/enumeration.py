@@ -106,6 +106,11 @@ class Tables:
         return weights / weights.sum()
 
 
+def unknown_after(token: int, laws: Laws) -> Laws:
+    """`laws`, but NaN right after some token."""
+    return lambda context: laws(context) * (torch.nan if context[-1:] == (token,) else 1.0)
+
+
 def shapes(nodes: int) -> list[Context]:
     """The parents of every ordered tree with so many nodes, level by level."""
     grown: list[Context] = [(-1,)]

@@ -79,6 +79,8 @@ def prove(op, tree, target, vocab, device="cpu"):
     for b, (probability, (path, numbers, law)) in enumerate(cases):
         assert [node for node in paths[b].tolist() if node >= 0] == path
         assert int(used[b]) == len(numbers)
-        wrong += probability * (inputs[0][b, path[-1]].cpu() - law).abs().sum().item() / 2
+        left = inputs[0][b, path[-1]].cpu()
+        unlike = (left - law).abs().masked_fill(left.isnan() & law.isnan(), 0.0)
+        wrong += probability * unlike.sum().item() / 2
     assert abs(sum(p for p, _ in cases) - 1.0) < 1e-9
     return wrong
