@@ -18,6 +18,7 @@ from specdec.sampling.scores import name_of
 # What an object uses and does not change: a copy would only cost memory.
 _SHARED = (nn.Module, PreTrainedTokenizerBase, types.ModuleType, type)
 _ATOMS = (str, bytes, int, float, bool, complex, type(None))
+_FIXED = (tuple, frozenset, types.BuiltinFunctionType)
 
 
 class CannotFork(InvalidArgument):
@@ -26,23 +27,29 @@ class CannotFork(InvalidArgument):
 
 def fork(something: Any) -> Any:
     """An independent copy in the present state: by its own `fork()`, else a deep copy, in which
-    functions have their own closures and defaults. Models and tokenizers are shared.
+    functions have their own closures, defaults, attributes and global variables of their module.
+    Models and tokenizers are shared, and so is what the variables of a class hold.
 
     Raises CannotFork for what keeps its state where a copy cannot have its own (a lock, a native
-    handle, a global variable).
+    handle).
     """
     own = getattr(something, "fork", None)
     if callable(own):
         return own()
+    call = getattr(type(something), "__call__", None)
+    if isinstance(call, types.FunctionType) and _sets_globals(call.__code__):
+        raise CannotFork(
+            f"{name_of(something)} keeps its state in a global variable, and rows and branches need "
+            "one each: keep it in the object"
+        )
     try:
-        memo: dict[int, Any] = {}
-        functions = []
-        for part in _parts(something):
-            if isinstance(part, _SHARED):
-                memo[id(part)] = part
-            elif isinstance(part, types.FunctionType) and _has_state(part):
-                functions.append(part)
-                memo[id(part)] = _shell(part)
+        parts = list(_parts(something))
+        functions = [part for part in parts if isinstance(part, types.FunctionType)]
+        memo: dict[int, Any] = {id(part): part for part in parts if isinstance(part, _SHARED)}
+        spaces: dict[int, dict[str, Any]] = {}  # of global variables, one copy of each module's
+        for function in functions:
+            space = spaces.setdefault(id(function.__globals__), {**function.__globals__})
+            memo[id(function)] = _shell(function, space)
         for function in functions:
             _fill(function, memo)
         return copy.deepcopy(something, memo)
@@ -56,35 +63,49 @@ def fork(something: Any) -> Any:
 
 
 def is_plain_function(something: Any) -> bool:
-    """Whether it is a function that has nowhere of its own to keep a state."""
-    return isinstance(something, types.FunctionType) and not _has_state(something)
+    """Whether it is a function that has nowhere to keep a state."""
+    return isinstance(something, types.FunctionType) and all(map(_is_fixed, _parts(something)))
 
 
-def _has_state(function: types.FunctionType) -> bool:
-    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    is_mutable = any(not isinstance(x, (*_ATOMS, *_SHARED)) for x in defaults)
-    return bool(function.__closure__) or is_mutable or _sets_globals(function)
+def _is_fixed(part: Any) -> bool:
+    if isinstance(part, types.FunctionType):
+        return not (part.__closure__ or part.__dict__ or _sets_globals(part.__code__))
+    return isinstance(part, (*_SHARED, *_FIXED))  # what a tuple holds is a part, too
 
 
-def _sets_globals(function: types.FunctionType) -> bool:
-    return any(
-        x.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") for x in dis.get_instructions(function)
-    )
+def _sets_globals(code: types.CodeType) -> bool:
+    return any(op in ("STORE_GLOBAL", "DELETE_GLOBAL") for op, _ in _global_steps(code))
 
 
-def _shell(function: types.FunctionType) -> types.FunctionType:
-    """The function with cells of its own, still empty."""
-    if _sets_globals(function):
-        raise CannotFork(
-            f"{name_of(function)} keeps its state in a global variable, and rows and branches need "
-            "one each: keep it in an object or a closure"
-        )
+def _global_steps(code: types.CodeType) -> Iterator[tuple[str, str]]:
+    """What a function, and all that are written in it, do with which global variables."""
+    for step in dis.get_instructions(code):
+        if step.opname.endswith("_GLOBAL"):
+            yield step.opname, step.argval
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _global_steps(inner)
+
+
+def _globals_of(function: types.FunctionType) -> dict[str, Any]:
+    """The global variables that a function uses and that may hold its state: no atoms, and no
+    functions of other modules."""
+    space, found = function.__globals__, dict[str, Any]()
+    for _, name in _global_steps(function.__code__):
+        value = space.get(name)
+        is_foreign = isinstance(value, types.FunctionType) and value.__globals__ is not space
+        if not is_foreign and not isinstance(value, (*_ATOMS, *_SHARED)):
+            found[name] = value
+    return found
+
+
+def _shell(function: types.FunctionType, space: dict[str, Any]) -> types.FunctionType:
+    """The function with cells of its own, still empty, and other global variables."""
     cells = tuple(types.CellType() for _ in function.__closure__ or ())
-    twin = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, None, cells or None
-    )
-    functools.update_wrapper(twin, function)
-    twin.__dict__.pop("__wrapped__", None)
+    code, name = function.__code__, function.__name__
+    twin = types.FunctionType(code, space, name, None, cells or None)
+    for attribute in functools.WRAPPER_ASSIGNMENTS:
+        setattr(twin, attribute, getattr(function, attribute))
     return twin
 
 
@@ -92,12 +113,11 @@ def _fill(function: types.FunctionType, memo: dict[int, Any]) -> None:
     twin = cast(types.FunctionType, memo[id(function)])
     twin.__defaults__ = copy.deepcopy(function.__defaults__, memo)
     twin.__kwdefaults__ = copy.deepcopy(function.__kwdefaults__, memo)
+    twin.__dict__.update(copy.deepcopy(function.__dict__, memo))
+    twin.__globals__.update(copy.deepcopy(_globals_of(function), memo))
     for mine, theirs in zip(twin.__closure__ or (), function.__closure__ or (), strict=True):
-        try:
-            content = theirs.cell_contents
-        except ValueError:  # not set yet
-            continue
-        mine.cell_contents = copy.deepcopy(content, memo)
+        if _is_set(theirs):
+            mine.cell_contents = copy.deepcopy(theirs.cell_contents, memo)
 
 
 def _parts(root: Any) -> Iterator[Any]:
@@ -118,7 +138,8 @@ def _children(part: Any) -> list[Any]:
         return []
     if isinstance(part, types.FunctionType):
         cells = [x.cell_contents for x in part.__closure__ or () if _is_set(x)]
-        return [*cells, *(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
+        defaults = [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
+        return [*cells, *defaults, *part.__dict__.values(), *_globals_of(part).values()]
     if isinstance(part, types.MethodType):
         return [part.__self__, part.__func__]
     if isinstance(part, functools.partial):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import math
 import threading
 
 import pytest
@@ -78,6 +79,34 @@ def wrapped():
     return functools.partial(lambda f, ids, scores: f(ids, scores), inner)
 
 
+_seen, _count = [], 0
+
+
+def in_a_global_list(ids, scores):
+    return in_a_default(ids, scores, _seen)
+
+
+def in_a_global_number(ids, scores):
+    global _count
+    _count += 1
+    scores = scores.clone()
+    scores[:, _count % 2 :: 2] = -torch.inf
+    return scores
+
+
+def in_an_attribute(ids, scores):
+    return in_a_default(ids, scores, in_an_attribute.seen)
+
+
+def afresh(function):
+    """The function, and its state at the beginning."""
+    global _count
+    _count = 0
+    _seen.clear()
+    in_an_attribute.seen = []
+    return function
+
+
 class Holder:
     """Holds a function whose closure is the state."""
 
@@ -92,6 +121,8 @@ STATES = {
     "closure": by_turns, "object": ByTurns, "method": lambda: ByTurns().method,
     "default": with_default, "partial": wrapped, "held": Holder,
     "partial of a method": lambda: functools.partial(ByTurns().method),
+    "global list": lambda: afresh(in_a_global_list), "attribute": lambda: afresh(in_an_attribute),
+    "global number": lambda: afresh(in_a_global_number),
 }  # fmt: skip
 
 
@@ -124,16 +155,25 @@ def test_what_cannot_be_copied_is_refused_by_name():
         def __init__(self):
             self.lock = threading.Lock()
 
-    def counting(ids, scores):
-        global _count
-        _count = 1
-        return scores
+    class Counting:
+        def __call__(self, ids, scores):
+            global _count
+            _count += 1
+            return scores
 
     with pytest.raises(CannotFork, match=r"Locked cannot be copied.*fork\(\)"):
         fork(Locked())
-    with pytest.raises(CannotFork, match="counting.*global"):
-        fork(counting)
-    assert is_plain_function(lambda ids, scores: scores) and not is_plain_function(by_turns())
+    with pytest.raises(CannotFork, match="Counting.*global"):
+        fork(Counting())
+
+
+def test_functions_that_have_nowhere_to_keep_a_state():
+    def one(ids, scores, bias=(1.0, None)):
+        return torch.log_softmax(scores + bias[0], -1) * math.pi
+
+    assert is_plain_function(one) and is_plain_function(lambda ids, scores: wrapped)
+    for state in STATES.values():
+        assert not is_plain_function(state())
 
 
 def test_models_and_tokenizers_are_shared(model):
