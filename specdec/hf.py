@@ -31,7 +31,7 @@ from specdec.model import support
 from specdec.model.target import Target
 from specdec.sampling import generation_fields, params
 from specdec.sampling.foreign_names import CALL, refuse
-from specdec.sampling.processors import Processor
+from specdec.sampling.processors import AllowedTokens, Processor
 
 # Our own keywords of a call: everything that concerns drafting, under every spelling.
 OURS = {
@@ -171,6 +171,6 @@ def _of_row(processor: Any, row: int) -> Processor:
     allowed = getattr(processor, "_prefix_allowed_tokens_fn", None)
     if allowed is not None:
         processor = copy.copy(processor)
-        processor._prefix_allowed_tokens_fn = lambda _, ids: allowed(row, ids)
+        processor._prefix_allowed_tokens_fn = AllowedTokens(allowed, row)
     one: Processor = processor
     return one

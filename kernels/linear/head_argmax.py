@@ -15,8 +15,8 @@ def head_argmax(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) -> T
     """argmax over the outputs of `skinny_linear(x, weight, bias)`: `int64[...]`.
 
     The lowest of equal outputs is chosen, as `Tensor.argmax` does; -1 where an output is NaN, or
-    all are -inf. Each version compares the very numbers that its own `skinny_linear` returns, so a text
-    does not depend on which of the two chose its tokens.
+    all are -inf. Each version compares the very numbers that its own `skinny_linear` returns, so a
+    text does not depend on which of the two chose its tokens.
     """
     return best_of(skinny_linear.plain(x, weight, bias))
 

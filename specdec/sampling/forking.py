@@ -36,11 +36,10 @@ def fork(something: Any) -> Any:
     own = getattr(something, "fork", None)
     if callable(own):
         return own()
-    call = getattr(type(something), "__call__", None)
-    if isinstance(call, types.FunctionType) and _sets_globals(call.__code__):
+    if _sets_globals(getattr(vars(type(something)).get("__call__"), "__code__", None)):
         raise CannotFork(
-            f"{name_of(something)} keeps its state in a global variable, and rows and branches need "
-            "one each: keep it in the object"
+            f"{name_of(something)} keeps its state in a global variable, and rows and branches "
+            "need one each: keep it in the object"
         )
     try:
         parts = list(_parts(something))
@@ -73,8 +72,10 @@ def _is_fixed(part: Any) -> bool:
     return isinstance(part, (*_SHARED, *_FIXED))  # what a tuple holds is a part, too
 
 
-def _sets_globals(code: types.CodeType) -> bool:
-    return any(op in ("STORE_GLOBAL", "DELETE_GLOBAL") for op, _ in _global_steps(code))
+def _sets_globals(code: types.CodeType | None) -> bool:
+    return code is not None and any(
+        op in ("STORE_GLOBAL", "DELETE_GLOBAL") for op, _ in _global_steps(code)
+    )
 
 
 def _global_steps(code: types.CodeType) -> Iterator[tuple[str, str]]:

@@ -22,10 +22,10 @@ _FUNCTIONS = {
     "RepetitionPenaltyLogitsProcessor", "TopPLogitsWarper", "TopKLogitsWarper", "TopHLogitsWarper",
     "MinPLogitsWarper", "TypicalLogitsWarper", "EpsilonLogitsWarper", "EtaLogitsWarper",
     "NoRepeatNGramLogitsProcessor", "SequenceBiasLogitsProcessor", "NoBadWordsLogitsProcessor",
-    "PrefixConstrainedLogitsProcessor", "ForcedBOSTokenLogitsProcessor",
-    "ForcedEOSTokenLogitsProcessor", "InfNanRemoveLogitsProcessor", "LogitNormalization",
-    "ExponentialDecayLengthPenalty", "SuppressTokensAtBeginLogitsProcessor",
-    "SuppressTokensLogitsProcessor", "WatermarkLogitsProcessor",
+    "ForcedBOSTokenLogitsProcessor", "ForcedEOSTokenLogitsProcessor",
+    "InfNanRemoveLogitsProcessor", "LogitNormalization", "ExponentialDecayLengthPenalty",
+    "SuppressTokensAtBeginLogitsProcessor", "SuppressTokensLogitsProcessor",
+    "WatermarkLogitsProcessor",
 }  # fmt: skip
 _COLD = 1e-30  # a temperature below which quotients of logits leave float32
 
@@ -78,6 +78,20 @@ class LogitBias:
         return scores
 
 
+class AllowedTokens:
+    """The caller's `prefix_allowed_tokens_fn` for one row of a batch, whose state is its own."""
+
+    def __init__(self, function: Any, row: int) -> None:
+        self.function, self.row = function, row
+
+    def __call__(self, batch_id: int, ids: Tensor) -> Any:
+        return self.function(self.row, ids)
+
+    @property
+    def stateless(self) -> bool:
+        return is_stateless(self.function) or is_plain_function(self.function)
+
+
 def build(
     params: SamplingParams,
     num_prompt_tokens: int,
@@ -121,8 +135,8 @@ def build(
             )
         )
     if p.prefix_allowed_tokens_fn is not None:
-        allowed: Any = p.prefix_allowed_tokens_fn
-        chain.append(t.PrefixConstrainedLogitsProcessor(lambda _, ids: allowed(row, ids), 1))
+        allowed = AllowedTokens(p.prefix_allowed_tokens_fn, row)
+        chain.append(t.PrefixConstrainedLogitsProcessor(allowed, 1))
     if p.suppress_tokens is not None:
         _check_ids("suppress_tokens", p.suppress_tokens, vocab_size)
         chain.append(t.SuppressTokensLogitsProcessor(list(p.suppress_tokens), device=str(device)))
@@ -162,6 +176,8 @@ def is_stateless(processor: Any) -> bool:
     if hasattr(processor, "stateless"):
         return bool(processor.stateless)
     kind = type(processor)
+    if kind is transformers.PrefixConstrainedLogitsProcessor:
+        return AllowedTokens(processor._prefix_allowed_tokens_fn, 0).stateless
     ours = kind.__module__ == "transformers.generation.logits_process"
     return ours and kind.__name__ in _FUNCTIONS
 

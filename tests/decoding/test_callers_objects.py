@@ -253,6 +253,32 @@ def test_the_list_of_functions_names_what_transformers_has():
 PREPARED = {"prepared_bias_variables", "length_1_bias", "prompt_ignore_length", "eos_token_id"}
 
 
+class Turns:
+    """Allowed tokens, even and odd by turns, counted with every call."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, batch_id, ids):
+        self.calls += 1
+        return list(range(self.calls % 2 + 1, 40, 2))
+
+
+@pytest.mark.parametrize("drafter", ["none", "ngram", "model"])
+@pytest.mark.parametrize("acceptance", ["coupled", "rejection"])
+def test_allowed_tokens_with_a_state_are_asked_once_for_every_token(
+    llama, draft, drafter, acceptance
+):
+    how = {"draft_model": draft} if drafter == "model" else {}
+    for prompts in ([1, 2, 3], [[1, 2], [3]]):
+        out = llama.generate(
+            prompts, prefix_allowed_tokens_fn=Turns(), drafter=drafter, acceptance=acceptance,
+            temperature=1.0, seed=2, max_new_tokens=8, eos_token_id=[], **how,
+        )  # fmt: skip
+        for g in out if isinstance(out, list) else [out]:
+            assert [token % 2 for token in g.token_ids] == [0, 1] * 4
+
+
 # -- through transformers: objects that see all rows ----------------------------------------------
 
 PADDED = torch.tensor([[0, 0, 4, 5], [7, 8, 9, 4], [0, 6, 3, 2]])
@@ -314,6 +340,20 @@ def test_a_batch_is_asked_as_transformers_asks_it(padded, given, eos):
         )  # fmt: skip
 
     ours = call(custom_generate=specdec.hf.generate, drafter="ngram")
+    assert torch.equal(ours, call())
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_allowed_tokens_with_a_state_through_transformers(padded, rows):
+    draft = models.build("llama", dtype=torch.float32, seed=7)
+
+    def call(**more):
+        return padded.generate(
+            PADDED[-rows:], attention_mask=MASK[-rows:], do_sample=False, max_new_tokens=7,
+            pad_token_id=0, eos_token_id=None, prefix_allowed_tokens_fn=Turns(), **more,
+        )  # fmt: skip
+
+    ours = call(custom_generate=specdec.hf.generate, drafter="model", draft_model=draft)
     assert torch.equal(ours, call())
 
 

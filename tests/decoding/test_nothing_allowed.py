@@ -106,9 +106,20 @@ def test_a_model_that_gives_no_numbers_is_told(rule, dtype):
     model = models.build("llama", dtype=dtype, head_dim=16)
     torch.nn.init.constant_(model.model.embed_tokens.weight[5:6], NAN)
     engine = Engine(model)
+    assert dtype is torch.float64 or engine.target.head is not None
     for drafter in ("none", "ngram"):
         with pytest.raises(NothingAllowed, match="row 0, position 3.*the model"):
             engine.generate([1, 2, 5], drafter=drafter, max_new_tokens=4, **RULES[rule])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_one_score_of_the_head_that_is_no_number(rule, dtype):
+    """The hidden state is whole, and so are all other scores."""
+    model = models.build("llama", dtype=dtype, head_dim=16, tie_word_embeddings=False)
+    torch.nn.init.constant_(model.lm_head.weight[7:8], NAN)
+    with pytest.raises(NothingAllowed, match="row 0, position 2.*the model"):
+        Engine(model).generate([1, 2], drafter="none", max_new_tokens=4, **RULES[rule])
 
 
 @pytest.mark.parametrize("drafter", ["model", "bushy", "ngram"])
@@ -204,15 +215,6 @@ def test_a_law_that_is_no_number_keeps_no_draft():
     assert paths.tolist() == [[0, -1]]
 
 
-def test_the_mutant_that_takes_nan_for_one_is_seen(monkeypatch):
-    from specdec.sampling import verify
-
-    monkeypatch.setattr(verify, "_probability", lambda x: min(1.0, x))
-    law = torch.full((3,), NAN, dtype=torch.float64)
-    mutant = traversal(forbidden_draft(), lambda node: law, lambda: 0.5, lambda p: 2)
-    assert mutant.path == [0, 1]
-
-
 def test_walk_stops_where_choosing_fails():
     def choose(node):
         raise NothingAllowed("here")
@@ -222,27 +224,36 @@ def test_walk_stops_where_choosing_fails():
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("value", [NAN, -INF])
-def test_on_a_device(llama, rule, value, monkeypatch):
-    """The device's own verification, on the host's tensors: plain twins of its kernels."""
+@pytest.mark.parametrize(
+    ("value", "bad"), [(NAN, slice(None)), (NAN, 3), (-INF, slice(None))], ids=str
+)
+@pytest.mark.parametrize("warped", [{}, {"top_k": 5, "min_p": 0.1}], ids=["raw", "warped"])
+def test_on_a_device(llama, rule, value, bad, warped, monkeypatch):
+    """The device's own verification, on the host's tensors: plain twins of its kernels, of which
+    those that choose and warp pass over NaN, as their Triton versions do."""
     from specdec.decoding.drafting import make_drafter
     from specdec.decoding.request import Request
     from specdec.decoding.stream import GenerationStream
 
+    def deaf(op):
+        return lambda scores, *given: op(scores.nan_to_num(-INF, INF, -INF), *given)
+
     monkeypatch.setattr(device_verify, "has_kernels", lambda logits: True)
+    monkeypatch.setattr(device_verify, "choose_tokens", deaf(device_verify.choose_tokens))
+    monkeypatch.setattr(device_verify, "warp_scores", deaf(device_verify.warp_scores))
     forward = type(llama.target).forward
 
     def spoilt(self, tokens, pass_):
         logits = forward(self, tokens, pass_)
         if int(pass_.positions.max()) >= 5:
-            logits[pass_.positions >= 5] = value
+            logits[pass_.positions >= 5, bad] = value
         return logits
 
     monkeypatch.setattr(type(llama.target), "forward", spoilt)
     request = Request.parse(
         llama,
         [1, 2, 3],
-        {"max_new_tokens": 8, "drafter": "ngram", "eos_token_id": [], **RULES[rule]},
+        {"max_new_tokens": 8, "drafter": "ngram", "eos_token_id": [], **RULES[rule], **warped},
     )
     stream = GenerationStream(llama.target, request, make_drafter(llama.target, request, None))
     with pytest.raises(NothingAllowed, match="row 0, position 6"):
