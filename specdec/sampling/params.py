@@ -89,7 +89,8 @@ class SamplingParams:
     logits_processor, stopping_criteria: Hugging Face objects or callables. A processor with state
         is copied where the tree branches: give it a `fork()` method or make it deep-copyable.
     prefix_allowed_tokens_fn: of (row, ids of prompt and output), the ids that may come next; rows
-        count all texts of the call.
+        count all texts of the call. One that is a closure or an object may keep a state, so drafts
+        do without it unless it has the attribute `stateless = True`.
     seed: None draws one from PyTorch's generator, which `Generation.seed` then reports.
     """
 
