@@ -6,8 +6,10 @@ import contextlib
 import errno
 import mmap
 import os
+import shutil
 import tempfile
 import weakref
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import InvalidArgument, OutOfMemory
+from specdec.offload.disk_folder import disk_folder
 from specdec.offload.pace import Pace
 
 _PAGE = mmap.ALLOCATIONGRANULARITY
@@ -42,6 +45,8 @@ class DiskTier:
         fd, offset = self._file(), self.nbytes
         size = -(-nbytes // _PAGE) * _PAGE
         try:
+            if size > shutil.disk_usage(self._folder).free:  # before a part of it is taken
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             _reserve(fd, offset, size)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -83,14 +88,17 @@ class DiskTier:
     @property
     def place(self) -> str:
         """The folder, as given or as found."""
-        return str(self.folder or tempfile.gettempdir())
+        return str(self._folder)
+
+    @cached_property
+    def _folder(self) -> Path:
+        return disk_folder(self.folder)
 
     def _file(self) -> int:
         if self._fd is None:
             try:
-                if self.folder is not None:
-                    Path(self.folder).mkdir(parents=True, exist_ok=True)
-                fd, path = tempfile.mkstemp(prefix="specdec-kv-", dir=self.folder)
+                self._folder.mkdir(parents=True, exist_ok=True)
+                fd, path = tempfile.mkstemp(prefix="specdec-kv-", dir=self._folder)
             except OSError as error:
                 raise InvalidArgument(
                     f"offload_folder={self.place!r} cannot be written ({error.strerror}): give "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 
 from specdec.errors import InvalidArgument
+from specdec.offload.disk_folder import disk_folder, memory_kind
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
           "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
@@ -48,11 +48,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def free_disk(folder: str | Path | None) -> int:
-    """Bytes that can be had in a folder, there or still to be made; by default that for temporary
-    files."""
-    place = Path(folder or tempfile.gettempdir()).absolute()
+    """Bytes that can be had in a folder, there or still to be made, or by default in `disk_folder`.
+    Files in memory cannot be more than that has free."""
+    place = disk_folder(folder).absolute()
     try:
-        return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+        free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+        return free if memory_kind(place) is None else min(free, free_bytes(torch.device("cpu")))
     except OSError as error:
         raise InvalidArgument(
             f"offload_folder={str(place)!r} cannot be used ({error.strerror}): give another"

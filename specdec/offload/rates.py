@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,6 +10,7 @@ import torch
 
 from specdec.errors import InvalidArgument
 from specdec.offload.disk import DiskTier
+from specdec.offload.disk_folder import disk_folder
 from specdec.offload.memory import free_disk
 
 _SIZE = 128 << 20
@@ -66,7 +66,7 @@ def disk_rate(folder: str | Path | None) -> float:
     had out of the way. Raises InvalidArgument for a folder that cannot be written."""
     size = min(_SIZE, free_disk(folder) // 2)
     if size < 1 << 20:
-        raise InvalidArgument(f"offload_folder={str(folder or tempfile.gettempdir())!r} is full")
+        raise InvalidArgument(f"offload_folder={str(disk_folder(folder))!r} is full")
     tier = DiskTier(folder)
     heads, dim = 8, 128
     tokens = size // (heads * dim * 2)

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from specdec.errors import InvalidArgument, OutOfMemory
+from specdec.offload import disk_folder, memory
 from specdec.offload.budget import Budget
 from specdec.offload.disk import DiskTier
 from specdec.offload.kv_memory import KVMemory
@@ -152,3 +155,58 @@ def test_other_ranks_keep_their_stderr():
         env=os.environ | {"RANK": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode and "no-such-option" in done.stderr and not done.stdout
+
+
+@pytest.fixture
+def mounts(monkeypatch):
+    """File systems as a test has them: /memory and below it is none of a disk."""
+    import psutil
+
+    def say(**kinds):
+        found = [SimpleNamespace(mountpoint="/", fstype="ext4")]
+        found += [SimpleNamespace(mountpoint=path, fstype=kind) for path, kind in kinds.items()]
+        monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
+
+    disk_folder._warn.cache_clear()
+    return say
+
+
+def test_memory_by_the_name_of_a_disk_is_told(mounts, tmp_path, caplog):
+    """Of a folder that was given; it holds no more than memory has free."""
+    mounts(**{str(tmp_path): "tmpfs", str(tmp_path / "disk"): "xfs"})
+    assert disk_folder.memory_kind(tmp_path / "a" / "b") == "tmpfs"
+    assert disk_folder.memory_kind(tmp_path / "disk" / "b") is None
+    with caplog.at_level("WARNING", "specdec"):
+        assert disk_folder.disk_folder(tmp_path / "disk") == tmp_path / "disk"
+        assert not caplog.records
+        tier = DiskTier(tmp_path / "kv")
+        for _ in range(2):
+            tier.empty((1, 2, 3, 4), torch.zeros(1))
+    (record,) = caplog.records
+    assert "kv lies on tmpfs, which is memory" in record.message
+    assert memory.free_disk(tmp_path) <= memory.free_bytes(torch.device("cpu")) + (1 << 30)
+
+
+def test_by_default_a_disk_is_looked_for(mounts, monkeypatch, tmp_path, caplog):
+    temporary, other = tmp_path / "tmp", tmp_path / "var"
+    temporary.mkdir()
+    other.mkdir()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(temporary))
+    monkeypatch.setattr(disk_folder, "_OTHERS", (str(tmp_path / "none"), str(other)))
+    mounts()
+    assert disk_folder.disk_folder(None) == temporary
+    mounts(**{str(temporary): "tmpfs"})
+    with caplog.at_level("WARNING", "specdec"):
+        assert DiskTier().place == str(other)
+        assert not caplog.records
+        mounts(**{str(tmp_path): "ramfs"})
+        assert disk_folder.disk_folder(None) == temporary
+    assert "ramfs" in caplog.text
+
+
+def test_a_disk_too_small_is_told_before_anything_is_written(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    tier = DiskTier(tmp_path)
+    with pytest.raises(OutOfMemory, match="no room for"):
+        tier.empty((1, 2, 300, 4), torch.zeros(1))
+    assert tier.nbytes == 0
