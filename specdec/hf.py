@@ -40,7 +40,7 @@ OURS = {
 }  # fmt: skip
 
 # Fields of a GenerationConfig that reach us as processors and criteria, or that we read ourselves.
-_READ = params.NAMES | {
+_READ = (params.NAMES & vars(GenerationConfig()).keys()) | {
     "forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty",
     "begin_suppress_tokens", "encoder_repetition_penalty", "encoder_no_repeat_ngram_size",
     "remove_invalid_values", "top_h", "watermarking_config", "return_dict_in_generate",

@@ -192,9 +192,11 @@ def test_every_field_of_a_config_is_read_refused_or_harmless(model, name):
         assert torch.equal(model.generate(ONE, **arguments), ours)
 
 
-def test_a_field_of_a_later_release_is_refused(model):
-    config = GenerationConfig(magic=3, max_new_tokens=4)
-    with pytest.raises(InvalidArgument, match="magic=3 is not known"):
+@pytest.mark.parametrize("name", ["magic", "frequency_penalty", "stop_token_ids"])
+def test_a_field_that_transformers_does_not_have_is_refused(model, name):
+    """Of a later release, or one that only an engine reads."""
+    config = GenerationConfig(max_new_tokens=4, **{name: 3})
+    with pytest.raises(InvalidArgument, match=f"{name}=3 is not known"):
         model.generate(
             ONE, attention_mask=ONE_MASK, generation_config=config,
             custom_generate=specdec.hf.generate,
