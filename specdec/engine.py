@@ -150,9 +150,9 @@ class Engine:
         A later prompt that starts with the same text goes on from there, with this model only. The
         folder is replaced as a whole; one that holds something else is refused.
         """
-        prompts, is_list = parse_prompts(prompt, self.tokenizer, self.target.vocab_size)
-        if is_list:
-            raise InvalidArgument("save_prompt takes one prompt, and this is a list of them")
+        prompts, _ = parse_prompts(prompt, self.tokenizer, self.target.vocab_size)
+        if len(prompts) > 1:
+            raise InvalidArgument(f"save_prompt takes one prompt, and these are {len(prompts)}")
         with self.target.threads.used():
             return save(self.target, prompts[0], folder)
 

@@ -72,7 +72,7 @@ def acceptance_table(document: Mapping[str, Any]) -> list[list[str]]:
 def caption(document: Mapping[str, Any]) -> str:
     """Model, machine, versions and settings in one line."""
     machine, settings = document["machine"], document["settings"]
-    where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} threads"
+    where = machine["gpu"] or f"{machine['cpu']}, {_counted(machine['cores'], 'thread')}"
     options = "".join(f", {name}={value}" for name, value in settings["options"].items())
     cut = "" if document["finished"] else "; INTERRUPTED: not all runs were made"
     return (
@@ -128,3 +128,7 @@ def _cell(row: Mapping[str, Any], name: str, over: str) -> str:
 def _stats(document: Mapping[str, Any], name: str) -> Any:
     found = [row["contestants"][name].get("stats") for row in document["workloads"]]
     return next((stats for stats in found if stats is not None), None)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
