@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -144,31 +144,41 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, function in {
-    "generate": generate.generate,
-    "check": check.check,
-    "profile": view_profile.view_profile,
-    "train-drafter": train_drafter.train_drafter,
-    "measure-drafter": measure_drafter.measure_drafter,
-    "plan": plan.plan,
-    "list": listing.listing,
-    "env": env.env,
-}.items():
-    app.command(name, cls=Command)(cast(Callable[..., Any], function))
+
+
+def _add(commands: dict[str, Callable[..., Any]], group: typer.Typer) -> None:
+    for name, function in commands.items():
+        group.command(name, cls=Command)(function)
+
+
+_add(
+    {
+        "generate": generate.generate,
+        "check": check.check,
+        "profile": view_profile.view_profile,
+        "train-drafter": train_drafter.train_drafter,
+        "measure-drafter": measure_drafter.measure_drafter,
+        "plan": plan.plan,
+        "list": listing.listing,
+        "env": env.env,
+    },
+    app,
+)
 bench_app = typer.Typer(help="Measure speed and acceptance.", no_args_is_help=True)
-for name, function in {
-    "run": bench.run,
-    "compare": bench.compare,
-    "step": bench_step.step,
-    "offload": bench_offload.offload,
-    "kernels": bench_kernels.kernels,
-    "neighbours": bench_neighbours.neighbours,
-}.items():
-    bench_app.command(name, cls=Command)(cast(Callable[..., Any], function))
+_add(
+    {
+        "run": bench.run,
+        "compare": bench.compare,
+        "step": bench_step.step,
+        "offload": bench_offload.offload,
+        "kernels": bench_kernels.kernels,
+        "neighbours": bench_neighbours.neighbours,
+    },
+    bench_app,
+)
 app.add_typer(bench_app, name="bench")
 cache_app = typer.Typer(help="What the cache folder holds; without a command: list it.")
-for name, function in {"list": cache.listing, "clear": cache.clear}.items():
-    cache_app.command(name, cls=Command)(cast(Callable[..., Any], function))
+_add({"list": cache.listing, "clear": cache.clear}, cache_app)
 
 
 @cache_app.callback(invoke_without_command=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -141,7 +141,11 @@ def _rates(
     told = {"device": gpu, "link": link, "disk": disk}
     given = {name: rate * 1e9 for name, rate in told.items() if rate is not None}
     if len(given) == len(told):
-        return rates.Rates(given=tuple(given), **given)  # type: ignore[arg-type]
+        return rates.Rates(given["device"], given["link"], given["disk"], given=tuple(given))
     found = rates.measure(folder, device)
-    measured = tuple(name for name in found.measured if name not in given)
-    return replace(found, **given, measured=measured, given=tuple(given))
+    changes: dict[str, Any] = {
+        **given,
+        "measured": tuple(name for name in found.measured if name not in given),
+        "given": tuple(given),
+    }
+    return replace(found, **changes)
