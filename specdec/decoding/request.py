@@ -145,7 +145,7 @@ def _eos(params: SamplingParams, host: Host) -> tuple[int, ...]:
     if params.ignore_eos:
         return ()
     if params.eos_token_id is not None:
-        eos = params.eos_token_id  # which need not be a token: then no text ends so
+        eos: Any = params.eos_token_id  # which need not be a token: then no text ends so
         return (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos)
     config = getattr(host.model, "generation_config", None)
     eos = getattr(config, "eos_token_id", None)
