@@ -173,6 +173,11 @@ def test_several_values_behind_one_option(monkeypatch, tmp_path):
     assert done.exit_code == 0, done.output
     paths = [Path("a"), Path("b"), Path("c")]
     assert all(paths in given for given in seen) and len(seen) == 2
+    monkeypatch.setitem(
+        TRAINING, "train", type("Entry", (), {"load": lambda self: lambda *a, **k: 2.5})()
+    )
+    done = run("train-drafter", "--target", "t", "--out", "o", "--json")
+    assert json.loads(done.stdout) == {"out": "o", "acceptance_length": 2.5}
 
 
 def test_data_that_is_not_there_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):

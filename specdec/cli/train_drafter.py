@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from specdec.cli import arguments, console
 from specdec.registry import TRAINING
 
 
@@ -45,6 +46,7 @@ def train_drafter(
         int | None,
         typer.Option(help="Leave off after so many steps; the same command goes on from there."),
     ] = None,
+    as_json: arguments.AsJson = False,
 ) -> None:
     """Train a LongSpec drafter for a model: plainly, or under `accelerate launch`.
 
@@ -53,6 +55,7 @@ def train_drafter(
     \b
     Examples:
       specdec train-drafter --target ./my-model --out my-drafter
+      specdec train-drafter --target ./my-model --data texts code --out my-drafter
       accelerate launch --num_processes 4 $(which specdec) train-drafter --target M --out my-drafter
     """
     best = TRAINING["train"].load()(
@@ -74,5 +77,9 @@ def train_drafter(
         dtype=dtype,
         mixed_precision=mixed_precision,
     )  # fmt: skip
-    if best is not None:
+    if best is None:
+        return
+    if as_json:
+        console.print_json({"out": str(out), "acceptance_length": best})
+    else:
         typer.echo(f"{out}: acceptance length {best:.3f} on held-out texts, chain of 4")
