@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,15 @@ def gemma(folder: Path) -> Path:
     return path
 
 
+def same_ids(tokenizer: Any, path: Path) -> None:
+    """Both cut texts of all kinds into the same tokens."""
+    llama_vocab = pytest.importorskip("llama_vocab")
+    theirs = llama_vocab.LlamaVocab(path)
+    runs = [f"{sign * n}x" for sign in " \n" for n in range(40)]
+    for text in [*llama_vocab.TEXTS, *llama_vocab.drawn(200, llama_vocab.SIGNS), *runs]:
+        assert tokenizer(text)["input_ids"] == theirs(text), text
+
+
 @pytest.mark.parametrize("name", ["demo", "gemma"])
 def test_a_real_file_says_what_llama_cpp_says(name: str, tmp_path: Path) -> None:
     """llama.cpp multiplies by inputs of 8 bits, so its logits are near ours, not equal to them."""
@@ -44,6 +54,7 @@ def test_a_real_file_says_what_llama_cpp_says(name: str, tmp_path: Path) -> None
     path = demo_gguf() if name == "demo" else gemma(tmp_path)
     model, tokenizer, _, _ = load(path, dtype="float32", device="cpu")
     ids = tokenizer(TEXT)["input_ids"]
+    same_ids(tokenizer, path)
     with torch.inference_mode():
         ours = model(torch.tensor([ids])).logits[0].double().numpy()
     theirs = llama_cpp_logits(path, ids).astype(np.float64)

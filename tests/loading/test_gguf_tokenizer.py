@@ -12,31 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer
 
 from specdec.errors import UnsupportedModel, WeightsError
-from specdec.loading import demo
-from specdec.loading.gguf.load import read_gguf
 from specdec.loading.gguf.splits import SPLITS
 from specdec.loading.gguf.tokenizer import tokenizer_of
 from specdec.loading.gguf.vocab import end_ids
 
-from helpers.llama_vocab import LlamaVocab, write
+from helpers.llama_vocab import SIGNS, TEXTS, LlamaVocab, drawn, write
 
-TEXTS = [
-    "", " ", "  ", "\n", "\n\n \n", "\t\t x", "\r\n\r\nwindows\r\n",
-    "I'm, we'll DON'T 'S 'Re it's y'all d'accord 'xyz",
-    "1 22 333 4444 55555 666666 7777777 a12b345678c ٣٤٥ Ⅷ ½²",
-    "12,345.67 $5 +3 <=> ^~| `a` #foo @bar __init__ a_b/c\\d path/\n//\n x/",
-    "  several   spaces\t\ttabs  \n \n  end  ",
-    "x    y        z  1   22" + " " * 70 + "w" + " " * 21,
-    "日本語のテスト、漢字。 한국어 ㄅㄱ！…“q”",
-    "žluťoučký KůŇ ÉCOLE École éÉ camelCaseHTTPServer ΑΒΓαβγ Жж",
-    "🚀 (ok) 😶\u200d🌫\ufe0f ✅🦙🦙 ﬁ A\u030a e\u0301e\u0301",
-    "हिन्दी ไทย ครับ العربية، עברית",
-    "x\u00a0y\u2003z\u3000w\u2028v\u0085u\u200b\ufeff", "▁▁ ▁x", "<0x41>\x00a",
-    "<s>hi</s><|im_start|>user\nhey<|im_end|>\n<tool> \n x <unk>y several'dZ",
-]  # fmt: skip
-SIGNS = "aabbABéÉstre   \n\n\r\t01234567''.,!/-_$<|`\"日のᄒ\u0301"
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<tool>"]
 KINDS = [2, 3, 3, 3, 1, 4]  # <|im_end|> is not marked as what it is: its name tells
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -93,11 +77,6 @@ def check(path: Path, texts: Iterable[str], name: str = "tiny", **keys: Any) -> 
         assert bare == theirs(text, add_special=False), text
     assert list(end_ids(fields)) == theirs.ends
     return found
-
-
-def drawn(size: int, signs: str) -> list[str]:
-    rng = random.Random(size)
-    return ["".join(rng.choices(signs, k=rng.randint(1, 30))) for _ in range(size)]
 
 
 @pytest.mark.parametrize("pre", sorted(SPLITS))
@@ -279,8 +258,23 @@ def test_chat_templates(byte_level: dict[str, Any]) -> None:
     assert several.chat_template == {"default": one.chat_template, "tool_use": "tools"}
 
 
-def test_the_demo(tmp_path: Path) -> None:
-    """As it is loaded: from the converted folder."""
-    ours, theirs = read_gguf(demo.demo_gguf()).tokenizer, LlamaVocab(demo.demo_gguf())
-    for text in [*TEXTS, *drawn(200, SIGNS)]:
-        assert ours(text)["input_ids"] == theirs(text), text
+def test_a_saved_tokenizer_is_the_same(tmp_path: Path, byte_level: dict[str, Any]) -> None:
+    for keys in ({**byte_level, "pre": "llama-bpe"}, sentencepiece(PIECES)):
+        tokenizer = tokenizer_of({f"tokenizer.ggml.{key}": x for key, x in keys.items()})
+        assert tokenizer is not None
+        tokenizer.save_pretrained(tmp_path)
+        again = AutoTokenizer.from_pretrained(tmp_path)
+        for text in [*TEXTS, *drawn(40, SIGNS)]:
+            ids = tokenizer(text)["input_ids"]
+            assert again(text)["input_ids"] == ids
+            assert again.decode(ids) == tokenizer.decode(ids)
+
+
+def test_what_is_shown(tmp_path: Path, byte_level: dict[str, Any]) -> None:
+    """Control tokens are not, those that users have defined are, and a text comes back whole."""
+    for keys in (byte_level, sentencepiece(PIECES, add_space_prefix=False)):
+        tokenizer = tokenizer_of({f"tokenizer.ggml.{key}": x for key, x in keys.items()})
+        assert tokenizer is not None
+        text = "ab \n\n 日本é  <tool>a"
+        ids = tokenizer(f"{text}<|im_end|>")["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text

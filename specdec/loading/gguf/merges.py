@@ -41,8 +41,8 @@ def scored_merges(vocab: GGUFVocab, ids: Mapping[str, int]) -> list[Pair]:
     by_score: dict[float, list[Pair]] = defaultdict(list)
     for i, text in enumerate(vocab.tokens):
         # What is cut out of a text before, no merge ever gives.
-        if vocab.kinds[i] not in ADDED or SPACE in text:
-            by_score[vocab.scores[i]] += _pairs(text, ids)
+        if (vocab.kinds[i] not in ADDED or SPACE in text) and (pairs := _pairs(text, ids)):
+            by_score[vocab.scores[i]] += pairs
     return ordered(by_score)
 
 

@@ -17,19 +17,23 @@ _MANY = 5000  # pairs of one score: a file without scores, whose order would tak
 def ordered(by_score: Mapping[float, Sequence[Pair]]) -> list[Pair]:
     """All pairs, the best score first; those of one score by what they do to each other.
 
+    by_score: pairs by the score of their sum, those of one sum together.
+
     Where several pairs have the best score, SentencePiece merges the one that stands leftmost. So
     of two pairs that want one token, be it for what grows out of them at once, the one that comes
     from the left goes first. Raises UnsupportedModel where both may.
     """
+    ties = {score for score, pairs in by_score.items() if "".join(pairs[0]) != "".join(pairs[-1])}
     better: dict[str, list[Pair]] = defaultdict(list)  # part -> pairs of no lower score
     found: list[Pair] = []
     for score in sorted(by_score, reverse=True):
         pairs = by_score[score]
-        for pair in pairs:
-            for part in {*pair}:
-                better[part].append(pair)
-        is_tie = len({left + right for left, right in pairs}) > 1
-        found += _in_order(pairs, better, score) if is_tie else pairs
+        if ties:  # or nobody asks
+            for left, right in pairs:
+                better[left].append((left, right))
+                if right != left:
+                    better[right].append((left, right))
+        found += _in_order(pairs, better, score) if score in ties else pairs
     return found
 
 

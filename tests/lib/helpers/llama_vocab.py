@@ -1,8 +1,9 @@
-"""What llama.cpp makes of a GGUF's vocabulary; `write` makes such a file by hand."""
+"""What llama.cpp makes of a GGUF's vocabulary, files with one made by hand, and texts for them."""
 
 from __future__ import annotations
 
 import ctypes
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,23 @@ import pytest
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp is not installed")
 _silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
 llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
+
+
+TEXTS = [
+    "", " ", "  ", "\n", "\n\n \n", "\t\t x", "\r\n\r\nwindows\r\n",
+    "I'm, we'll DON'T 'S 'Re it's y'all d'accord 'xyz",
+    "1 22 333 4444 55555 666666 7777777 a12b345678c ٣٤٥ Ⅷ ½²",
+    "12,345.67 $5 +3 <=> ^~| `a` #foo @bar __init__ a_b/c\\d path/\n//\n x/",
+    "  several   spaces\t\ttabs  \n \n  end  ",
+    "x    y        z  1   22" + " " * 70 + "w" + " " * 21,
+    "日本語のテスト、漢字。 한국어 ㄅㄱ！…“q”",
+    "žluťoučký KůŇ ÉCOLE École éÉ camelCaseHTTPServer ΑΒΓαβγ Жж",
+    "🚀 (ok) 😶\u200d🌫\ufe0f ✅🦙🦙 ﬁ A\u030a e\u0301e\u0301",
+    "हिन्दी ไทย ครับ العربية، עברית",
+    "x\u00a0y\u2003z\u3000w\u2028v\u0085u\u200b\ufeff", "▁▁ ▁x", "<0x41>\x00a",
+    "<s>hi</s><|im_start|>user\nhey<|im_end|>\n<tool> \n x <unk>y several'dZ",
+]  # fmt: skip
+SIGNS = "aabbABéÉstre   \n\n\r\t01234567''.,!/-_$<|`\"日のᄒ\u0301"
 
 
 class LlamaVocab:
@@ -55,3 +73,9 @@ def write(path: Path, model_name: str = "tiny", **keys: Any) -> dict[str, Any]:
     writer.write_kv_data_to_file()
     writer.close()
     return {"general.name": model_name, **fields}
+
+
+def drawn(size: int, signs: str) -> list[str]:
+    """Texts of these signs, always the same."""
+    rng = random.Random(size)
+    return ["".join(rng.choices(signs, k=rng.randint(1, 30))) for _ in range(size)]
