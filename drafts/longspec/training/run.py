@@ -11,10 +11,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from specdec.drafts.longspec.training.console import Console
 from specdec.drafts.longspec.training.corpus import gather
+from specdec.drafts.longspec.training.out_folder import LOG, PICTURE, check_out
 from specdec.drafts.longspec.training.plot import plot_log
 from specdec.drafts.longspec.training.settings import Pace, Settings
 from specdec.drafts.longspec.training.trainer import Trainer
-from specdec.drafts.training.out_folder import LOG, PICTURE, check_out
 from specdec.errors import InvalidArgument
 from specdec.loading.loader import load
 from specdec.model.target import Target

@@ -16,9 +16,9 @@ from specdec.cli.app import _apart
 from specdec.drafts.longspec import checkpoint
 from specdec.drafts.longspec.checkpoint import Checkpoint
 from specdec.drafts.longspec.training.lessons import Lessons
+from specdec.drafts.longspec.training.out_folder import check_out
 from specdec.drafts.longspec.training.progress import FILE, Progress
 from specdec.drafts.longspec.training.teacher import Lesson
-from specdec.drafts.training.out_folder import check_out
 from specdec.errors import InvalidArgument, WeightsError
 from specdec.files import replacing, write_text
 from specdec.registry import TRAINING
