@@ -14,6 +14,7 @@ from specdec import Engine, Law, TokenTree
 from specdec.errors import InvalidArgument
 
 from helpers import models
+from helpers.ids import short
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 PROMPT = [1, 2, 3]
@@ -118,7 +119,7 @@ class Two:
         (type("Half", (), {"begin": print, "propose": print})(), "is a Half without observe"),
         (torch.nn.Linear(1, 1), "give the model as draft_model="),
     ],
-    ids=repr,
+    ids=short,
 )
 def test_what_is_no_drafter(engine, given, message):
     with pytest.raises(InvalidArgument, match=message):
@@ -171,7 +172,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("answer", "message"), WRONG, ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(("answer", "message"), WRONG, ids=short)
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "acceptance": "rejection"}])
 def test_what_is_no_proposal(engine, answer, message, settings):
     with pytest.raises(InvalidArgument, match="drafter Wrong .*" + message):

@@ -10,6 +10,7 @@ from specdec import Engine, SamplingParams
 from specdec.errors import InvalidArgument, SpecdecError
 
 from helpers import models
+from helpers.ids import short
 
 ANY = [
     b"x", "x", "5", 1.5, float("nan"), float("inf"), 1e300, [], {}, [[]], [1.5], ["a"], [None],
@@ -59,7 +60,7 @@ GUESSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("given", "message"), GUESSED, ids=str)
+@pytest.mark.parametrize(("given", "message"), GUESSED, ids=short)
 def test_what_was_guessed_before(given, message):
     with pytest.raises(InvalidArgument, match=message):
         SamplingParams(**given)

@@ -17,6 +17,7 @@ from specdec.loading.gguf.load import read_gguf
 from specdec.plain import plain
 
 from helpers import hostile, models
+from helpers.ids import short
 
 IDS = [3, 1, 4]
 TWO = [[3, 1, 4], [1, 5, 9]]
@@ -118,7 +119,7 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("prompt", "message"), BAD, ids=lambda x: repr(x)[:40])
+@pytest.mark.parametrize(("prompt", "message"), BAD, ids=short)
 def test_what_is_no_prompt(prompt, message):
     with pytest.raises(InvalidArgument, match=message):
         read(prompt)
