@@ -16,7 +16,7 @@ from specdec.errors import InvalidArgument
 from helpers import models
 from helpers.ids import short
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 PROMPT = [1, 2, 3]
 
 
