@@ -51,7 +51,7 @@ class Stopper:
         if len(self.row.tokens) + len(self.emitted) - self.row.num_prompt_tokens <= self.min_tokens:
             self.stop_strings.pass_over()
         cut = self.stop_strings.found()
-        if token in self.eos or cut is not None or self._criteria_met():
+        if self._criteria_met() or token in self.eos or cut is not None:
             self.finish_reason = "stop"
         elif len(self.row.tokens) + len(self.emitted) >= self.row.max_tokens:
             self.finish_reason = "length"
@@ -80,7 +80,8 @@ class Stopper:
         return pieces
 
     def _criteria_met(self) -> bool:
+        """Every criterion is asked about every token, as in transformers: some keep records."""
         if not self.criteria:
             return False
         ids = self.row.sampler.input_ids(self.row, self.emitted, self.device)
-        return any(bool(torch.as_tensor(c(ids, None)).any()) for c in self.criteria)
+        return any([bool(torch.as_tensor(c(ids, None)).any()) for c in self.criteria])

@@ -233,6 +233,33 @@ def test_a_criterion_keeps_its_records_and_its_flag(llama):
     assert sum(len(step.token_ids) for step in stream) == 1 and cancel.asked == 2
 
 
+class Records(transformers.StoppingCriteria):
+    """Notes the lengths it is asked about, and ends the text at one of them."""
+
+    def __init__(self, end):
+        self.end, self.lengths = end, []
+
+    def __call__(self, ids, scores, **others):
+        self.lengths.append(ids.shape[1])
+        return torch.tensor([ids.shape[1] == self.end])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # transformers' own advice
+@pytest.mark.parametrize("end", ["length", "eos", "criterion"])
+def test_every_criterion_is_asked_about_every_token(model, end):
+    """Also about the last, whatever ends the text: as transformers asks them."""
+    ids, options = torch.tensor([[1, 2, 3]]), {"do_sample": False, "max_new_tokens": 6}
+    if end == "eos":
+        options |= {"eos_token_id": int(model.generate(ids, **options)[0, 5]), "pad_token_id": 0}
+    found = []
+    for ours in ({}, {"custom_generate": specdec.hf.generate}):
+        mine = [Records(6 if end == "criterion" else 99), Records(99)]
+        criteria = transformers.StoppingCriteriaList(mine)
+        model.generate(ids, stopping_criteria=criteria, **options, **ours)
+        found.append([criterion.lengths for criterion in mine])
+    assert found[0] == found[1] and found[1][0] == found[1][1]
+
+
 def test_the_list_of_functions_names_what_transformers_has():
     known = vars(transformers.generation.logits_process)
     assert set(known) >= _FUNCTIONS

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from specdec import Engine
+from specdec import Engine, TokenTree
 from specdec.decoding.drafter import Wants
 from specdec.drafts.self_draft import SelfDraft
 from specdec.errors import InvalidArgument
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.registry import SPARSE_VIEWS
 from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.scorers.chunk_means import ChunkMeans
@@ -196,6 +198,34 @@ def test_lossy_view_says_so(llama):
     assert [g.token_ids for g in out] != [g.token_ids for g in want]
     wide = llama.generate(PROMPTS, view="quest", drafter="ngram", max_new_tokens=NEW, budget=512)
     assert [g.token_ids for g in wide] == [g.token_ids for g in want]
+
+
+class NowAndThen(hostile.Bushy):
+    """Every second round a wide tree, of which a node is accepted, and none in between."""
+
+    def tree(self, row, limit):
+        return super().tree(row, limit) if row.round % 2 else TokenTree.root(row.tokens[-1])
+
+
+@pytest.mark.parametrize("drafter", ["none", "ngram", NowAndThen])
+def test_a_lossy_view_goes_by_queries_of_the_last_verification(llama, monkeypatch, drafter):
+    """Not by those of the pass that it selects for, whose nodes are others than were accepted."""
+    seen, asked = Counter(), Counter()
+    see, accepted = QueryRecorder.see, QueryRecorder.accepted
+
+    def count(self, call, sequences, is_chunk):
+        seen[call.layer] += not is_chunk
+        see(self, call, sequences, is_chunk)
+
+    def check(self, layer, sequence):
+        assert seen[layer] == asked[layer]
+        asked[layer] += 1
+        return accepted(self, layer, sequence)
+
+    monkeypatch.setattr(QueryRecorder, "see", count)
+    monkeypatch.setattr(QueryRecorder, "accepted", check)
+    out = llama.generate(PROMPTS[1], drafter=drafter, view="verified", max_new_tokens=NEW, **SMALL)
+    assert len(out.token_ids) == NEW and asked[0] == out.stats.num_spec_steps
 
 
 @pytest.mark.parametrize("view", ["oracle", "quest", "tidal", "triforce-chunks"])
