@@ -190,7 +190,8 @@ def _load_model(
             error, where, local, options["local_files_only"]
         ) from error
     mismatched = [str(entry[0]) for entry in report["mismatched_keys"]]
-    checkpoint_files.check_loaded(where, sorted(report["missing_keys"]), sorted(mismatched))
+    missing, left = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    checkpoint_files.check_loaded(where, missing, sorted(mismatched), left)
     return model
 
 

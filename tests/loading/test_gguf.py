@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -243,3 +244,28 @@ def test_other_versions_are_refused(tmp_path: Path, version: int) -> None:
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="big-endian|version"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("split.count", "2"), ("split.count", [2]), ("general.alignment", [32]),
+        ("tokenizer.ggml.tokens", "abc"), ("tokenizer.ggml.tokens", [1, 2]),
+        ("tokenizer.ggml.scores", ["a"]), ("tokenizer.ggml.eos_token_id", "2"),
+        ("tokenizer.ggml.eot_token_id", [2]), ("tokenizer.ggml.add_bos_token", "false"),
+        ("tokenizer.ggml.add_space_prefix", 0), ("tokenizer.chat_template", 3),
+    ],
+)  # fmt: skip
+def test_keys_of_another_kind_are_named(key: str, value: object, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(str(tmp_path / "a.gguf"), "llama")
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_uint32(key, value)  # type: ignore[arg-type]
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(WeightsError, match=f"{key} is .*, and not a "):
+        load(tmp_path / "a.gguf", device="cpu")

@@ -9,10 +9,20 @@ import pytest
 import torch
 
 from specdec import Engine
+from specdec.errors import UnsupportedModel, WeightsError
 from specdec.loading.gguf.architectures import ARCHITECTURES
 from specdec.loading.loader import load
 
-from helpers.gguf_models import CASES, VOCAB, llama_cpp_logits, write_case
+from helpers.gguf_models import (
+    CASES,
+    VOCAB,
+    keys_of,
+    llama_cpp_logits,
+    model_of,
+    tensors_of,
+    write,
+    write_case,
+)
 
 IDS = [(7 * i * i + 3 * i) % VOCAB for i in range(24)]  # longer than every window
 LONG = [(5 * i * i + i) % VOCAB for i in range(300)]  # longer than the boundary of longrope
@@ -90,3 +100,40 @@ def test_weights_are_spread_by_a_device_map(name: str, tmp_path: Path) -> None:
         with torch.inference_mode():
             logits = ours(torch.tensor([IDS])).logits
             assert torch.allclose(logits, model(torch.tensor([IDS])).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("mixtral", "expert_used_count", 5), ("qwen3moe", "expert_used_count", 5),
+        ("qwen2moe", "expert_count", 0), ("gpt-oss", "expert_used_count", 0),
+        ("qwen2", "attention.head_count_kv", 0), ("gemma2", "attention.sliding_window", 0),
+        ("gpt-oss", "attention.sliding_window", 0), ("gemma3", "rope.scaling.attn_factor", 0.7),
+        ("granite", "logit_scale", 0.0), ("command-r", "logit_scale", 0.0),
+        ("llama", "rope.freq_base", 0.0), ("llama", "rope.freq_base", float("nan")),
+        ("llama", "rope.scaling.factor", -2.0), ("llama", "rope.scaling.factor", float("inf")),
+    ],
+)  # fmt: skip
+def test_sizes_that_no_model_has_are_refused(
+    name: str, key: str, value: float, tmp_path: Path
+) -> None:
+    case = CASES[name]()
+    model = model_of(case.config)
+    keys = {**keys_of(case), key: value}
+    write(tmp_path / "a.gguf", case.architecture, keys, tensors_of(model, case.architecture))
+    with pytest.raises((UnsupportedModel, WeightsError), match=f"{case.architecture}.{key} is "):
+        load(tmp_path / "a.gguf", device="cpu")
+
+
+def test_a_period_of_zero_is_a_window_in_every_layer(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    case = CASES["gpt-oss"]()
+    tensors = tensors_of(model_of(case.config), case.architecture)
+    keys = {**keys_of(case), "attention.sliding_window_pattern": 0}
+    write(tmp_path / "a.gguf", case.architecture, keys, tensors)
+    model = load(tmp_path / "a.gguf", dtype="float32", device="cpu").model
+    assert set(model.config.layer_types) == {"sliding_attention"}
+    with torch.inference_mode():
+        logits = model(torch.tensor([IDS])).logits[0]
+    theirs = llama_cpp_logits(tmp_path / "a.gguf", IDS)
+    assert np.abs(theirs - logits.numpy()).max() <= 1e-3 * logits.abs().max()

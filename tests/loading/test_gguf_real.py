@@ -40,7 +40,8 @@ def gemma(folder: Path) -> Path:
 
 def same_ids(tokenizer: Any, path: Path) -> None:
     """Both cut texts of all kinds into the same tokens."""
-    llama_vocab = pytest.importorskip("llama_vocab")
+    from helpers import llama_vocab  # skips where llama.cpp is not installed
+
     theirs = llama_vocab.LlamaVocab(path)
     runs = [f"{sign * n}x" for sign in " \n" for n in range(40)]
     for text in [*llama_vocab.TEXTS, *llama_vocab.drawn(200, llama_vocab.SIGNS), *runs]:

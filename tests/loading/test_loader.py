@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
 from specdec.loading import loader
@@ -82,6 +83,61 @@ def test_an_incomplete_checkpoint_is_refused(folder: Path) -> None:
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match="lacks .*up_proj"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "match"),
+    [
+        ("model.layers.0.self_attn.q_proj.bias", torch.ones(1), "holds .*q_proj.bias"),
+        ("model.layers.9.input_layernorm.weight", torch.ones(1), "holds .*layers.9"),
+        ("model.embed_tokens.weight_scale", torch.ones(1), "holds .*weight_scale"),
+        ("model.norm.weight", torch.ones(1, dtype=torch.int8), "model.norm.weight is of type I8"),
+        ("model.norm.weight", torch.ones(1) > 0, "model.norm.weight is of type BOOL"),
+    ],
+)
+def test_tensors_that_mean_something_else_are_named(
+    folder: Path, name: str, tensor: torch.Tensor, match: str
+) -> None:
+    file = folder / "model.safetensors"
+    save_file({**load_file(file), name: tensor}, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=match):
+        load(folder)
+
+
+def test_tensors_that_no_text_depends_on_are_left_out(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    more = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.layers.0.attn.bias": torch.ones(1, 1, 8, 8) > 0,
+        "vision_tower.blocks.0.weight": torch.ones(4),
+    }
+    save_file({**load_file(file), **more}, file, metadata={"format": "pt"})
+    assert load(folder).tokenizer is None
+
+
+def test_a_tensor_in_two_shards_is_named(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors, folder / "a.safetensors", metadata={"format": "pt"})
+    twice = {"lm_head.weight": tensors["model.embed_tokens.weight"], "x": torch.ones(1)}
+    save_file({**twice, "model.norm.weight": torch.ones(4)}, folder / "b.safetensors")
+    file.unlink()
+    weight_map = {**dict.fromkeys(tensors, "a.safetensors"), "x": "b.safetensors"}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(WeightsError, match=r"a\.safetensors and b\.safetensors .* both hold"):
+        load(folder)
+    index.write_text(json.dumps({"weight_map": {**weight_map, "x": 3}}))
+    with pytest.raises(WeightsError, match="no weight_map of file names"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_damaged_settings_are_named(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(WeightsError, match=name):
         load(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,6 +49,22 @@ class Contents:
 
     def real(self, name: str, default: float | None = None) -> float:
         return float(self._number(name, default, float))
+
+    def positive(self, name: str, default: float | None = None) -> float:
+        """Raises UnsupportedModel for zero, less, or what is no number."""
+        value = self.real(name, default)
+        if not 0 < value < math.inf:
+            raise self.refusal(name, "it must be positive")
+        return value
+
+    def count(self, name: str, default: int | None = None, most: int | None = None) -> int:
+        """Raises UnsupportedModel for less than one, or more than `most`."""
+        value = self.integer(name, default)
+        if value < 1 or most is not None and value > most:
+            raise self.refusal(
+                name, "it must be 1 at least" + (f", {most} at most" if most else "")
+            )
+        return value
 
     def flag(self, name: str, default: bool) -> bool:
         return bool(self._number(name, default, bool))
@@ -109,7 +126,8 @@ class Contents:
         if value is None:
             raise WeightsError(f"{self.file.path} lacks the key {self.prefix}{name}: is it whole?")
         takes = (int, float) if kind is float else (bool,) if kind is bool else (int,)
-        if not isinstance(value, takes) or (kind is not bool and isinstance(value, bool)):
+        is_right = isinstance(value, takes) and (kind is bool or not isinstance(value, bool))
+        if not is_right or not math.isfinite(value):
             raise WeightsError(f"{self.file.path}: {self.prefix}{name} is {value!r}, not {kind}")
         return value
 

@@ -40,7 +40,10 @@ HEAD_NORMS = {
 
 def sizes(c: Contents, partial: bool = False) -> dict[str, Any]:
     """Fields of a configuration: sizes, context and head. partial: RoPE may leave numbers out."""
-    hidden, heads = c.integer("embedding_length"), c.integer("attention.head_count")
+    hidden, heads = c.count("embedding_length"), c.count("attention.head_count")
+    kv_heads = c.count("attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise c.refusal("attention.head_count_kv", f"{heads} heads cannot share so many")
     head = c.integer("attention.key_length", hidden // heads)
     c.expect("attention.value_length", head, why=f"values must be as long as keys, {head}")
     if not partial:
@@ -51,11 +54,11 @@ def sizes(c: Contents, partial: bool = False) -> dict[str, Any]:
     return {
         "vocab_size": vocab,
         "hidden_size": hidden,
-        "num_hidden_layers": c.integer("block_count"),
+        "num_hidden_layers": c.count("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": c.integer("attention.head_count_kv", heads),
+        "num_key_value_heads": kv_heads,
         "head_dim": head,
-        "max_position_embeddings": c.integer("context_length"),
+        "max_position_embeddings": c.count("context_length"),
         "tie_word_embeddings": not c.has(HEAD),
         # What the file's tokenizer says comes later; the classes' defaults mean other models.
         "bos_token_id": None,

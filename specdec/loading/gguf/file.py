@@ -38,8 +38,9 @@ class GGUFFile:
         tensors: dict[str, Tensor] = {}
         for shard in shards:
             for key, value in shard.fields.items():
-                if fields.setdefault(key, value) != value and not key.startswith("split."):
+                if key in fields and fields[key] != value and not key.startswith("split."):
                     raise WeightsError(f"the shards of {path} differ in {key}: they do not belong")
+                fields.setdefault(key, value)
             for name, tensor in shard.tensors.items():
                 if tensors.setdefault(name, tensor) is not tensor:
                     raise WeightsError(f"two shards of {path} hold {name}: they do not belong")

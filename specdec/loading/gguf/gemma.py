@@ -45,10 +45,10 @@ def gemma2(c: Contents) -> Blueprint:
     c.expect("rope.freq_base_swa", base, why="all layers of this architecture share one base")
     c.expect("rope.dimension_count_swa", fields["head_dim"])
     fields |= {
-        "sliding_window": c.integer("attention.sliding_window", 4096),
+        "sliding_window": c.count("attention.sliding_window", 4096),
         "layer_types": layer_types(c, fields["num_hidden_layers"], 2),
-        "attn_logit_softcapping": _cap(c, "attn_logit_softcapping", 50.0),
-        "final_logit_softcapping": _cap(c, "final_logit_softcapping", 30.0),
+        "attn_logit_softcapping": c.positive("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": c.positive("final_logit_softcapping", 30.0),
         "query_pre_attn_scalar": _scalar(fields, _LARGE_2),
     }
     return _blueprint(c, Gemma2Config(**fields), _FOUR_NORMS)
@@ -58,8 +58,9 @@ def gemma3(c: Contents) -> Blueprint:
     fields = _fields(c)
     head, layers = fields["head_dim"], fields["num_hidden_layers"]
     c.expect("rope.dimension_count_swa", head)
+    c.expect("rope.scaling.attn_factor", 1.0, why="layers with a window are not scaled")
     c.expect("attn_logit_softcapping", 0.0)
-    window = c.integer("attention.sliding_window")
+    window = c.count("attention.sliding_window")
     fields |= {
         "sliding_window": window,
         "layer_types": layer_types(c, layers, 6),
@@ -70,7 +71,7 @@ def gemma3(c: Contents) -> Blueprint:
             "full_attention": rope_of(c, head, fields["max_position_embeddings"]),
             "sliding_attention": {
                 "rope_type": "default",
-                "rope_theta": c.real("rope.freq_base_swa", 10000.0),
+                "rope_theta": c.positive("rope.freq_base_swa", 10000.0),
             },
         },
     }
@@ -79,13 +80,6 @@ def gemma3(c: Contents) -> Blueprint:
 
 def _fields(c: Contents) -> dict[str, Any]:
     return {**sizes(c), **rms(c), **dense(c), "attention_bias": False}
-
-
-def _cap(c: Contents, name: str, default: float) -> float:
-    value = c.real(name, default)
-    if value <= 0:
-        raise c.refusal(name, "a cap must be positive")
-    return value
 
 
 def _scalar(fields: dict[str, Any], large: int) -> int:

@@ -40,9 +40,9 @@ def gpt_oss(c: Contents) -> Blueprint:
     config = GptOssConfig(
         **fields,
         intermediate_size=c.integer("expert_feed_forward_length"),
-        num_local_experts=c.integer("expert_count"),
-        num_experts_per_tok=c.integer("expert_used_count"),
-        sliding_window=c.integer("attention.sliding_window"),
+        num_local_experts=(count := c.count("expert_count")),
+        num_experts_per_tok=c.count("expert_used_count", most=count),
+        sliding_window=c.count("attention.sliding_window"),
         layer_types=layer_types(c, fields["num_hidden_layers"], 2),
     )
     table = {

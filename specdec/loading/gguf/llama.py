@@ -38,7 +38,7 @@ def granite(c: Contents) -> Blueprint:
     fields = {**sizes(c), **rms(c)}
     fields |= rope(c, fields, tables=True)
     fields |= {
-        "logits_scaling": c.real("logit_scale"),
+        "logits_scaling": c.positive("logit_scale"),
         "residual_multiplier": c.real("residual_scale", 0.0) or 1.0,
         "embedding_multiplier": c.real("embedding_scale", 0.0) or 1.0,
         "attention_multiplier": c.real("attention.scale", 0.0) or fields["head_dim"] ** -0.5,
@@ -80,12 +80,12 @@ def _llama(c: Contents, fields: dict[str, Any], kind: Any) -> Blueprint:
 
 
 def _mixtral(c: Contents, fields: dict[str, Any]) -> Blueprint:
-    count = c.integer("expert_count")
+    count = c.count("expert_count")
     config = MixtralConfig(
         **fields,
         intermediate_size=c.integer("feed_forward_length"),
         num_local_experts=count,
-        num_experts_per_tok=c.integer("expert_used_count"),
+        num_experts_per_tok=c.count("expert_used_count", most=count),
         sliding_window=None,
     )
     experts.expect_softmax(c)

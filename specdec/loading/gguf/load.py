@@ -10,6 +10,7 @@ import psutil
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from specdec.errors import WeightsError
 from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.loading.gguf.architectures import blueprint_of
 from specdec.loading.gguf.blueprint import Blueprint
@@ -42,6 +43,11 @@ def read_gguf(path: Path) -> GGUF:
     file = GGUFFile.open(path)
     blueprint = blueprint_of(file)
     tokenizer = tokenizer_of(file.fields)
+    tokens, rows = len(file.fields.get("tokenizer.ggml.tokens", ())), blueprint.config.vocab_size
+    if tokens > rows:
+        raise WeightsError(
+            f"{path} has {tokens} tokens (tokenizer.ggml.tokens) and token_embd.weight for {rows}"
+        )
     _set_ids(blueprint.config, file.fields, tokenizer)
     blueprint.config.name_or_path = str(path)
     return GGUF(file, blueprint, tokenizer)

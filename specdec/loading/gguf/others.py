@@ -97,7 +97,7 @@ def phi2(c: Contents) -> Blueprint:
 
 def command_r(c: Contents) -> Blueprint:
     fields = {**sizes(c), **dense(c), "layer_norm_eps": _eps(c)}
-    fields |= {**rope(c, fields), "logit_scale": c.real("logit_scale"), "use_qk_norm": False}
+    fields |= {**rope(c, fields), "logit_scale": c.positive("logit_scale"), "use_qk_norm": False}
     table = {**ATTENTION, **MLP, "input_layernorm.weight": "attn_norm.weight"}
     return Blueprint(CohereConfig(**fields), decoder_sources(c, table, fields["num_hidden_layers"]))
 

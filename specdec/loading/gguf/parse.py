@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 
 from specdec.errors import WeightsError
+from specdec.loading.gguf.kinds import check_kinds
 from specdec.loading.gguf.tensor import Tensor
 
 _NUMBERS = "BbHhIif?"  # by type of value 0..7, in the letters of `struct`
@@ -64,6 +65,7 @@ class _Cursor:
             if key in fields:
                 raise WeightsError(f"{self.path} holds the key {key} twice")
             fields[key] = self.value(self.number("I"))
+        check_kinds(self.path, fields)
         return Parsed(self.path, fields, self.tensors(tensors, fields))
 
     def number(self, letter: str) -> Any:

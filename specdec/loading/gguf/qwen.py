@@ -69,14 +69,15 @@ def _fields(c: Contents) -> dict[str, Any]:
 
 def _experts(c: Contents, is_normed: bool) -> dict[str, Any]:
     experts.expect_softmax(c, is_normed)
-    count, used = c.integer("expert_count"), c.integer("expert_used_count")
+    count = c.count("expert_count")
+    used = c.count("expert_used_count", most=count)
     wide = c.integer("feed_forward_length", 0)
     return {
         "num_experts": count,
         "num_experts_per_tok": used,
         "norm_topk_prob": is_normed,
         "intermediate_size": wide,
-        "moe_intermediate_size": c.integer("expert_feed_forward_length", wide // max(used, 1)),
+        "moe_intermediate_size": c.integer("expert_feed_forward_length", wide // used),
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
     }

@@ -24,7 +24,7 @@ def rope_of(c: Contents, dim: int, context: int, tables: bool = False) -> dict[s
     Raises UnsupportedModel for scaling that transformers cannot express, WeightsError for tensors
     that are missing or have another length.
     """
-    theta = {"rope_theta": c.real("rope.freq_base", 10000.0)}
+    theta = {"rope_theta": c.positive("rope.freq_base", 10000.0)}
     kind = c.key("rope.scaling.type") or "linear"
     if kind not in ("none", "linear", "yarn", "longrope"):
         raise c.refusal("rope.scaling.type", "only none, linear, yarn and longrope are known")
@@ -60,6 +60,8 @@ def _factor(c: Contents, kind: str) -> float:
     """How much longer texts become; the older of the two names counts where the newer is absent."""
     old = c.real("rope.scale_linear", 0.0)
     factor = c.real("rope.scaling.factor", old)
+    if factor < 0:
+        raise c.refusal("rope.scaling.factor", "it must not be negative")
     return factor if factor and kind != "none" else 1.0
 
 

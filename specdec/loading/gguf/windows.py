@@ -8,14 +8,15 @@ _PATTERN = "attention.sliding_window_pattern"
 
 
 def layer_types(c: Contents, layers: int, period: int) -> list[str]:
-    """transformers' names, layer by layer. period: every so-manieth sees all, by default.
+    """transformers' names, layer by layer. period: every so-manieth sees all, by default; none
+    does where it is 0.
 
     The file may give another period, or say it for each layer.
     """
     value = c.key(_PATTERN)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+    if value is None or (type(value) is int and value >= 0):
         period = period if value is None else value
-        windows = [period > 0 and i % period < period - 1 for i in range(layers)]
+        windows = [period == 0 or i % period < period - 1 for i in range(layers)]
     elif isinstance(value, list) and len(value) == layers:
         windows = [bool(entry) for entry in value]
     else:
