@@ -99,9 +99,16 @@ def _array(array: Any, name: str) -> tuple[list[_Prompt], bool]:
     if array.ndim not in (1, 2):
         kind = "a tensor" if isinstance(array, torch.Tensor) else "an array"
         raise InvalidArgument(f"{name} is {kind} of {array.ndim} dimensions: give 1 or 2")
+    if isinstance(array, torch.Tensor) and not _is_dense(array):
+        kind = "nested" if array.is_nested else "meta" if array.is_meta else str(array.layout)
+        raise InvalidArgument(f"{name} is a tensor of kind {kind}: give a dense one or lists")
     if array.ndim == 1:
         return [_Prompt(array.tolist())], False
     return [_Prompt(row) for row in array.tolist()], True
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_meta or tensor.is_nested) and tensor.layout == torch.strided
 
 
 def _encoded(given: Mapping[str, Any]) -> tuple[list[_Prompt], bool]:

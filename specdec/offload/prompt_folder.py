@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ class PromptFolder:
     """A folder with prompt.json and one safetensors file a layer."""
 
     def __init__(self, folder: str | Path) -> None:
+        if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+            raise InvalidArgument(f"a saved prompt's folder is {folder!r}: give a path")
         self.folder = Path(folder).expanduser()
         self._home = self.folder.resolve()  # of a link: the folder that it leads to
 

@@ -238,3 +238,11 @@ def test_a_batch_of_the_demo_tokenizer():
         assert parse_prompts(batch, tokenizer, 49152)[0] == want
         with pytest.raises(InvalidArgument, match="padding"):
             parse_prompts(batch["input_ids"], tokenizer, 49152)
+
+
+@pytest.mark.parametrize("inside", ["alone", "input_ids"])
+def test_tensors_that_are_not_dense_are_refused(inside: str) -> None:
+    jagged = torch.nested.nested_tensor([torch.tensor(IDS), torch.tensor([5])], layout=torch.jagged)
+    for prompt in (torch.tensor(IDS).to_sparse(), torch.tensor(IDS, device="meta"), jagged):
+        with pytest.raises(InvalidArgument, match="is a tensor of kind"):
+            read(prompt if inside == "alone" else {"input_ids": prompt})

@@ -285,3 +285,11 @@ def test_files_are_closed(engine, folder, monkeypatch):
     monkeypatch.setattr(saved_prompt, "safe_open", watched)
     engine.generate(BOOK + [1], saved_prompt=folder, max_new_tokens=2)
     assert len(opened) == len(closed) == engine.target.num_layers
+
+
+@pytest.mark.parametrize("folder", [3, "", b"x"])
+def test_what_is_no_path_is_refused(engine, folder):
+    with pytest.raises(InvalidArgument, match="give a path"):
+        engine.save_prompt([1, 2, 3], folder)
+    with pytest.raises(InvalidArgument, match="give a path"):
+        engine.generate([1, 2, 3], max_new_tokens=2, saved_prompt=folder)
