@@ -93,8 +93,7 @@ def _cell(
     new_tokens: int,
     repeats: int,
 ) -> dict[str, Any]:
-    memory = engine.target.kv_memory
-    assert memory is not None
+    memory = engine.kv_memory
     passes = _passes(engine, saved, tokens, repeats)
     link = memory.pace.moved / memory.pace.seconds if memory.pace.seconds else None
     texts: dict[str, dict[str, Any]] = {}

@@ -131,6 +131,12 @@ class Engine:
         return self.target.model
 
     @property
+    def kv_memory(self) -> KVMemory:
+        """Where keys and values may lie, and how much of them."""
+        assert isinstance(self.target.kv_memory, KVMemory)
+        return self.target.kv_memory
+
+    @property
     def packing(self) -> Packing:
         """How the weights are read on a CPU, and the way back: `packing.restore()`."""
         assert self.target.packing is not None

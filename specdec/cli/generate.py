@@ -182,7 +182,8 @@ def _print_plan(engine: Engine, request: Any, new_tokens: int) -> None:
     from specdec.offload.plan import plan_of
 
     (ids,), _ = parse_prompts(request, engine.tokenizer, engine.target.vocab_size)
-    plan = plan_of(engine, min(len(ids) + new_tokens, engine.target.longest_text), 1)
+    context = min(len(ids) + new_tokens, engine.target.longest_text)
+    plan = plan_of(engine.target, engine.name, engine.kv_memory, context, 1)
     console.err().print("\n".join(lines(plan)) + "\n", style="dim", markup=False)
 
 

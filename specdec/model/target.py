@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from specdec import ranks
 from specdec.cache.kv_shape import KVShape
 from specdec.cache.store import KVStore
+from specdec.cache.store_maker import StoreMaker
 from specdec.errors import SpecdecError, UnsupportedModel
 from specdec.forward import attention
 from specdec.forward.attention_call import AttentionCall
@@ -32,7 +33,6 @@ from specdec.model import support
 from specdec.model.fused_head import FusedHead
 from specdec.model.packing import Packing
 from specdec.model.snapshot import Replays
-from specdec.offload.kv_memory import KVMemory
 from specdec.placement import main_device
 from specdec.progress import compiling_line, reading_bar
 from specdec.sampling.tree import ancestor_words
@@ -55,7 +55,7 @@ class Target:
         self.model = model
         self.packing: Packing | None = None
         self.head: FusedHead | None = None
-        self.kv_memory: KVMemory | None = None
+        self.kv_memory: StoreMaker | None = None
         self.threads = Threads()
         self.is_parallel = ranks.is_split(model)  # other processes hold the rest of it
         self.graphs = self._graphs()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -12,14 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from specdec.cache.kv_shape import KVShape
 from specdec.errors import InvalidArgument, OutOfMemory, WeightsError
 from specdec.forward.rotation import max_positions
+from specdec.model.target import Target
 from specdec.offload.known_models import KNOWN
+from specdec.offload.kv_memory import KVMemory
 from specdec.offload.limits import WORK_BYTES, weight_bytes
 from specdec.offload.memory import show_bytes
 from specdec.offload.rates import Rates, measure
 from specdec.offload.split import Sizes, Split, resident_bytes, split
-
-if TYPE_CHECKING:
-    from specdec.engine import Engine
 
 DRAFT_BUDGET = 4096  # tokens that a self-draft is taken to read
 LONGEST_DRAFT = 64
@@ -133,10 +132,11 @@ def make_plan(
                  alternative)  # fmt: skip
 
 
-def plan_of(engine: Engine, context: int, sequences: int, acceptance: float = 0.9) -> Plan:
-    """The plan of a loaded engine for so long a text, at rates that are measured here."""
-    target, memory = engine.target, engine.target.kv_memory
-    assert memory is not None
+def plan_of(
+    target: Target, name: str, memory: KVMemory, context: int, sequences: int,
+    acceptance: float = 0.9,
+) -> Plan:  # fmt: skip
+    """The plan of a loaded model for so long a text, at rates that are measured here."""
     shape = target.kv_shape
     near = weight_bytes(target, target.device)
     far = 0
@@ -144,8 +144,8 @@ def plan_of(engine: Engine, context: int, sequences: int, acceptance: float = 0.
         far = weight_bytes(target, torch.device("cpu"))
     kv = memory.split(shape, sequences, context, target.device)
     rates = measure(memory.folder, target.device)
-    parameters = count_parameters(engine.model.config)
-    return timed(engine.name, parameters, shape, context, sequences, (near, far), kv, rates,
+    parameters = count_parameters(target.model.config)
+    return timed(name, parameters, shape, context, sequences, (near, far), kv, rates,
                  acceptance)  # fmt: skip
 
 
