@@ -69,6 +69,8 @@ class LayerAsk:
         index, keys = PageIndex.of(level, layer, row, policy.scorer), level.k[layer]
         if policy.queries != "draft" or policy.sharing.exact_anchors or x.readable > 1:
             return None
+        if policy.heads is not None or policy.residue is not None:
+            return None  # no kernel divides pages among heads, or makes entries
         if index is None or keys is None or length < policy.scorer.page_size:
             return None
         pages = index.update(keys[row], length, keys.device)

@@ -69,6 +69,11 @@ class Policy:
                 f"budget={self.budget} is below sink + recent + one page = {self.sink} + "
                 f"{self.recent} + {self.scorer.page_size}: give at least {least}"
             )
+        if self.residue is not None and self.sharing.anchors is not None:
+            raise InvalidArgument(
+                f"view {self.name!r} makes what stands for the rest of each layer's own keys, so "
+                "layers cannot share a choice: leave out anchors"
+            )
         if self.queries not in QUERIES:
             raise InvalidArgument(f"queries={self.queries!r} is unknown: give {QUERIES}")
         if self.refresh not in REFRESH and not (

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from specdec import Engine
+from specdec.decoding.cached_model import CachedModel
+from specdec.errors import InvalidArgument
+from specdec.forward.full_view import FullView
+from specdec.sampling.tree import TokenTree
+from specdec.sparse.asks import LayerAsk
 from specdec.sparse.head_budgets import AdaptiveHeads
+from specdec.sparse.layer_sharing import Sharing
+from specdec.sparse.residues import NeighbourMeans
+from specdec.sparse.scorers.page_bounds import PageBounds
+from specdec.sparse.view import SparseView
 
 from helpers import models
+from helpers.passes import make_row
 
 
 def reference(score: np.ndarray, count: int, safeguard: float) -> list[int]:
@@ -60,3 +73,34 @@ def test_heads_read_different_numbers_of_pages_and_the_text_is_the_same():
     assert got.token_ids == want.token_ids
     assert any(len(set(counts.tolist())) > 1 for counts in seen)
     assert max(got.stats.reads["ada-snapkv"].tokens) <= 24
+
+
+def test_own_queries_divide_the_pages_in_fused_layers_too():
+    """No kernel gives heads different numbers: such layers are called one by one."""
+    asked, promised = [], []
+
+    class Noting(AdaptiveHeads):
+        def counts(self, score, count):
+            asked.append(count)
+            return super().counts(score, count)
+
+    view = SparseView("noting", PageBounds(4), Sharing(), 24, 2, 4, refresh="pass", heads=Noting())
+    engine = Engine(models.build("llama", dtype=torch.float32, head_dim=16))
+    promise = LayerAsk.promise
+
+    def noted(self):
+        promised.append(promise(self))
+        return promised[-1]
+
+    row = make_row(0, [(7 * i * i + 3) % 40 for i in range(90)])
+    base = CachedModel(engine.target, FullView(), [row])
+    draft = CachedModel(engine.target, view, [row], base=base)
+    with patch.object(LayerAsk, "promise", noted):
+        for _ in range(3):
+            draft.forward([row], [TokenTree.root(row.tokens[-1])])
+    assert len(asked) == 3 * engine.target.num_layers and not any(promised)
+
+
+def test_a_residue_is_of_each_layers_own_keys():
+    with pytest.raises(InvalidArgument, match="leave out anchors"):
+        SparseView("x", PageBounds(4), Sharing(anchors=(0,)), 24, 2, 4, residue=NeighbourMeans())

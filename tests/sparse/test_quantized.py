@@ -88,7 +88,7 @@ def test_drafts_leave_the_store_alone(llama):
     want = llama.generate(PROMPTS, drafter="none", max_new_tokens=NEW)
     stream = llama.stream(PROMPTS, drafter="kivi", max_new_tokens=NEW, **KIVI)
     for _ in stream:
-        draft, base = stream.drafter.model.store, stream.model.store
+        draft, base = stream.drafter.drafter.model.store, stream.model.store
         with torch.inference_mode():
             for buffer in (*draft.levels[-1].k, *draft.levels[-1].v):
                 buffer.fill_(torch.nan)

@@ -181,7 +181,7 @@ def test_draft_passes_leave_the_store_alone(llama):
     want = llama.generate(PROMPTS, drafter="none", max_new_tokens=NEW)
     stream = llama.stream(PROMPTS, drafter="quest", max_new_tokens=NEW, **SMALL)
     for _ in stream:
-        draft = stream.drafter.model.store
+        draft = stream.drafter.drafter.model.store
         with torch.inference_mode():
             for buffer in (*draft.levels[-1].k, *draft.levels[-1].v):
                 buffer.fill_(torch.nan)  # between rounds everything in it is out of date
