@@ -112,7 +112,7 @@ def test_a_step_of_llama_cpp_is_one_pass_behind_what_was_read(
         (["--views", "full"], "views"),
         (["--contexts", "0"], "--contexts"),
         (["--widths", "1,x"], "--widths"),
-        (["--contexts", "10000000"], "contexts="),
+        (["--contexts", "10000000"], "--contexts"),
     ],
 )
 def test_mistakes_are_explained(

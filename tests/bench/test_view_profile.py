@@ -187,7 +187,7 @@ def test_the_command_calibrates_channels(run, tmp_path):
     [
         (("-d", "tidal", "--anchors", "one"), "--anchors 'one': give layer numbers"),
         (("-d", "tidal", "--anchors", "7"), "anchors name layer 7"),
-        (("-d", "double-sparsity", "--channels", "none"), "channels='none' cannot be read"),
+        (("-d", "double-sparsity", "--channels", "none"), "--channels 'none' cannot be read"),
         (("-d", "quests"), "did you mean 'quest'"),
         (("-d", "full"), "unknown view 'full'"),
         (("--budgets", "150"), "give a longer text, smaller --budgets"),

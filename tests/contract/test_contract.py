@@ -106,6 +106,7 @@ def test_any_mixture(llama, data):
             st.lists(st.integers(0, models.VOCAB - 1), min_size=1, max_size=20),
             min_size=1,
             max_size=4,
+            unique_by=tuple,  # equal prompts of a call draw each for itself
         )
     )
     kwargs = {"max_new_tokens": data.draw(st.integers(1, 20))}

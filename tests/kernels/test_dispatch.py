@@ -204,7 +204,7 @@ def test_a_containers_share_of_cpus(tmp_path: Path) -> None:
 
 
 OTHERS = """
-from specdec.kernels import registers
+from specdec.kernels.cpu import registers
 registers.HAS_32_WIDE_REGISTERS, registers.REGISTER_TILE = {wide}, {tile}
 import numpy as np
 import torch

@@ -11,7 +11,7 @@ from torch.library import opcheck
 
 from specdec import Engine
 from specdec.errors import SpecdecError
-from specdec.forward import attention_op
+from specdec.forward import attention_op, handles
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
 from specdec.model.target import Target
@@ -85,19 +85,19 @@ def test_the_operator_is_well_formed():
     pass_ = ForwardPass(target.new_store(1, 8), FullView(), [0], torch.arange(3)[None])
     q, k, v = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
     for sinks, *numbers in ((None, 0.3, None, None), (torch.randn(4), 0.3, 0.5, 2)):
-        opcheck(attention_op.attend, (q, k, v, sinks, pass_.ticket, 0, *numbers))
+        opcheck(attention_op.attend_op, (q, k, v, sinks, pass_.handle, 0, *numbers))
     assert torch.Tag.cudagraph_unsafe in torch.ops.specdec.attend.default.tags
 
 
-def test_tickets_do_not_keep_passes():
+def test_handles_do_not_keep_passes():
     target = Target(models.build("llama"))
     gc.collect()
-    before = len(attention_op._passes)
+    before = len(handles._named)
     pass_ = ForwardPass(target.new_store(1, 8), FullView(), [0], torch.arange(3)[None])
-    assert len(attention_op._passes) == before + 1
+    assert len(handles._named) == before + 1
     del pass_
     gc.collect()
-    assert len(attention_op._passes) == before
+    assert len(handles._named) == before
 
 
 def test_without_a_pass_it_says_so():

@@ -79,6 +79,7 @@ class Noise:
     page_size: int = 4
     name: str = "noise"
     key: str = "noise"
+    learns = False
 
     @property
     def per_logit(self):
@@ -254,7 +255,8 @@ def test_reads_are_counted(llama):
     for view in PRESETS:
         out = llama.generate(PROMPTS, drafter=view, max_new_tokens=40, budget=32, sink=3, recent=4)
         long, _, short, _ = (g.stats.reads[view] for g in out)
-        assert 0 < max(long.tokens) <= 32 and long.full_passes == 0 and long.passes > 20
+        entries = 3 if view == "snapkv-merged" else 0  # which stand for tokens beyond the budget
+        assert 0 < max(long.tokens) <= 32 + entries and long.full_passes == 0 and long.passes > 20
         assert min(long.context) >= 69
         assert 0 < short.full_passes < short.passes  # 5 to 45 tokens
         whole = llama.generate(PROMPTS[0], drafter=view, max_new_tokens=9, budget=200)

@@ -22,11 +22,16 @@ from specdec.sparse.scorers.page_bounds import PageBounds
 from specdec.sparse.view import SparseView
 
 from helpers import models
-from helpers.graphed import NEVER, graphed
+from helpers.graphed import NEVER, graphed, lengths_apart
 from helpers.passes import Oracle, make_row, random_tree, same_passes, take_up
 from helpers.triton_drawn import DEVICE
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="test_graphs.py runs on a GPU by itself")
+
+
+@pytest.fixture(autouse=True)
+def _lengths_apart(monkeypatch):
+    lengths_apart(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
