@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from specdec._version import __version__
+from specdec.moved import install as _find_moved
 
 if TYPE_CHECKING:
     from specdec import hf
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from specdec.errors import SpecdecError
     from specdec.sampling.params import SamplingParams
     from specdec.sampling.tree import Law, TokenTree
+
+_find_moved()
 
 # Imported when asked for: `specdec --help` should not wait for torch.
 _PLACES = {
