@@ -65,15 +65,16 @@ class Observer(Protocol):
 class PassCache:
     """What is worked out once for all layers of a pass.
 
-    full_reads: of layers that read everything, by window. tables: of those that read less, by what
-    they read. run_made: the last run of fused layers that made all its outputs at once.
-    is_looked_at: whether the watch over fused layers has been asked.
+    full_reads: of layers that read everything, by window. tables: of those that read less, with
+    their members, by what they read. run_made: the last run of fused layers that made all its
+    outputs at once. is_looked_at: whether the watch over fused layers has been asked.
     """
 
     segments: list[Segments] | None = None
     full_reads: dict[int | None, Reads] = field(default_factory=dict)
-    tables: dict[Hashable, NDArray[np.int64]] = field(default_factory=dict)
-    rows: dict[Hashable, Any] = field(default_factory=dict)
+    tables: dict[Hashable, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=dict
+    )
     static: Any = None
     remote: Any = None
     run_made: Any = None

@@ -26,15 +26,14 @@ def host_reads(pass_: ForwardPass, plan: LayerPlan, layer: int, window: int | No
     segments = pass_.segments(layer)
     key = tuple(map(_key, plan.rows))
     if key not in pass_.cache.tables:
-        pass_.cache.tables[key] = _table(pass_, plan.rows, segments)
+        counts = [_count(row, x) for row, x in zip(plan.rows, segments, strict=True)]
+        members = np.repeat(np.arange(len(counts)), counts)
+        pass_.cache.tables[key] = _table(pass_, plan.rows, segments), members
     for row, mine in zip(plan.rows, segments, strict=True):
         note(row, mine)
-    rows = range(len(plan.rows))
-    members = np.repeat(np.array(rows, np.int64), [_count(plan.rows[b], segments[b]) for b in rows])
+    table, members = pass_.cache.tables[key]
     pages, size = _pages(plan.rows)
-    return Reads(
-        pass_.cache.tables[key], members, pass_.anc_words, NO_BOUNDS, pages, size, biases(plan.rows)
-    )
+    return Reads(table, members, pass_.anc_words, NO_BOUNDS, pages, size, biases(plan.rows))
 
 
 def note(row: RowPlan, segments: Segments) -> None:

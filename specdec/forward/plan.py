@@ -158,11 +158,6 @@ class LayerPlan:
     ask: Ask | None = None
     static: StaticPlan | None = None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it reads all that is committed, and nothing else."""
-        return self.rows is None and not self.extras and self.ask is None and self.static is None
-
 
 WHOLE = LayerPlan()
 

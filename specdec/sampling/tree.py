@@ -9,7 +9,6 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-MAX_NODES = 256  # of one tree, the root included
 WORD = 64  # nodes per word of the ancestor bitmask
 MAX_NODES = 256  # of one tree that is verified, the root included
 
