@@ -1,0 +1,1 @@
+"""Maths that several methods share: tensors in, tensors out, no store and no model."""

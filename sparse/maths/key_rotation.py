@@ -1,0 +1,77 @@
+"""KeyRotation: a model's rotation of keys by position (RoPE), and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from specdec.errors import UnsupportedModel
+from specdec.model.target import Target
+
+Apply = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class KeyRotation:
+    """What a layer's attention does to its keys by their positions, by the model's own modules.
+
+    embedding: gives cosines and sines; apply: turns queries and keys by them; kinds: those of the
+    layers, where the model turns them differently. Turning back turns by the negative angle and
+    divides out the scale that some kinds have (YaRN's), in float32 at least. It is exact for any
+    angles, so a wrong guess at positions or frequencies costs quality of a codec, never a key.
+    """
+
+    embedding: nn.Module
+    apply: Apply
+    kinds: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, target: Target, view: str) -> KeyRotation | None:
+        """That of a model, or None for one that turns nothing (learned positions).
+
+        Raises UnsupportedModel, for the `view` that asks, where it is not found.
+        """
+        base = target.model.base_model
+        named = {name.rsplit(".", 1)[-1]: module for name, module in base.named_modules()}
+        embedding = named.get("rotary_emb")
+        attentions = [m for m in base.modules() if hasattr(m, "k_proj") or hasattr(m, "qkv_proj")]
+        if embedding is None and getattr(base, "wpe", None) is not None:
+            return None
+        module = sys.modules[type(attentions[0]).__module__] if attentions else None
+        apply: Any = getattr(module, "apply_rotary_pos_emb", None)
+        if embedding is None or apply is None:
+            raise UnsupportedModel(
+                f"view {view!r} stores keys before their rotation, and that of "
+                f"{type(target.model).__name__} was not found: give another view"
+            )
+        by_layer = "layer_type" in signature(embedding.forward).parameters
+        return cls(embedding, apply, tuple(target.layer_types) if by_layer else None)
+
+    def turn(self, k: Tensor, positions: Tensor, layer: int) -> Tensor:
+        """Keys `[Hkv, n, D]` of a layer as attention caches them, from those before rotation."""
+        cos, sin = self._angles(k, positions, layer)
+        return self._applied(k, cos, sin)
+
+    def turn_back(self, k: Tensor, positions: Tensor, layer: int) -> Tensor:
+        """Keys `[Hkv, n, D]` before rotation, from those that are cached: the inverse of `turn`."""
+        cos, sin = self._angles(k, positions, layer)
+        size = cos * cos + sin * sin  # 1, or the square of YaRN's scale
+        return self._applied(k, cos / size, -sin / size)
+
+    def _angles(self, k: Tensor, positions: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        kind = () if self.kinds is None else (self.kinds[layer],)
+        wide = k[None] if k.dtype == torch.float64 else k[None].float()
+        cos, sin = self.embedding(wide, positions[None].to(k.device), *kind)
+        return cos, sin
+
+    def _applied(self, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        wide = k[None].to(cos)
+        out = self.apply(wide, wide, cos, sin)[1][0]
+        assert out.shape == k.shape
+        return out.to(k)
