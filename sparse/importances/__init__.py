@@ -1,0 +1,1 @@
+"""How important tokens are, from the attention that they get: one importance a file."""
