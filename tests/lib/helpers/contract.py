@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from specdec import registry
 from specdec.control.controller import Controller
 from specdec.drafts.auto.drafter import AutoDrafter
 
@@ -65,6 +66,12 @@ DRAFTERS = {
     },
     "kivi": {"drafter": "kivi", "kv_group": 32, "recent": 0},
     **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},
+}
+# Whoever else is in the registry; views, which draft too, have a contract of their own.
+DRAFTERS |= {
+    name: {"drafter": name, **({"draft_model": OURS} if entry.needs_model else {})}
+    for name, entry in registry.DRAFTERS.items()
+    if name not in registry.VIEWS and name not in DRAFTERS and name != "none"
 }
 CONTROLS = {
     "greedy": {},

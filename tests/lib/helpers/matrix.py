@@ -1,0 +1,54 @@
+"""crossed: a parametrisation over every combination of several axes, in three sizes.
+
+The rule of the suite for products: every *value* is tried in a fast one, every *pair* of values by
+default, every *combination* in the slow part. What fails does so for a value, or for two that do
+not get on; the rest is proven once a day.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Sequence
+from itertools import combinations, product
+from typing import Any
+
+import pytest
+
+Cell = tuple[Any, ...]
+
+
+def covering(
+    axes: Sequence[Collection[Any]], together: int, start: Iterable[Cell] = ()
+) -> set[Cell]:
+    """A few cells of the product, beside `start`, in which any `together` axes meet with all their
+    values. Greedy, and the same in every process."""
+    groups = list(combinations(range(len(axes)), min(together, len(axes))))
+    chosen = set(start)
+    met = {(group, tuple(cell[i] for i in group)) for cell in chosen for group in groups}
+    cells = list(product(*axes))
+    random.Random(0).shuffle(cells)
+    for least in range(len(groups), 0, -1):
+        for cell in cells:
+            new = {(group, tuple(cell[i] for i in group)) for group in groups} - met
+            if len(new) >= least:
+                chosen.add(cell)
+                met |= new
+    return chosen
+
+
+def crossed(*, together: int = 2, fast: bool = False, **axes: Collection[Any]) -> Any:
+    """Parametrise a test over names of values, by axis; what `together` axes need is the default.
+
+    fast: the few cells in which every value occurs bear the mark `fast`. Values must be strings or
+    numbers: they are the ids.
+    """
+    values = list(axes.values())
+    few = covering(values, 1)
+    default = covering(values, together, few)
+    cells = []
+    for cell in product(*values):
+        marks = [pytest.mark.slow] if cell not in default else []
+        if fast and cell in few:
+            marks.append(pytest.mark.fast)
+        cells.append(pytest.param(*cell, marks=marks, id="-".join(map(str, cell))))
+    return pytest.mark.parametrize(list(axes), cells)
