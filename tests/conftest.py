@@ -14,8 +14,10 @@ from specdec.control import calibration
 TESTS = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != TESTS.parent]
 
-# The same examples in every run, on machines that may be slow.
+# The same examples in every run, on machines that may be slow; `--hypothesis-profile=random` takes
+# those of `--hypothesis-seed`, and says how to have a failing one again.
 settings.register_profile("specdec", derandomize=True, deadline=None)
+settings.register_profile("random", deadline=None, database=None, print_blob=True)
 settings.load_profile("specdec")
 
 # Tiny models gain nothing from threads, and the processes of pytest-xdist would fight for them.
