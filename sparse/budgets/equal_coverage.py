@@ -1,0 +1,45 @@
+"""equal_coverage: layers keep as many tokens as hold the same share of what matters (PrefixKV)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def equal_coverage(scores: Sequence[Tensor], total: int) -> list[int]:
+    """How many tokens each layer keeps, `total` in all.
+
+    PrefixKV (arXiv 2412.03409): with C_l(n) the share of layer l's importance that its n best
+    tokens hold, n_l = min{n: C_l(n) >= p}, and p, the same for all layers, is found by bisection.
+    scores: a layer's importances, `[S_l]`, each. The released code stops within 5 tokens of the
+    total; here what p leaves over or takes too much is dealt one by one: to the layer whose next
+    token holds the greatest share, from the one whose last holds the least.
+    """
+    shares = [
+        s.double().sort(descending=True).values / s.double().sum().clamp_min(1e-300) for s in scores
+    ]
+    curves = [share.cumsum(dim=0) for share in shares]
+    total = min(total, sum(len(c) for c in curves))
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if sum(_prefix(curve, middle) for curve in curves) > total:
+            high = middle
+        else:
+            low = middle
+    counts = [_prefix(curve, low) for curve in curves]
+    while sum(counts) < total:
+        free = [i for i, n in enumerate(counts) if n < len(shares[i])]
+        counts[max(free, key=lambda i: float(shares[i][counts[i]]))] += 1
+    while sum(counts) > total:
+        held = [i for i, n in enumerate(counts) if n]
+        counts[min(held, key=lambda i: float(shares[i][counts[i] - 1]))] -= 1
+    return counts
+
+
+def _prefix(curve: Tensor, share: float) -> int:
+    """The fewest first tokens whose share reaches `share`."""
+    wanted = torch.tensor([share], dtype=curve.dtype, device=curve.device)
+    return min(len(curve), int(torch.searchsorted(curve, wanted)) + (share > 0))

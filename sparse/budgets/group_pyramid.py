@@ -1,0 +1,22 @@
+"""group_pyramid: groups of neighbouring layers keep less the higher they are (WindowKV)."""
+
+from __future__ import annotations
+
+
+def group_pyramid(layers: int, mean: int, group: int = 8, beta: float = 14) -> list[int]:
+    """Tokens of each layer, `mean` on average where `group` divides the layers.
+
+    WindowKV (arXiv 2503.17922): the last group keeps mean * group / beta, the first 2 mean minus
+    that, those between lie on a line; groups of 8 layers and beta 14 are the released code's, which
+    asks for at least two groups. Here a last, smaller group is one, too, and one group keeps the
+    mean; the line is shifted by whole tokens so that the sum is layers * mean at most.
+    """
+    groups = -(-layers // group)
+    if groups == 1:
+        return [mean] * layers
+    last = min(mean * group / beta, mean)
+    first = 2 * mean - last
+    line = [first + (last - first) * i / (groups - 1) for i in range(groups)]
+    sizes = [min(group, layers - i * group) for i in range(groups)]
+    excess = sum(n * x for n, x in zip(sizes, line, strict=True)) / layers - mean
+    return [int(line[i // group] - excess) for i in range(layers)]
