@@ -1,0 +1,50 @@
+"""Landmarks: a chunk by its mean key, unless its keys are unlike it (ShadowKV, 2410.21465)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specdec.kernels.selection.index_logits import index_logits
+from specdec.sparse.scorers.base import Memo
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Keeps of each chunk its landmark, the mean of its cached keys, and how far they stray.
+
+    A chunk's logit is q . landmark. Its likeness is the least cosine of a key and the landmark: the
+    chunks of the least likeness are outliers, whose mean says little, so they are always read and
+    leave the others' competition. The paper takes chunks of 8.
+    """
+
+    page_size: int = 8
+    name: str = "landmarks"
+    learns = False
+
+    @property
+    def per_logit(self) -> int:
+        return self.page_size
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.page_size}"
+
+    def summarize(self, k: Tensor, memo: Memo) -> Tensor:
+        """Landmark, and likeness behind it, `[Hkv, P, D + 1]`."""
+        mean = k.mean(dim=2)
+        likeness = torch.cosine_similarity(k, mean[:, :, None], dim=-1).amin(dim=2)
+        return torch.cat([mean, likeness[..., None]], dim=-1)
+
+    def question(self, q: Tensor, memo: Memo) -> None:
+        return None
+
+    def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
+        return index_logits(q, pages[..., :-1].contiguous(), scale=scale)
+
+
+def outliers(pages: Tensor, count: int) -> Tensor:
+    """The `count` chunks of the least likeness of each head, `int64[Hkv, count]`, by summaries."""
+    return pages[..., -1].topk(min(count, pages.shape[1]), dim=-1, largest=False).indices

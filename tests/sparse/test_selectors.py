@@ -1,0 +1,108 @@
+"""Query-time selectors against their formulas in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specdec.sparse.scorers.base import Memo
+from specdec.sparse.scorers.bound_tree import BoundTree
+from specdec.sparse.scorers.landmarks import Landmarks, outliers
+from specdec.sparse.scorers.probe_query import activation_bias, probe_query, spread
+from specdec.sparse.scorers.strong_channels import StrongChannels
+
+
+def draw(data, *shape):
+    seed = data.draw(st.integers(0, 1 << 20))
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_landmarks_and_outliers(data):
+    heads, pages, size = (data.draw(st.integers(low, n)) for low, n in ((1, 3), (1, 7), (2, 4)))
+    k, q = draw(data, heads, pages, size, 5), draw(data, heads, 2, 5)
+    summary = Landmarks(size).summarize(torch.from_numpy(k), Memo())
+    got = Landmarks(size).logits(torch.from_numpy(q), summary, 0.3, Memo())
+    mean = k.mean(2)
+    np.testing.assert_allclose(got, 0.3 * np.einsum("hmd,hpd->hmp", q, mean), atol=1e-12)
+    count = data.draw(st.integers(0, pages))
+    for h, found in enumerate(outliers(summary, count).tolist()):
+        likeness = [
+            min(x @ m / np.linalg.norm(x) / np.linalg.norm(m) for x in chunk)
+            for chunk, m in zip(k[h], mean[h])
+        ]
+        assert sorted(found) == sorted(np.argsort(likeness)[:count].tolist())
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_strong_channels(data):
+    heads, tokens, channels = (data.draw(st.integers(1, n)) for n in (3, 9, 6))
+    k, q = draw(data, heads, tokens, 6), draw(data, heads, 3, 6)
+    scorer = StrongChannels(channels)
+    summary = scorer.summarize(torch.from_numpy(k)[:, :, None], Memo())
+    got = scorer.logits(torch.from_numpy(q), summary, 6**-0.5, Memo())
+    for h in range(heads):
+        for m in range(3):
+            i = np.argsort(-abs(q[h, m]))[:channels]
+            share = abs(q[h, m, i]).sum() / abs(q[h, m]).sum()
+            want = k[h][:, i] @ q[h, m, i] / np.sqrt(6 * share)
+            np.testing.assert_allclose(got[h, m], want, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_tree_of_bounds_finds_what_all_bounds_say_and_asks_fewer(data):
+    tree = BoundTree(data.draw(st.sampled_from([(8, 4, 2), (6, 2), (4,)])))
+    chunks = data.draw(st.integers(1, 30))
+    k = torch.from_numpy(draw(data, 1, chunks * tree.sizes[-1], 4))
+    q = torch.from_numpy(draw(data, data.draw(st.integers(1, 3)), 4))
+    levels = [level[0] for level in tree.levels(k)]
+    x = k[0].numpy().reshape(chunks, -1, 4)
+    bound = np.maximum(q.numpy()[:, None] * x.min(1), q.numpy()[:, None] * x.max(1)).sum(-1).max(0)
+    assert (bound >= (q.numpy() @ x.transpose(0, 2, 1)).max(axis=(1, 2)) - 1e-12).all()
+    count = data.draw(st.integers(1, chunks))
+    got, asked = tree.best(q, levels, count)
+    np.testing.assert_allclose(bound[got], np.sort(bound)[::-1][:count], atol=1e-12)
+    assert len(set(got.tolist())) == count
+    assert asked <= sum(len(level) for level in levels)
+
+
+def test_deserts_are_skipped():
+    """Where one stretch holds all that matters, most chunks are not looked at."""
+    k = torch.zeros(1, 4096, 4)
+    k[0, 640:704] = torch.rand(64, 4, generator=torch.manual_seed(0))
+    tree = BoundTree()
+    found, asked = tree.best(torch.ones(1, 4), [x[0] for x in tree.levels(k)], 8)
+    assert sorted(found.tolist()) == list(range(80, 88))
+    assert asked < 4096 // 8 / 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_probe_query(data):
+    heads, window = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 60))
+    q, share = draw(data, heads, window, 4), data.draw(st.sampled_from([0.02, 0.3, 1.0]))
+    bias = activation_bias(torch.from_numpy(q))
+    got = probe_query(torch.from_numpy(q), share)
+    for h in range(heads):
+        mean, var = q[h].mean(0), q[h].var(0)
+        want = ((q[h] - mean) ** 2 / (var + 0.01 * var.mean() + 1e-300)).sum(-1)
+        np.testing.assert_allclose(bias[h], want, rtol=1e-9)
+        count = max(1, int(np.ceil(share * window)))
+        best = np.argsort(-want)[:count]
+        weight = want[best] if want[best].sum() > 0 else np.ones(count)
+        np.testing.assert_allclose(got[h], weight @ q[h][best] / weight.sum(), atol=1e-9)
+
+
+def test_spread_is_one_where_all_are_alike():
+    torch.testing.assert_close(spread(torch.zeros(3, 7)), torch.ones(3))
+    assert spread(torch.tensor([[100.0, 0.0, 0.0]])).item() < 1e-6
+    x = np.random.default_rng(0).normal(size=(2, 5))
+    p = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    np.testing.assert_allclose(
+        spread(torch.from_numpy(x)), -(p * np.log(p)).sum(-1) / np.log(5), atol=1e-6
+    )
