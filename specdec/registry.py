@@ -104,7 +104,7 @@ VIEWS = {
     ),
     "kivi": Entry(
         "specdec.sparse.codecs.kivi_view:kivi",
-        "every key and value in 4 or 8 bits, but for the newest (KIVI)",
+        "every key and value in 2, 4 or 8 bits, but for the newest (KIVI)",
         frozenset({"kv_bits", "kv_group", "recent"}),
     ),
 }

@@ -1,4 +1,4 @@
-"""quantized_attention: packed queries against a level that is kept in 8 or 4 bits."""
+"""quantized_attention: packed queries against a level that is kept in 8, 4 or 2 bits."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ def quantized_attention(
 
 def fits(kv: QuantizedKV) -> bool:
     """Whether bytes and scales of a head fill whole vectors, and stand as the kernel takes them."""
-    sizes = kv.dim % (2 * LANES) == 0 and kv.value_dim == kv.dim and kv.value_group % LANES == 0
+    together = max(2, 8 // kv.bits) * LANES  # numbers that a load makes
+    sizes = kv.dim % together == 0 and kv.value_dim == kv.dim and kv.value_group % LANES == 0
     return sizes and all(x.is_contiguous() for x in kv) and kv.k_scales.dtype == torch.float32
 
 
@@ -148,31 +149,47 @@ def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, t
 @inner
 def _restore_key(codes, at, scales, place, dim, bits, out, to):
     """One key: code * step + low, with a step and a low for each channel."""
-    apart = LANES if bits == 8 else dim // 2  # between the channels of the two vectors of a load
+    apart = _apart(dim, bits)
     for i in range(0, dim // 2, LANES):
-        d = 2 * i if bits == 8 else i
+        d = _channel(i, dim, bits)
         step = simd_memory.load_tile(scales, place + d, apart, TWO, ONE)
         low = simd_memory.load_tile(scales, place + dim + d, apart, TWO, ONE)
-        x = simd.fma(_codes(codes, at + d, bits), step, low)
+        x = simd.fma(_codes(codes, at, i, dim, bits), step, low)
         simd_memory.store(x, out, to + d, apart, 1)
 
 
 @inner
 def _restore_value(codes, at, scales, place, group, dim, bits, out, to):
     """One value, with a step and a low for each group of channels."""
-    apart, parts = LANES if bits == 8 else dim // 2, dim // group
+    apart, parts = _apart(dim, bits), dim // group
     for i in range(0, dim // 2, LANES):
-        d = 2 * i if bits == 8 else i
+        d = _channel(i, dim, bits)
         first, more = place + d // group, (d + apart) // group - d // group
         step = simd_memory.load_splats(scales, first, more)
         low = simd_memory.load_splats(scales, first + parts, more)
-        x = simd.fma(_codes(codes, at + d, bits), step, low)
+        x = simd.fma(_codes(codes, at, i, dim, bits), step, low)
         simd_memory.store(x, out, to + d, apart, 1)
 
 
 @inner
-def _codes(codes, at, bits):
-    """Two vectors of codes: 32 bytes, or the halves of sixteen."""
+def _apart(dim, bits):
+    """Channels between the two vectors of a load."""
+    return LANES if bits == 8 else dim * bits // 8
+
+
+@inner
+def _channel(i, dim, bits):
+    """The first channel of load i / LANES: see `codes.pack`. In 2 bits each byte is read twice."""
     if bits == 8:
-        return simd_memory.load(codes, at, 2)
-    return simd_memory.load_nibbles(codes, at)
+        return 2 * i
+    return i if bits == 4 else i + i // (dim // 4) * (dim // 4)
+
+
+@inner
+def _codes(codes, at, i, dim, bits):
+    """Two vectors of codes: 32 bytes, or two parts of sixteen."""
+    if bits == 8:
+        return simd_memory.load(codes, at + 2 * i, 2)
+    if bits == 4:
+        return simd_memory.load_nibbles(codes, at + i, 0)
+    return simd_memory.load_crumbs(codes, at + i % (dim // 4), i // (dim // 4) * 4)

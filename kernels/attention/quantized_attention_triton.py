@@ -124,7 +124,7 @@ def _quantized(
         c = first + key + n
         seen = key + n < high
         held = seen[None, :] & (d < HALF)[:, None]
-        k_low, k_high = halves(c[None, :] * k_bytes + d[:, None], k, held, HALF, BITS)
+        k_low, k_high = halves(c[None, :] * k_bytes, d[:, None], k, held, HALF, BITS)
         scales = k_scales + (first + key) // TOKENS * 4 * HALF + d
         inside = d < HALF
         k_low = k_low * tl.load(scales, mask=inside, other=0.0).to(tl.float32)[:, None]
@@ -138,7 +138,7 @@ def _quantized(
         s = tl.where(seen[None, :], s * LOG2E, float("-inf"))
 
         held = seen[:, None] & (dv < VALUE_HALF)[None, :]
-        v_low, v_high = halves(c[:, None] * v_bytes + dv[None, :], v, held, VALUE_HALF, BITS)
+        v_low, v_high = halves(c[:, None] * v_bytes, dv[None, :], v, held, VALUE_HALF, BITS)
         scales = v_scales + c[:, None] * 4 * parts + part[None, :]
         v_low = v_low * tl.load(scales, mask=held, other=0.0).to(tl.float32)
         v_low += tl.load(scales + 2 * parts, mask=held, other=0.0).to(tl.float32)

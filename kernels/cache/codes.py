@@ -1,4 +1,4 @@
-"""Codes: numbers in 8 or 4 bits, by the range of the group that they stand in."""
+"""Codes: numbers in 8, 4 or 2 bits, by the range of the group that they stand in."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ def encode(x: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes `[..., n]` as bytes: n of them, or n / 2, where byte j holds codes j and j + n / 2."""
-    if bits == 8:
-        return codes
-    low, high = codes.chunk(2, dim=-1)
-    return low | high << 4
+    """Codes `[..., n]` as m = n * bits / 8 bytes: byte j holds codes j, j + m, j + 2m ..., from
+    its lowest bits on."""
+    out, *above = codes.chunk(8 // bits, dim=-1)
+    for i, part in enumerate(above, 1):
+        out = out | part << i * bits
+    return out
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
     """What was packed."""
-    return packed if bits == 8 else torch.cat([packed & 15, packed >> 4], dim=-1)
+    if bits == 8:
+        return packed
+    parts = [packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)]
+    return torch.cat(parts, dim=-1)

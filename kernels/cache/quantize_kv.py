@@ -1,4 +1,4 @@
-"""quantize_kv: keys and values in 8 or 4 bits, for passes whose result may be a little off (KIVI).
+"""quantize_kv: keys and values in 8, 4 or 2 bits, for passes that may be a little off (KIVI).
 
 Keys have channels of their own size, so each channel is scaled over a group of tokens; values have
 not, so each token is, over a group of channels (Liu et al., KIVI, arXiv 2402.02750).

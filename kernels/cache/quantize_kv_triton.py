@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from specdec.kernels.cache.quantize_kv import QuantizedKV
+from specdec.kernels.cache.quantize_kv import quantize_kv as op
 from specdec.kernels.gpu.codes import encode, store_halves
 
 CHANNELS = 16  # of a key that a program has in hand, twice
@@ -16,7 +17,13 @@ CHANNELS = 16  # of a key that a program has in hand, twice
 def quantize_kv(
     k: Tensor, v: Tensor, into: QuantizedKV, since: Tensor, length: Tensor, *, groups: int
 ) -> None:
-    """See `specdec.kernels.cache.quantize_kv`."""
+    """See `specdec.kernels.cache.quantize_kv`; 2 bits run in PyTorch.
+
+    Four codes of a byte belong to both halves of two groups there, and a group is written once.
+    """
+    if into.bits == 2:
+        op.plain(k, v, into, since, length, groups=groups)
+        return
     rows, kv_heads, _, _ = k.shape
     assert all(x.is_contiguous() for x in into) and k.stride(-1) == v.stride(-1) == 1
     _quantize[(groups, kv_heads, rows)](

@@ -89,18 +89,30 @@ load_float16 = intrinsic(prefer_literal=True)(
 )
 
 
-@intrinsic
-def load_nibbles(typing: Any, array: Any, at: Any) -> Any:
-    """Two vectors out of the LANES bytes from `array[at]` on: low halves, then high halves."""
-    kind = types.UniTuple(floats, 2)
+def _load_packed(bits: int) -> Any:
+    """Two vectors out of the LANES bytes from `array[at]` on: the bits from `shift` on, and those
+    above them."""
 
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        codes = b.zext(load_vector(context, b, array, args[0], args[1], _BYTES), INTS)
-        low = b.and_(codes, ir.Constant(INTS, [15] * LANES))
-        high = b.lshr(codes, ir.Constant(INTS, [4] * LANES))
-        return context.make_tuple(b, kind, [b.uitofp(x, FLOATS) for x in (low, high)])
+    def typed(typing: Any, array: Any, at: Any, shift: Any) -> Any:
+        kind = types.UniTuple(floats, 2)
 
-    return kind(array, types.int64), emit
+        def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            codes = b.zext(load_vector(context, b, array, args[0], args[1], _BYTES), INTS)
+            bare = every_lane(b, b.bitcast(b.trunc(args[2], I32), FLOATS.element))
+            codes = b.lshr(codes, b.bitcast(bare, INTS))
+            above = b.lshr(codes, ir.Constant(INTS, [bits] * LANES))
+            mask = ir.Constant(INTS, [2**bits - 1] * LANES)
+            return context.make_tuple(
+                b, kind, [b.uitofp(b.and_(x, mask), FLOATS) for x in (codes, above)]
+            )
+
+        return kind(array, types.int64, types.int64), emit
+
+    return typed
+
+
+load_nibbles = intrinsic(_load_packed(4))
+load_crumbs = intrinsic(_load_packed(2))
 
 
 @intrinsic(prefer_literal=True)

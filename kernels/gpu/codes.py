@@ -1,4 +1,4 @@
-"""Device functions for codes of 8 or 4 bits: see `specdec.kernels.cache.codes`."""
+"""Device functions for codes of 8, 4 or 2 bits: see `specdec.kernels.cache.codes`."""
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
 from __future__ import annotations
@@ -35,8 +35,13 @@ def encode(x, held, bits: tl.constexpr, dim: tl.constexpr):
 
 
 @triton.jit
-def halves(at, packed, held, HALF: tl.constexpr, BITS: tl.constexpr):
-    """The codes j and j + HALF of the bytes at `at`, as float32."""
+def halves(at, d, packed, held, HALF: tl.constexpr, BITS: tl.constexpr):
+    """The codes d and d + HALF of the vectors whose bytes begin at `at`, as float32."""
+    if BITS == 2:
+        bits = tl.load(packed + at + d % (HALF // 2), mask=held, other=0).to(tl.int32)
+        bits = bits >> d // (HALF // 2) * 2
+        return (bits & 3).to(tl.float32), (bits >> 4 & 3).to(tl.float32)
+    at += d
     byte = tl.load(packed + at, mask=held, other=0).to(tl.int32)
     if BITS == 4:
         return (byte & 15).to(tl.float32), (byte >> 4).to(tl.float32)

@@ -1,4 +1,4 @@
-"""QuantizedCopy: what is committed in a level of the store, once more in 8 or 4 bits."""
+"""QuantizedCopy: what is committed in a level of the store, once more in 8, 4 or 2 bits."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from specdec.forward.plan import WHOLE, LayerPlan, Needs, Partial, RowPlan
 from specdec.kernels.attention.quantized_attention import quantized_attention
 from specdec.sparse.codecs.kivi_cache import QuantizedCopy
 
-BITS, GROUPS = (4, 8), (32, 64, 128)
+BITS, GROUPS = (2, 4, 8), (32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class QuantizedView:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise InvalidArgument(f"kv_bits={self.bits!r}: give 4 or 8")
+            raise InvalidArgument(f"kv_bits={self.bits!r}: give 2, 4 or 8")
         if self.group not in GROUPS:
             raise InvalidArgument(f"kv_group={self.group!r}: give 32, 64 or 128 tokens")
 
@@ -105,7 +105,7 @@ def _note(pass_: ForwardPass, layer: int, copies: list[QuantizedCopy | None]) ->
 
 
 def kivi(target: object, options: DraftOptions) -> QuantizedView:
-    """Every key and value in 4 or 8 bits; by default the 128 newest tokens are read as they are."""
+    """Every key and value in 2, 4 or 8 bits, but for the newest tokens, 128 by default."""
     return QuantizedView(
         bits=4 if options.kv_bits is None else options.kv_bits,
         group=64 if options.kv_group is None else options.kv_group,

@@ -58,7 +58,7 @@ DraftWeights = Annotated[
 ]
 KvBits = Annotated[
     int | None,
-    typer.Option(help="Bits of the keys and values that 'kivi' reads: 4 or 8."),
+    typer.Option(help="Bits of the keys and values that 'kivi' reads: 2, 4 or 8."),
 ]
 LabelBits = Annotated[
     int | None, typer.Option(help="Bits of the labels that 'double-sparsity' keeps: 16 or 4.")

@@ -37,8 +37,8 @@ class DraftOptions:
     draft_layers: a drafter that runs the target itself leaves it after so many layers.
     draft_weights: and reads a copy of its weights in "int8" or "int4" (on a CPU; the copy is made
         at the first call and kept).
-    kv_bits, kv_group: bits (4 or 8) of the keys and values that `kivi` reads, and how many tokens
-        share the scale of a key's channel (32, 64 or 128).
+    kv_bits, kv_group: bits (2, 4 or 8) of the keys and values that `kivi` reads, and how many
+        tokens share the scale of a key's channel (32, 64 or 128).
     label_bits: bits (16, or 4) of the label channels that `double-sparsity` keeps.
     anchors, dense: layers that choose for those above them, and layers that read everything.
     channels: where the label channels of `double-sparsity` come from: "prompt", "text" (measured

@@ -175,7 +175,7 @@ LOADING: dict[str, Foreign] = {
     "max_model_len": Foreign(_GROWS),
     "max_seq_len": Foreign(_GROWS),
     "max_num_seqs": Foreign("a call takes a list of prompts of any length"),
-    "kv_cache_dtype": Foreign("view='kivi' reads keys and values in 4 or 8 bits"),
+    "kv_cache_dtype": Foreign("view='kivi' reads keys and values in 2, 4 or 8 bits"),
     "swap_space": Foreign("write kv_tier='host' or 'disk'"),
     "cpu_offload_gb": Foreign("write device_map= and max_memory="),
     "enforce_eager": Foreign("write engine.target.graphs = None to run without CUDA graphs"),

@@ -116,7 +116,7 @@ def test_gather_attention(dim):
     check()
 
 
-@pytest.mark.parametrize("dim", [32, 64])
+@pytest.mark.parametrize("dim", [32, 64, 128])
 def test_quantized_attention(dim):
     """Groups of any size that are a level's, shared and ragged rows, NaN behind what is covered."""
 
@@ -126,7 +126,7 @@ def test_quantized_attention(dim):
         d = Drawn(data)
         q, k, v, length, row_map = level(d, dim)
         k[..., 3] += 20.0  # a channel of its own size
-        kv = QuantizedKV.empty(k, v, d.one_of(4, 8), d.one_of(16, 24, 32, 64))
+        kv = QuantizedKV.empty(k, v, d.one_of(2, 4, 8), d.one_of(16, 24, 32, 64))
         kv.k_scales.fill_(torch.nan), kv.v_scales.fill_(torch.nan)
         quantize_kv.plain(k, v, kv, torch.zeros_like(length), length, groups=99)
         covered = length // kv.group * kv.group
@@ -146,8 +146,8 @@ def test_quantized_attention(dim):
 
 def test_quantized_attention_takes_the_sizes_it_is_made_for():
     """Half a head of codes or a group of channels that fills no vector runs in PyTorch."""
-    taken = [(64, 4), (128, 4), (32, 4), (64, 8)]
-    for dim, bits in [*taken, (16, 8), (16, 4), (80, 4), (80, 8)]:
+    taken = [(64, 4), (128, 4), (32, 4), (64, 8), (64, 2), (128, 2)]
+    for dim, bits in [*taken, (16, 8), (16, 4), (80, 4), (80, 8), (32, 2), (96, 2)]:
         k = torch.randn(1, 2, 64, dim)
         kv = QuantizedKV.empty(k, k, bits, 32)
         assert quantized_attention_numba.fits(kv) == ((dim, bits) in taken)
