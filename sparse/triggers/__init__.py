@@ -1,0 +1,1 @@
+"""When to select anew, or to stop drafting: one trigger a file."""

@@ -1,0 +1,27 @@
+"""query_turn: whether the query's direction has jumped (LouisKV, arXiv 2510.11292)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+
+def likeness(before: Tensor, q: Tensor) -> Tensor:
+    """How alike each query is to the one before it, `[n]`: the mean over query heads of their
+    cosine. before: `[H, D]`, what came before the first of `q[H, n, D]`."""
+    prior = q.roll(1, dims=1)
+    prior[:, 0] = before
+    return cosine_similarity(prior, q, dim=-1).mean(dim=0)
+
+
+def turn_threshold(q: Tensor, share: float = 0.2) -> float:
+    """tau: the likeness that a `share` of neighbours among queries `q[H, n, D]` stay below.
+
+    The paper sets tau by hand for each model, 0.7 for Qwen3-8B. Here it is a quantile of the text
+    at hand, so that about every fifth step selects anew: neighbouring steps share more than 0.8 of
+    a selection, says the paper.
+    """
+    if q.shape[1] < 2:
+        return 1.0
+    alike = likeness(q[:, 0], q[:, 1:])
+    return float(alike.double().quantile(share))
