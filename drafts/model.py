@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Reach, Traits
 from specdec.decoding.options import DraftOptions
+from specdec.decoding.tree_model import TreeModel
 from specdec.forward.forward_pass import View
 from specdec.forward.full_view import FullView
 from specdec.forward.view_reads import ReadStats
@@ -75,7 +75,7 @@ class ModelDrafter:
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         self.model = self.open(rows, verifier)
 
-    def open(self, rows: Sequence[Row], verifier: CachedModel) -> Any:
+    def open(self, rows: Sequence[Row], verifier: CachedModel) -> TreeModel:
         """The model that drafts, with a KV store of its own."""
         return CachedModel(self.draft, self.view, rows)
 
@@ -121,7 +121,7 @@ class ModelDrafter:
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
     ) -> None:
-        """Nothing to do: the cached model follows the rows' tokens by itself."""
+        """Nothing to do: the model follows the rows' tokens by itself."""
 
     def reads(self, row: int) -> dict[str, ReadStats]:
         """What a sparse view read for a row, by name."""

@@ -46,7 +46,9 @@ class SelfDraft(ModelDrafter):
         self._acceptance: dict[int, float] = {}
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
-        return CachedModel(self.draft, self.view, rows, base=verifier)
+        model = CachedModel(self.draft, self.view, rows, base=verifier)
+        self._falling = model.state.falling
+        return model
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
@@ -57,7 +59,6 @@ class SelfDraft(ModelDrafter):
             if drafted:
                 before = self._acceptance.get(row.index, 1.0)
                 now = MEMORY * before + (1 - MEMORY) * verdict.num_accepted / drafted
-                falling = self.model.state.falling
-                (falling.add if now < FALLING else falling.discard)(row.index)
+                (self._falling.add if now < FALLING else self._falling.discard)(row.index)
                 # after a new choice its own acceptance counts
                 self._acceptance[row.index] = 1.0 if now < FALLING else now

@@ -21,7 +21,6 @@ from specdec.drafts.longspec.model import LongSpecModel
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.model import ModelDrafter
 from specdec.errors import InvalidArgument
-from specdec.forward.view_reads import ReadStats
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 
@@ -103,10 +102,6 @@ class LongSpec(ModelDrafter):
         given = options.draft_model
         self.prepared = given if isinstance(given, Prepared) else prepared(target, given)
         self.start(target, target, options)
-
-    def reads(self, row: int) -> dict[str, ReadStats]:
-        """Nothing: its own window is no view of the target."""
-        return {}
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> LongSpecModel:
         parts = self.prepared

@@ -13,6 +13,7 @@ from specdec.drafts.longspec.block import LongSpecBlock
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.longspec.window import Window
 from specdec.errors import InvalidArgument
+from specdec.forward.view_reads import ReadStats
 from specdec.kernels.attention.merge import merge
 from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.kernels.attention.tree_attention import tree_attention
@@ -46,7 +47,7 @@ class _Nodes:
 
 
 class LongSpecModel:
-    """A block that reads the KV of `verifier`'s target; it stands where a CachedModel would.
+    """A block that reads the KV of `verifier`'s target; a `TreeModel`.
 
     head: V' rows of the LM head; ids: the token of each, or None for all of them.
     Its own memory is a window of keys and values per row, and the nodes of the tree in hand.
@@ -65,9 +66,7 @@ class LongSpecModel:
         self.target, self.block, self.rotary = target, block, rotary
         self.head, self.ids = head, ids
         self.verifier = verifier
-        self.holder = verifier  # whose KV the target itself has written
-        while self.holder.base is not None:
-            self.holder = self.holder.base
+        self.holder = verifier.holder
         _check_near(self.holder.store, block.sizes.kv_layer, target.device)
         embedding = target.model.get_input_embeddings()
         assert embedding is not None
@@ -103,12 +102,16 @@ class LongSpecModel:
     def grow(
         self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
     ) -> tuple[int, Tensor]:
-        """Read more nodes below those of this round; as `CachedModel.grow`."""
+        """Read more nodes below those of this round."""
         first = max(len(self.nodes[row.index].tokens) for row in rows)
         width = max(map(len, tokens))
         padded = [[*new, *[0] * (width - len(new))] for new in tokens]
         above = [[*new, *[-1] * (width - len(new))] for new in parents]
         return first, self._run(rows, padded, above)
+
+    def reads(self, sequence: int) -> dict[str, ReadStats]:
+        """Nothing: its own window is no view of the target."""
+        return {}
 
     def _run(
         self, rows: Sequence[Row], tokens: list[list[int]], parents: list[list[int]]

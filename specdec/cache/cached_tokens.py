@@ -1,4 +1,4 @@
-"""Held: what a store holds of one row, token by token."""
+"""CachedTokens: what a store holds of one row, token by token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Held:
+class CachedTokens:
     """Committed tokens, and the tree of tokens staged behind them.
 
     sure: leading committed tokens that are part of the row for good.
@@ -22,6 +22,11 @@ class Held:
     base: int = -1
     slots: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
+
+    def hold(self, tokens: Sequence[int], sure: int) -> None:
+        """Take up tokens that were read and committed behind the others."""
+        self.tokens.extend(tokens)
+        self.sure = min(sure, len(self.tokens))
 
     def pad(self, width: int) -> None:
         """Fill up with slots that nothing sees, so that the rows of a batch stay side by side."""

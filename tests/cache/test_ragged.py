@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from specdec import Engine
 from specdec.cache.ragged import Ragged, Room, cut
 from specdec.cache.store import KVStore
-from specdec.decoding import cached_model
+from specdec.decoding import prefill
 from specdec.errors import OutOfMemory
 from specdec.offload.kv_memory import KVMemory
 
@@ -91,7 +91,7 @@ def ragged(monkeypatch):
         rest = [room.whole - (i in long) * room.prompt for i, room in enumerate(rooms)]
         return Ragged(long, max(rooms[i].prompt for i in long), max(rest), 0)
 
-    monkeypatch.setattr(cached_model, "cut", forced)
+    monkeypatch.setattr(prefill, "cut", forced)
     stacked = []
     stack = KVStore.stack
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from specdec import Engine
-from specdec.decoding.cached_model import SLACK, CachedModel
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.prefill import SLACK
 from specdec.forward.attend import attend
 from specdec.forward.full_view import FullView
 from specdec.forward.static_inputs import padded

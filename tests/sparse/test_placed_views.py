@@ -181,8 +181,8 @@ def test_the_best_pages_are_chosen_and_taken_back():
     for length in (42, 47, 33, 32, 33, 45):
         row.tokens[:] = [(j * j) % 40 for j in range(length)]
         row.stable = length
-        draft.held[0].base = -1
-        base.held[0].sure = 0
+        draft.text.held[0].base = -1
+        base.text.held[0].sure = 0
         base.forward([row], [TokenTree.root(row.tokens[-1])])
         draft.forward([row], [TokenTree.root(row.tokens[-1])])
         level, choices = base.store.levels[0], draft.state.static

@@ -93,7 +93,7 @@ def test_drafts_leave_the_store_alone(llama):
             for buffer in (*draft.levels[-1].k, *draft.levels[-1].v):
                 buffer.fill_(torch.nan)
             for buffer in (*base.levels[-1].k, *base.levels[-1].v):
-                for row, held in enumerate(stream.model.held):
+                for row, held in enumerate(stream.model.text.held):
                     buffer[row, :, len(held.tokens) + len(held.slots) :] = torch.nan
     assert [g.token_ids for g in stream.generations] == [g.token_ids for g in want]
     assert all(g.stats.num_accepted_draft_tokens for g in stream.generations)

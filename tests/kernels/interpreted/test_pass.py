@@ -11,7 +11,7 @@ import random
 import pytest
 import torch
 
-from specdec.decoding import cached_model
+from specdec.decoding import cached_model, prefill
 from specdec.decoding.cached_model import CachedModel
 from specdec.forward.full_view import FullView
 from specdec.kernels import dispatch
@@ -44,7 +44,8 @@ def launched(monkeypatch):
         return call(op, *args, **kwargs)
 
     monkeypatch.setattr(dispatch.Op, "__call__", noted)
-    monkeypatch.setattr(cached_model, "SLACK", 96)  # launches go by capacity
+    for module in (cached_model, prefill):
+        monkeypatch.setattr(module, "SLACK", 96)  # launches go by capacity
     monkeypatch.setattr(dispatch, "kind_for", lambda x: "triton")
     return names
 

@@ -58,7 +58,7 @@ def take_up(row: Row, tree: TokenTree, node: int, bonus: int) -> None:
 
 def poison(cached, rows):
     """What lies behind what is committed and staged may be anything."""
-    staged = {row.index: len(cached.held[row.index].slots) for row in rows}
+    staged = {row.index: len(cached.text.held[row.index].slots) for row in rows}
     for level in cached.store.levels[cached.store.num_shared :]:
         for buffer in (*level.k, *level.v):
             if buffer is not None:

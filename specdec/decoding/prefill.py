@@ -1,0 +1,111 @@
+"""Prefill: prompts laid out in a store and read, and long stretches of text later on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from specdec.cache.ragged import Ragged, Room, cut
+from specdec.cache.store import KVStore, Level
+from specdec.forward.forward_pass import Observer, View
+from specdec.model.target import Target
+from specdec.offload.saved_prompt import SavedPrompt
+from specdec.offload.tiered_store import TieredStore
+from specdec.sampling.sequence import Row
+from specdec.sampling.tree import MAX_NODES
+
+LONG = 64  # pending tokens from which a causal prefill is better than a tree pass
+# Staged slots beyond the text: a tree whose passes are padded, at most to twice their width, and
+# what was pending before it.
+SLACK = 2 * (MAX_NODES + LONG)
+
+Spill = Callable[[Level, int, int, torch.device], None]
+
+
+class Prefill:
+    """Makes stores for rows of a batch and reads text into them.
+
+    observers: see the calls of prompts. saved: the start of every prompt, which need not be read
+    again. on_spill: see `Wants`.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        view: View,
+        observers: Sequence[Observer] = (),
+        saved: SavedPrompt | None = None,
+        on_spill: Sequence[Spill] = (),
+    ) -> None:
+        self.target, self.view = target, view
+        self.observers, self.saved, self.on_spill = observers, saved, on_spill
+
+    def store(self, rows: Sequence[Row]) -> KVStore:
+        """A store with every prompt but its last token; rows of one prompt share its KV."""
+        # What rows share cannot be read anew for one of them.
+        reread = self.target.rotation.must_reread
+        apart = any(reread(row.span, row.max_tokens + row.behind) for row in rows)
+        prompts = {row.index if apart else row.prompt_index: row for row in reversed(rows)}
+        samples = len(rows) // len(prompts)
+        count = (1 + max(row.index for row in rows)) // samples
+        places = {row.index // samples: row for row in prompts.values()}  # may lack some of them
+        ragged = self._ragged(places, count, samples, apart)
+        if ragged.long:
+            store = self.target.new_store(len(ragged.long) + 1, ragged.prompts)
+            for place, number in enumerate(ragged.long):
+                self._read(store, place, places.pop(number), self.observers)
+            store.stack(ragged.row_map(count), ragged.capacity)
+        else:
+            store = self.target.new_store(count, ragged.capacity)
+        if isinstance(store, TieredStore):
+            store.on_spill = self.on_spill
+        # Queries are noted by rows of the first level, and these are not in it.
+        observers = () if ragged.long else self.observers
+        for place, row in sorted(places.items()):
+            self._read(store, place, row, observers)
+        if samples > 1:
+            new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
+            store.fork(samples, new + SLACK)
+        return store
+
+    def go_on(self, store: KVStore, row: Row, tokens: Sequence[int]) -> None:
+        """Read tokens of a row behind those that its store holds, all of them or none."""
+        held = store.length(row.index)
+        # Noted by rows of the first level, where this one may have none of its own.
+        is_first = int(store.row_maps[0][row.index]) == row.index
+        observers = self.observers if is_first else ()
+        try:
+            self.target.prefill(store, self.view, row.index, tokens, observers, row.span)
+        except BaseException:  # some of it may have been committed
+            store.crop(row.index, held)
+            raise
+
+    def _ragged(self, places: dict[int, Row], count: int, samples: int, apart: bool) -> Ragged:
+        """How the KV of prompts is laid out: by a level of equal rows unless that is a waste.
+
+        Equal rows it stays where one of them may be read anew, which a shared level cannot; where a
+        view chooses among a level's keys, whose text must not depend on who is beside it; and where
+        KV goes to tiers.
+        """
+        rooms = [Room(0, 1)] * count
+        for place, row in places.items():
+            prompt = row.num_prompt_tokens
+            rooms[place] = Room(prompt, prompt if samples > 1 else row.max_tokens + SLACK)
+        found = cut(rooms)
+        if apart or not self.view.lossless or not self.target.has_room(found.slots):
+            whole = max(room.whole for room in rooms)
+            return Ragged((), 0, whole, count * whole)
+        return found
+
+    def _read(self, store: KVStore, place: int, row: Row, observers: Sequence[Observer]) -> None:
+        """Have a row's prompt but its last token in an empty row of a store."""
+        text, known = row.tokens[:-1], 0
+        if self.saved is not None and self._turns_alike(len(self.saved.tokens), row):
+            known = min(self.saved.common(text), len(text))
+            self.saved.load(self.target, store, place, known)
+        self.target.prefill(store, self.view, place, text[known:], observers, row.span)
+
+    def _turns_alike(self, length: int, row: Row) -> bool:
+        regime = self.target.rotation.regime
+        return regime(length) == regime(row.span)

@@ -1,0 +1,88 @@
+"""TextFollower: brings a store in line with the rows' token lists before each pass."""
+
+from __future__ import annotations
+
+from specdec.cache.cached_tokens import CachedTokens
+from specdec.cache.store import KVStore
+from specdec.forward.query_recorder import QueryRecorder
+from specdec.forward.rotation import Rotation
+from specdec.sampling.sequence import Row
+
+
+class TextFollower:
+    """What a store holds of each row, and how it follows the text.
+
+    Nobody tells it what was accepted: it compares the row's tokens with what the store holds,
+    commits the staged slots that the text went through, and forgets what was taken back.
+
+    held: by row; rounds: how often each row was looked at, or its base has moved on. recorder:
+    hears which nodes of the last pass the text went through.
+    base: the follower of a store that this one's lies over: its committed text is read in place of
+    an own one, and what was written over it is dropped when it moves on.
+    """
+
+    def __init__(
+        self,
+        store: KVStore,
+        rows: int,
+        rotation: Rotation,
+        recorder: QueryRecorder | None = None,
+        base: TextFollower | None = None,
+    ) -> None:
+        self.store, self.base = store, base
+        self.rotation, self.recorder = rotation, recorder
+        self.held = [CachedTokens() for _ in range(rows)]
+        self.rounds = [0] * rows
+
+    def begin(self, row: Row) -> None:
+        """The store holds the row's text but its last token, for good."""
+        held = self.held[row.index]
+        held.hold(row.tokens[:-1], len(row.tokens) - 1)
+        held.length = row.span
+
+    def catch_up(self, row: Row) -> list[int]:
+        """Bring the store in line with the row; the tokens that it has not read, in order."""
+        held, text = self.held[row.index], row.tokens
+        if self.base is not None:
+            self._rebase(row, self.base)
+        self.settle(row, len(text) - 1)
+        if self.base is None:
+            if self.rotation.must_reread(held.length, row.span):
+                self.store.crop(row.index, 0)
+                held.tokens, held.sure = [], 0
+            self.rounds[row.index] += 1
+        held.length = row.span
+        return text[len(held.tokens) :]
+
+    def settle(self, row: Row, upto: int) -> None:
+        """Bring the store in line with the row's first `upto` tokens, as far as it read them."""
+        held, text = self.held[row.index], row.tokens
+        keep = min(held.sure, len(held.tokens))
+        while keep < min(len(held.tokens), upto) and held.tokens[keep] == text[keep]:
+            keep += 1
+        if keep < len(held.tokens):
+            self.store.crop(row.index, keep)
+            del held.tokens[keep:]
+        elif held.slots:
+            path = held.path(text[len(held.tokens) : upto])
+            self.store.commit(row.index, path)
+            held.commit(path)
+            if self.recorder is not None:
+                self.recorder.note_path(row.index, path)
+        held.unstage()
+        held.sure = min(row.stable, len(held.tokens))
+
+    def root_slot(self, row: Row) -> int:
+        """The slot of the root of the tree that was staged last."""
+        return len(row.tokens) - 1 - len(self.held[row.index].tokens)
+
+    def _rebase(self, row: Row, base: TextFollower) -> None:
+        """Read what the base has committed since; our own tokens are then out of place."""
+        base.settle(row, row.stable - 1)
+        held, below = self.held[row.index], base.held[row.index]
+        if held.base != len(below.tokens):
+            held.tokens, held.base = list(below.tokens), len(below.tokens)
+            held.sure = held.base
+            held.unstage()
+            self.store.levels[-1].crop(row.index, 0)
+            self.rounds[row.index] += 1
