@@ -38,3 +38,14 @@ def spread(score: Tensor) -> Tensor:
     p = score.softmax(dim=-1)
     most = torch.log(torch.tensor(float(max(2, score.shape[-1]))))
     return -torch.xlogy(p, p).sum(dim=-1) / most.to(p)
+
+
+def representatives(k: Tensor, q: Tensor, count: int = 4) -> Tensor:
+    """The mean of the `count` keys of each block that queries look at most: `[H, P, D]`.
+
+    k: `[H, P, block, D]`; q: `[H, M, D]`, queries that were there when the blocks were made. As in
+    InfLLM (arXiv 2402.04617, eq. 2), on which ActQKV builds: r_m = mean over q of q . k_m.
+    """
+    asked = torch.einsum("hpsd,hd->hps", k, q.mean(dim=1).to(k))
+    best = asked.topk(min(count, k.shape[2]), dim=-1).indices
+    return k.gather(2, best[..., None].expand(-1, -1, -1, k.shape[-1])).mean(dim=2)

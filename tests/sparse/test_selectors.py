@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from specdec.sparse.scorers.base import Memo
 from specdec.sparse.scorers.bound_tree import BoundTree
 from specdec.sparse.scorers.landmarks import Landmarks, outliers
-from specdec.sparse.scorers.probe_query import activation_bias, probe_query, spread
+from specdec.sparse.scorers.probe_query import (
+    activation_bias,
+    probe_query,
+    representatives,
+    spread,
+)
 from specdec.sparse.scorers.strong_channels import StrongChannels
 
 
@@ -106,3 +111,15 @@ def test_spread_is_one_where_all_are_alike():
     np.testing.assert_allclose(
         spread(torch.from_numpy(x)), -(p * np.log(p)).sum(-1) / np.log(5), atol=1e-6
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_representatives(data):
+    heads, pages, count = (data.draw(st.integers(1, n)) for n in (2, 4, 4))
+    k, q = draw(data, heads, pages, 6, 3), draw(data, heads, 5, 3)
+    got = representatives(torch.from_numpy(k), torch.from_numpy(q), count)
+    for h in range(heads):
+        for p in range(pages):
+            asked = [np.mean([x @ key for x in q[h]]) for key in k[h, p]]
+            np.testing.assert_allclose(got[h, p], k[h, p, np.argsort(asked)[-count:]].mean(0))
