@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 
-def encode(x: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+def encode(x: Tensor, bits: int, dim: int, clip: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """`x` as codes `uint8`, with a step and a lowest value for each group, which is all of `dim`.
 
     x is about code * step + low. step and low have the type of x, with `dim` kept at size 1; a code
-    is that of the rounded step and low, so that those are all a reader needs.
+    is that of the rounded step and low, so that those are all a reader needs. clip: what is beyond
+    this share of the greatest and of the least number takes the last code.
     """
     wide = x if x.dtype == torch.float64 else x.float()
     low, high = wide.aminmax(dim=dim, keepdim=True)
-    top = 2**bits - 1
+    low, high, top = clip * low, clip * high, 2**bits - 1
     step, low = ((high - low) / top).to(x.dtype), low.to(x.dtype)
     unit = torch.where(step > 0, step, 1.0).to(wide)
     codes = ((wide - low.to(wide)) / unit + 0.5).floor().clamp(0, top)

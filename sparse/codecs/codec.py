@@ -1,0 +1,44 @@
+"""Codec: how keys and values of a draft's copy are kept in less, together or each for itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from specdec.sparse.codecs.base import Parts, Place, Side
+
+Coded = tuple[Parts, ...]
+
+
+class Codec(Protocol):
+    """Encodes blocks of `block` tokens: keys and values `[Hkv, P, S, D]`, see `Side`."""
+
+    @property
+    def block(self) -> int: ...
+
+    def learn(self, k: Tensor, v: Tensor, at: Place) -> Any: ...
+
+    def encode(self, k: Tensor, v: Tensor, at: Place, learned: Any) -> Coded: ...
+
+    def decode(self, coded: Coded, at: Place, learned: Any) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class TwoSides:
+    """Keys by one side, values by another."""
+
+    keys: Side
+    values: Side
+    block: int
+
+    def learn(self, k: Tensor, v: Tensor, at: Place) -> tuple[Any, Any]:
+        return self.keys.learn(k, at), self.values.learn(v, at)
+
+    def encode(self, k: Tensor, v: Tensor, at: Place, learned: tuple[Any, Any]) -> Coded:
+        return self.keys.encode(k, at, learned[0]), self.values.encode(v, at, learned[1])
+
+    def decode(self, coded: Coded, at: Place, learned: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+        k = self.keys.decode(coded[0], at, learned[0])
+        return k, self.values.decode(coded[1], at, learned[1])
