@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,8 +16,7 @@ from specdec.sparse.scorers.base import Memo, Scorer
 class PageIndex:
     """Summaries of the committed, full pages of one row in one layer (Invariant 2).
 
-    `update` summarises pages that have become full; the store calls `crop` when tokens are taken
-    back. The open page is never in it, so nothing that may still change is.
+    `update` summarises pages that have become full, `crop` forgets those that were taken back. The open page is never in it, so nothing that may still change is.
     """
 
     def __init__(self, scorer: Scorer, memo: Memo) -> None:
@@ -26,16 +26,19 @@ class PageIndex:
 
     @classmethod
     def of(cls, level: Level, layer: int, row: int, scorer: Scorer) -> PageIndex | None:
-        """The index of a row in the level's sidecars, if it has been made."""
-        index = level.sidecars.get((scorer.key, layer, row))
-        assert index is None or isinstance(index, PageIndex)
-        return index
+        """The index of a row, if it has been made."""
+        return _indices(level, scorer).of.get(layer, {}).get(row)
 
     @classmethod
     def add(cls, level: Level, layer: int, row: int, scorer: Scorer, memo: Memo) -> PageIndex:
-        """A new, empty index of a row, kept in the level's sidecars."""
-        index = level.sidecars[scorer.key, layer, row] = cls(scorer, memo)
+        """A new, empty index of a row, kept beside the level."""
+        index = _indices(level, scorer).of.setdefault(layer, {})[row] = cls(scorer, memo)
         return index
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the summaries."""
+        return 0 if self.summary is None else self.summary[:, : self.pages].nbytes
 
     def crop(self, length: int) -> None:
         """Forget pages that are no longer full of committed tokens."""
@@ -82,6 +85,28 @@ class PageIndex:
                 grown[:, : self.pages] = self.summary[:, : self.pages]
             self.summary = grown
         self.summary[:, self.pages : full] = summary
+
+
+@dataclass
+class PageIndices:
+    """All that a scorer keeps beside a level, `of[layer][row]`: a `Beside`."""
+
+    of: dict[int, dict[int, PageIndex]] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(index.nbytes for rows in self.of.values() for index in rows.values())
+
+    def crop(self, row: int, length: int) -> None:
+        for rows in self.of.values():
+            if row in rows:
+                rows[row].crop(length)
+
+
+def _indices(level: Level, scorer: Scorer) -> PageIndices:
+    known = level.beside.setdefault(scorer.key, PageIndices())
+    assert isinstance(known, PageIndices)
+    return known
 
 
 def paged(keys: Tensor, first: int, last: int, page_size: int) -> Tensor:

@@ -190,6 +190,6 @@ class ProfiledView:
 
     def _index_bytes(self, layer: int, keys: Tensor) -> int:
         """What choosing anew read: the summaries, or every key where there are none."""
-        index = self.walk.model.store.levels[0].sidecars[self.view.scorer.key, layer, 0]
-        assert isinstance(index, PageIndex)
+        index = PageIndex.of(self.walk.model.store.levels[0], layer, 0, self.view.scorer)
+        assert index is not None
         return keys.nbytes if index.summary is None else index.summary[:, : index.pages].nbytes

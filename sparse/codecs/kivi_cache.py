@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -24,17 +22,23 @@ class QuantizedCopy:
 
     @classmethod
     def of(cls, level: Level, layer: int, bits: int, group: int) -> QuantizedCopy:
-        """The copy of a layer that has keys, kept in the level's sidecars from the first call."""
-        name = f"int{bits} in groups of {group}"
-        known = level.sidecars.get((name, layer, 0))
+        """The copy of a layer that has keys, kept beside the level from the first call."""
+        name = f"int{bits} in groups of {group}, layer {layer}"
+        known = level.beside.get(name)
         if known is None:
             keys, values = level.k[layer], level.v[layer]
             assert keys is not None and values is not None
-            copy = cls(keys, values, bits, group)
-            for row in range(level.rows):
-                level.sidecars[name, layer, row] = known = _Row(copy, row)
-        assert isinstance(known, _Row)
-        return known.copy
+            known = level.beside[name] = cls(keys, values, bits, group)
+        assert isinstance(known, cls)
+        return known
+
+    @property
+    def nbytes(self) -> int:
+        return self.kv.nbytes
+
+    def crop(self, row: int, length: int) -> None:
+        self.covered[row] = min(int(self.covered[row]), length // self.kv.group * self.kv.group)
+
 
     @property
     def token_bytes(self) -> float:
@@ -52,15 +56,3 @@ class QuantizedCopy:
             assert keys is not None and values is not None
             quantize_kv(keys, values, self.kv, self.covered, full, groups=groups)
             self.covered = full
-
-
-@dataclass
-class _Row:
-    """A row's part in a copy, to which the store says what is taken back."""
-
-    copy: QuantizedCopy
-    row: int
-
-    def crop(self, length: int) -> None:
-        group, covered = self.copy.kv.group, self.copy.covered
-        covered[self.row] = min(int(covered[self.row]), length // group * group)

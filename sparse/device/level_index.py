@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -60,15 +59,22 @@ class LevelIndex:
 
     @classmethod
     def of(cls, level: Level, scorer: LevelScorer) -> LevelIndex:
-        """The index of a level, kept in its sidecars from the first call."""
+        """The index of a level, kept beside it from the first call."""
         name = f"{scorer.key} of the level"
-        known = level.sidecars.get((name, 0, 0))
+        known = level.beside.get(name)
         if known is None:
-            index = cls(level, scorer)
-            for row in range(level.rows):
-                level.sidecars[name, 0, row] = known = _Row(index, row)
-        assert isinstance(known, _Row)
-        return known.index
+            known = level.beside[name] = cls(level, scorer)
+        assert isinstance(known, cls)
+        return known
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in self.tensors)
+
+    def crop(self, row: int, length: int) -> None:
+        size = self.scorer.page_size
+        self.covered[row] = min(int(self.covered[row]), length // size * size)
+        self.is_stale = True
 
     def update(
         self,
@@ -123,16 +129,3 @@ class LevelIndex:
         """All that a pass reads here."""
         covered = [] if self.covered_on is None else [self.covered_on]
         return covered + [x for summary in self.summaries.values() for x in summary]
-
-
-@dataclass
-class _Row:
-    """A row's part in an index, to which the store says what is taken back."""
-
-    index: LevelIndex
-    row: int
-
-    def crop(self, length: int) -> None:
-        size, covered = self.index.scorer.page_size, self.index.covered
-        covered[self.row] = min(int(covered[self.row]), length // size * size)
-        self.index.is_stale = True

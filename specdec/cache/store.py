@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from specdec.cache.beside import Beside, Notes
 from specdec.errors import SpecdecError
 from specdec.kernels.cache.stage_kv import commit_path, stage_kv
-
-
-class Sidecar(Protocol):
-    """What someone keeps beside one row of a level: it hears of tokens that are taken back."""
-
-    def crop(self, length: int) -> None:
-        """The row now has `length` committed tokens, fewer than before."""
 
 
 class Level:
@@ -24,7 +18,7 @@ class Level:
 
     Buffers are made at the first write to a layer, from the shapes the model really produces.
     `length: int32[rows]` is the host's, which decides by it; `resize` and `extend` change it, and
-    `lengths_on` gives a device its copy.
+    `lengths_on` gives a device its copy. beside: what methods keep of its rows, by their names.
     """
 
     def __init__(self, num_layers: int, rows: int, capacity: int) -> None:
@@ -34,14 +28,13 @@ class Level:
         self._moved: set[torch.device] = set()  # whose copies speak of other lengths
         self.k: list[Tensor | None] = [None] * num_layers
         self.v: list[Tensor | None] = [None] * num_layers
-        self.sidecars: dict[tuple[str, int, int], Sidecar] = {}  # (name, layer, row)
+        self.beside: dict[str, Beside] = {}
 
     def crop(self, row: int, length: int) -> None:
         """Forget committed tokens of `row` past `length`, in place."""
         self.resize(row, length)
-        for (_, _, owner), sidecar in self.sidecars.items():
-            if owner == row:
-                sidecar.crop(length)
+        for kept in self.beside.values():
+            kept.crop(row, length)
 
     def resize(self, row: int, length: int) -> None:
         """Say that `row` has `length` committed tokens, in place."""
@@ -115,6 +108,8 @@ class KVStore:
     writes to the last level only, where each sequence has a row of its own. Tokens of a pass are
     *staged* behind the row's length; `commit` keeps some of them by moving the length past them,
     and what is not committed needs no undoing, because length hides it.
+
+    notes: what methods keep of the texts of its sequences, by their names; overlays share them.
     """
 
     def __init__(self, num_layers: int, sequences: int, capacity: int) -> None:
@@ -123,6 +118,7 @@ class KVStore:
         self.levels = [Level(num_layers, sequences, capacity)]
         self.row_maps = [torch.arange(sequences, dtype=torch.int32)]
         self.num_shared = 0  # leading levels that belong to another store
+        self.notes: dict[str, Notes] = {}
 
     @property
     def sequences(self) -> int:
@@ -211,6 +207,12 @@ class KVStore:
                 f"{self.length(sequence)}, of which {offset} are shared"
             )
         self.levels[-1].crop(sequence, length - offset)
+        self.note_crop(sequence, length)
+
+    def note_crop(self, sequence: int, length: int) -> None:
+        """Have the notes of a sequence forget its tokens past `length`."""
+        for notes in self.notes.values():
+            notes.crop(sequence, length)
 
     def fork(self, samples: int, capacity: int) -> None:
         """Continue every sequence `samples` times: push a level whose rows share what is committed.
@@ -223,6 +225,8 @@ class KVStore:
         """Go on with other sequences: s reads all that sequence `sources[s]` has read, and writes
         to a level of its own, which is pushed. Nothing is copied."""
         chosen = list(sources)
+        for notes in self.notes.values():
+            notes.fork(chosen)
         self.row_maps = [rows[chosen] for rows in self.row_maps]
         self.levels.append(self.levels[-1].another(len(chosen), capacity))
         self.row_maps.append(torch.arange(len(chosen), dtype=torch.int32))
@@ -235,5 +239,5 @@ class KVStore:
         """
         store = KVStore(self.num_layers, self.sequences, capacity)
         store.levels[:0], store.row_maps[:0] = self.levels, self.row_maps
-        store.num_shared = len(self.levels)
+        store.num_shared, store.notes = len(self.levels), self.notes
         return store

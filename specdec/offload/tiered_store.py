@@ -72,6 +72,7 @@ class TieredStore(KVStore):
         cold, hot = self.levels
         hot.crop(sequence, 0)
         cold.crop(sequence, length)
+        self.note_crop(sequence, length)
 
     def overlay(self, capacity: int) -> KVStore:
         store = super().overlay(capacity)

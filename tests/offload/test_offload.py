@@ -172,7 +172,8 @@ def test_indices_are_made_while_the_prompt_is_read(llama):
     stream = llama.stream([1, 2, 3, 4, 5] * 20, max_new_tokens=8, **options)
     next(stream)
     cold = stream.model.store.levels[0]
-    indices = [x for (key, layer, row), x in cold.sidecars.items()]
+    (kept,) = cold.beside.values()
+    indices = [rows[0] for rows in kept.of.values()]
     assert len(indices) == 2 and all(x.pages == int(cold.length[0]) // 8 > 0 for x in indices)
 
 
