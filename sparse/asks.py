@@ -21,7 +21,10 @@ Standing = Callable[[ForwardPass, int, Sequence[Segments]], LayerPlan]
 
 @dataclass(eq=False)
 class LayerAsk:
-    """Selects for the sequences `due` of a pass; `standing` makes the plan of what then stands."""
+    """Selects for the sequences `due` of a pass; `standing` makes the plan of what then stands.
+
+    Where the view's trigger looks at queries, those are due for which it then says so.
+    """
 
     policy: Policy
     pass_: ForwardPass
@@ -34,9 +37,19 @@ class LayerAsk:
         """The plan by the layer's queries, or by those that were kept."""
         segments = self.pass_.segments(self.layer)
         for b in self.due:
+            if self.policy.trigger.looks and not self._has_turned(call, b, segments[b]):
+                continue
             chosen = select(self.policy, self.pass_, call, b, segments[b])
             self.pass_.state.selections[segments[b].sequence, self.layer] = chosen
         return self.standing(self.pass_, self.layer, segments)
+
+    def _has_turned(self, call: AttentionCall, b: int, x: Segments) -> bool:
+        """Whether what stands has had its time; notes this pass's queries for the next one."""
+        state, key = self.pass_.state, (x.sequence, self.layer)
+        q, before = call.q[b, :, -1], state.asked.get(key)
+        state.asked[key] = q.clone()
+        known = state.selections.get(key)
+        return self.policy.is_due(known, state, x.sequence, x.round, x.lengths, q, before)
 
     def promise(self) -> tuple[LayerPlan, Choosing] | None:
         """The plan with pages that are still to be filled, and how a kernel fills them.
@@ -69,8 +82,8 @@ class LayerAsk:
         index, keys = PageIndex.of(level, layer, row, policy.scorer), level.k[layer]
         if policy.queries != "draft" or policy.sharing.exact_anchors or x.readable > 1:
             return None
-        if policy.heads is not None or policy.residue is not None:
-            return None  # no kernel divides pages among heads, or makes entries
+        if policy.heads is not None or policy.residue is not None or policy.trigger.looks:
+            return None  # no kernel divides pages among heads, makes entries or looks at queries
         if index is None or keys is None or length < policy.scorer.page_size:
             return None
         pages = index.update(keys[row], length, keys.device)

@@ -16,7 +16,8 @@ from specdec.sparse.scorers.base import Memo, Scorer
 class PageIndex:
     """Summaries of the committed, full pages of one row in one layer (Invariant 2).
 
-    `update` summarises pages that have become full, `crop` forgets those that were taken back. The open page is never in it, so nothing that may still change is.
+    `update` summarises pages that have become full, `crop` forgets those that were taken back. The
+    open page is never in it, so nothing that may still change is.
     """
 
     def __init__(self, scorer: Scorer, memo: Memo) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
@@ -13,10 +14,11 @@ from specdec.forward.plan import Entries, Selection
 from specdec.forward.view_state import ViewState
 from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.scorers.base import Scorer
+from specdec.sparse.triggers.base import Moment, Trigger
+from specdec.sparse.triggers.spelling import trigger_of
 
 QUERIES = ("draft", "verified", "prompt")
 PROMPT_QUERIES = 32  # of the prompt's end, that vote for it (SnapKV) or calibrate labels
-REFRESH = ("pass", "round", "falling", "prompt")
 
 
 class HeadBudget(Protocol):
@@ -42,8 +44,9 @@ class Policy:
         last ones, the open page and what came since the last selection included (see
         `budget.split`). A text that is not longer is read whole, and `ReadStats` counts that.
     queries: whose queries select: the draft's own, those of the last verification, the prompt's.
-    refresh: when to select anew: every "pass", every speculation "round", when acceptance is
-        "falling", or once per "prompt"; a number means every so many rounds.
+    refresh: when to select anew: a trigger, or how one is spelled (`triggers.spelling`): every
+        "pass", every speculation "round", when acceptance is "falling", once per "prompt", when the
+        query takes a "turn"; a number means every so many rounds.
     votes, pool: see `kernels.selection.select_pages.importance`.
     heads: how the pages are divided among KV heads; None gives each the same number.
     residue: what stands for the tokens that are left out; None is nothing.
@@ -56,7 +59,7 @@ class Policy:
     sink: int = 16
     recent: int = 64
     queries: str = "draft"
-    refresh: str | int = "round"
+    refresh: str | int | Trigger = "round"
     votes: str = "max"
     pool: int = 1
     heads: HeadBudget | None = None
@@ -76,10 +79,12 @@ class Policy:
             )
         if self.queries not in QUERIES:
             raise InvalidArgument(f"queries={self.queries!r} is unknown: give {QUERIES}")
-        if self.refresh not in REFRESH and not (
-            isinstance(self.refresh, int) and self.refresh >= 1
-        ):
-            raise InvalidArgument(f"refresh={self.refresh!r}: give {REFRESH} or a number of rounds")
+        trigger_of(self.refresh)  # refuses what is none
+
+    @cached_property
+    def trigger(self) -> Trigger:
+        """What `refresh` stands for."""
+        return trigger_of(self.refresh)
 
     def is_due(
         self,
@@ -88,16 +93,21 @@ class Policy:
         sequence: int,
         round_: int,
         lengths: Sequence[int],
+        q: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> bool:
-        """Whether a sequence, with `lengths` tokens in the levels, has to be selected for anew."""
-        if known is None:
+        """Whether a sequence, with `lengths` tokens in the levels, has to be selected for anew.
+
+        q, before: the layer's queries of this pass and the one before, for a trigger that looks.
+        """
+        if known is None or any(n > m for n, m in zip(known.covered, lengths, strict=False)):
             return True
-        age = round_ - known.round
-        taken_back = any(n > there for n, there in zip(known.covered, lengths, strict=False))
-        if self.refresh == "pass" or taken_back:
-            return True
-        if known.pages is None or self.refresh == "round":
-            return age > 0
-        if self.refresh == "falling":
-            return age > 0 and sequence in state.falling
-        return self.refresh != "prompt" and age >= int(self.refresh)
+        moment = Moment(
+            round_ - known.round,
+            sum(lengths) - sum(known.covered),
+            known.pages is None,
+            sequence in state.falling,
+            q,
+            before,
+        )
+        return self.trigger.is_due(moment)

@@ -6,9 +6,9 @@ from typing import Any
 
 from specdec.decoding.options import DraftOptions
 from specdec.model.target import Target
-from specdec.sparse.head_budgets import AdaptiveHeads
+from specdec.sparse.budgets.adaptive_heads import AdaptiveHeads
 from specdec.sparse.layer_sharing import Sharing
-from specdec.sparse.residues import NeighbourMeans
+from specdec.sparse.residues.neighbour_means import NeighbourMeans
 from specdec.sparse.scorers.base import Scorer
 from specdec.sparse.scorers.channel_calibration import channel_order
 from specdec.sparse.scorers.chunk_means import ChunkMeans

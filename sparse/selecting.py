@@ -124,4 +124,4 @@ def _recorded(kept: QueryRecorder | None, call: AttentionCall, segments: Segment
     if kept is None:
         return None
     q = kept.prompt.get((call.layer, segments.rows[0]))
-    return None if q is None else packed(q, call.k.shape[1])
+    return None if q is None else packed(q.q, call.k.shape[1])

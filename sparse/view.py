@@ -88,6 +88,8 @@ class SparseView(Policy):
     def _is_due(self, pass_: ForwardPass, x: Segments, layer: int) -> bool:
         if x.total <= self.budget:
             return False
+        if self.trigger.looks:
+            return True
         known = pass_.state.selections.get((x.sequence, layer))
         return self.is_due(known, pass_.state, x.sequence, x.round, x.lengths)
 

@@ -12,7 +12,7 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.full_view import FullView
-from specdec.forward.query_recorder import QueryRecorder
+from specdec.forward.observer import SeenPass
 from specdec.model.target import Target
 from specdec.sampling.noise import Noise
 from specdec.sampling.sampler import Sampler
@@ -26,7 +26,7 @@ class Probe:
 
     calls: dict[int, AttentionCall] = field(default_factory=dict)
 
-    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
+    def see(self, call: AttentionCall, pass_: SeenPass) -> None:
         self.calls[call.layer] = call
 
 
@@ -45,9 +45,8 @@ class Walk:
         sampler = Sampler([], False, Noise(0), "coupled")
         self.row = Row(0, 0, prompt, len(prompt), len(self.tokens), sampler, stable=len(prompt))
         self.probe = Probe()
-        recorder = QueryRecorder(wants.prompt_queries, wants.verified)
         self.model = CachedModel(
-            target, FullView(), [self.row], recorder=recorder, watch=[self.probe]
+            target, FullView(), [self.row], recorder=wants.recorder(), watch=[self.probe]
         )
 
     @property

@@ -39,7 +39,6 @@ class QuantizedCopy:
     def crop(self, row: int, length: int) -> None:
         self.covered[row] = min(int(self.covered[row]), length // self.kv.group * self.kv.group)
 
-
     @property
     def token_bytes(self) -> float:
         """Bytes of a token in it, its part of the scales included."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.cache.store import Level
+from specdec.forward.query_recorder import Queries
 from specdec.sparse.scorers.base import Memo, Summary, packed
 
 
@@ -81,11 +82,11 @@ class LevelIndex:
         level: Level,
         layers: list[int],
         device: torch.device,
-        queries: Mapping[tuple[int, int], Tensor] | None = None,
+        queries: Mapping[tuple[int, int], Queries] | None = None,
     ) -> None:
         """Take up, in place, the pages of `layers` that are full now.
 
-        queries: the last ones of the prompts, `[H, M, D]` by (layer, row), if they were recorded.
+        queries: the last ones of the prompts, by (layer, row), if they were recorded.
         """
         size = self.scorer.page_size
         full = level.length // size * size
@@ -117,11 +118,11 @@ class LevelIndex:
         row: int,
         keys: Tensor,
         count: int,
-        queries: Mapping[tuple[int, int], Tensor],
+        queries: Mapping[tuple[int, int], Queries],
     ) -> None:
         assert isinstance(self.scorer, RowScorer)
         asked = queries.get((layer, row))
-        memo = Memo(layer, None if asked is None else packed(asked, keys.shape[1]))
+        memo = Memo(layer, None if asked is None else packed(asked.q, keys.shape[1]))
         self.scorer.begin(self.summaries[layer], keys[row, :, :count], row, memo)
 
     @property

@@ -13,6 +13,8 @@ from specdec.sparse.device.selections import StaticSelections
 from specdec.sparse.device.standing_selections import standing
 from specdec.sparse.policy import Policy
 from specdec.sparse.scorers.exact_mass import ExactMass
+from specdec.sparse.triggers.every_pass import EveryPass
+from specdec.sparse.triggers.every_rounds import EveryRounds
 
 
 def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
@@ -28,7 +30,7 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
     anchors = [layer for layer in ahead.layers if policy.sharing.anchor_of(layer) == layer]
     if len(store.levels) != 1 + bool(store.num_shared) or any(level.k[i] is None for i in anchors):
         return None
-    if policy.heads is not None or policy.residue is not None:
+    if policy.heads is not None or policy.residue is not None or policy.trigger.looks:
         return None
     selects, index = _selects(policy), None
     held = {} if selects else standing(policy, ahead, anchors)
@@ -57,7 +59,7 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
 def _selects(policy: Policy) -> bool:
     """Whether passes choose for themselves: for a round at most, by their own queries, and by a
     scorer that scores all rows of a level without the host."""
-    if policy.queries != "draft" or policy.refresh not in ("pass", "round"):
+    if policy.queries != "draft" or policy.trigger not in (EveryPass(), EveryRounds(1)):
         return False
     if isinstance(policy.scorer, ExactMass):
         return policy.pool == 1

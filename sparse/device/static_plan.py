@@ -15,6 +15,7 @@ from specdec.kernels.selection.topk_pages import topk_pages
 from specdec.sparse.device.level_index import LevelScorer
 from specdec.sparse.device.selections import StaticSelections
 from specdec.sparse.policy import Policy
+from specdec.sparse.triggers.every_pass import EveryPass
 
 
 def static_plan(policy: Policy, pass_: ForwardPass, layer: int, anchor: int) -> LayerPlan:
@@ -28,7 +29,7 @@ def static_plan(policy: Policy, pass_: ForwardPass, layer: int, anchor: int) -> 
     def since() -> Tensor:
         return held.since[reads.row_maps[-1].long()]
 
-    is_due = policy.refresh == "pass" or not reads.is_later
+    is_due = policy.trigger == EveryPass() or not reads.is_later
     selects = held.selects and anchor == layer and is_due
     return LayerPlan(
         static=StaticPlan(

@@ -15,6 +15,7 @@ from specdec.cachedir import build_folder, cache_root
 from specdec.errors import InvalidArgument
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.full_view import FullView
+from specdec.forward.observer import SeenPass
 from specdec.model.target import Target
 from specdec.sparse.scorers.channel_order import ChannelOrder, fingerprint
 
@@ -72,7 +73,7 @@ class _Products:
     def __init__(self) -> None:
         self.sums: dict[int, Tensor] = {}
 
-    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
+    def see(self, call: AttentionCall, pass_: SeenPass) -> None:
         if call.window is None:
             k = call.k[0].abs().float()
             q = call.q[0].abs().float().unflatten(0, (k.shape[0], -1)).mean(dim=1)

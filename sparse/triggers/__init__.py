@@ -1,1 +1,1 @@
-"""When to select anew, or to stop drafting: one trigger a file."""
+"""When a view selects anew, or to stop drafting: one rule a file."""

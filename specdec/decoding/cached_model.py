@@ -14,7 +14,8 @@ from specdec.control.costs import PassCosts
 from specdec.decoding.pass_runner import PassRunner
 from specdec.decoding.prefill import LONG, SLACK, Prefill, Spill
 from specdec.decoding.text_follower import TextFollower
-from specdec.forward.forward_pass import Observer, View
+from specdec.forward.forward_pass import View
+from specdec.forward.observer import Observer
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.forward.view_reads import ReadStats
 from specdec.forward.view_state import ViewState

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.forward.rotation import UNLIMITED, Rotation
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from specdec.cache.store import Level
     from specdec.decoding.cached_model import CachedModel
+    from specdec.forward.follower import Follower
     from specdec.forward.forward_pass import View
     from specdec.model.target import Target
     from specdec.sampling.sequence import Row
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 class Wants:
     """What a drafter or view asks the verifying model to keep for it: see `QueryRecorder`.
 
-    prompt_queries: the last so many queries of each prompt; verified: those of verification.
+    prompt_queries: the last so many queries of each prompt; probe_every: its queries at every so
+        manieth position, or at more; 0: none. verified: those of verification.
+    followers: are shown every query that reads all of the text.
     costs: what its passes cost on this machine, measured before the first round.
     on_spill: called as (level, layer, row, device) when a row's oldest tokens have moved to a level
         of slower memory, while they are still near: see `offload.TieredStore`.
@@ -34,12 +38,26 @@ class Wants:
     verified: bool = False
     costs: bool = False
     on_spill: tuple[Callable[[Level, int, int, device], None], ...] = ()
+    probe_every: int = 0
+    followers: tuple[Follower, ...] = ()
 
     @classmethod
     def of_view(cls, view: View) -> Wants:
         """What a view has to be shown."""
         needs = view.needs
-        return cls(needs.prompt_queries, needs.verified, on_spill=needs.on_spill)
+        return cls(
+            needs.prompt_queries,
+            needs.verified or bool(needs.followers),
+            on_spill=needs.on_spill,
+            probe_every=needs.probe_every,
+            followers=needs.followers,
+        )
+
+    def recorder(self) -> QueryRecorder | None:
+        """Keeps the queries that are asked for, if any are."""
+        if not self.prompt_queries and not self.verified and not self.probe_every:
+            return None
+        return QueryRecorder(self.prompt_queries, self.verified, self.probe_every, self.followers)
 
     @classmethod
     def all_of(cls, wants: Sequence[Wants]) -> Wants:
@@ -49,6 +67,8 @@ class Wants:
             any(w.verified for w in wants),
             any(w.costs for w in wants),
             tuple(each for w in wants for each in w.on_spill),
+            min((w.probe_every for w in wants if w.probe_every), default=0),
+            tuple(dict.fromkeys(each for w in wants for each in w.followers)),
         )
 
 

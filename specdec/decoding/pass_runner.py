@@ -11,7 +11,8 @@ from specdec.control.crowd import crowd
 from specdec.decoding.pass_nodes import PassNodes
 from specdec.decoding.static_passes import StaticPasses
 from specdec.decoding.text_follower import TextFollower
-from specdec.forward.forward_pass import ForwardPass, Observer, View
+from specdec.forward.forward_pass import ForwardPass, View
+from specdec.forward.observer import Observer
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.forward.static_inputs import padded
 from specdec.forward.view_state import ViewState

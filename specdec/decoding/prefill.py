@@ -8,7 +8,8 @@ import torch
 
 from specdec.cache.ragged import Ragged, Room, cut
 from specdec.cache.store import KVStore, Level
-from specdec.forward.forward_pass import Observer, View
+from specdec.forward.forward_pass import View
+from specdec.forward.observer import Observer
 from specdec.model.target import Target
 from specdec.offload.saved_prompt import SavedPrompt
 from specdec.offload.tiered_store import TieredStore

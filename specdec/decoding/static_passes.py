@@ -90,6 +90,7 @@ class StaticPasses:
         else:
             logits, noted = graphs.run(self.view.name, ready, shape, device, fill, run)
         if self.recorder is not None and noted is not None:
+            self.recorder.kinds.update(noted.kinds)
             for (layer, place), q in noted.passes.items():
                 self.recorder.note_pass(layer, where[place], q)
         return logits

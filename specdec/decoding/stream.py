@@ -19,7 +19,6 @@ from specdec.decoding.request import Request
 from specdec.decoding.setup import make_rows, make_stopper
 from specdec.decoding.stats import Stats
 from specdec.forward.forward_pass import View
-from specdec.forward.query_recorder import QueryRecorder
 from specdec.model.target import Target
 from specdec.ranks import agreed
 from specdec.registry import VIEWS
@@ -113,7 +112,7 @@ class GenerationStream:
         start = perf_counter()
         with torch.inference_mode():
             self._model = CachedModel(
-                self.target, self.view, self.rows, recorder=self._recorder(),
+                self.target, self.view, self.rows, recorder=self._wants.recorder(),
                 saved=self.request.saved_prompt, on_spill=self._wants.on_spill,
             )  # fmt: skip
             calibration_s = self._calibrate(self.rows)
@@ -217,13 +216,6 @@ class GenerationStream:
             sample_index=row.index % request.params.num_return_sequences,
             stats=stats,
         )
-
-    def _recorder(self) -> QueryRecorder | None:
-        """Keeps the queries that the drafter or the view asks for, if any."""
-        wants = self._wants
-        if not wants.prompt_queries and not wants.verified:
-            return None
-        return QueryRecorder(wants.prompt_queries, wants.verified)
 
     @property
     def _wants(self) -> Wants:

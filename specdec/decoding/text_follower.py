@@ -68,7 +68,7 @@ class TextFollower:
             self.store.commit(row.index, path)
             held.commit(path)
             if self.recorder is not None:
-                self.recorder.note_path(row.index, path)
+                self.recorder.note_path(row.index, path, self.store)
         held.unstage()
         held.sure = min(row.stable, len(held.tokens))
 

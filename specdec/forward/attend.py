@@ -28,12 +28,12 @@ def attend(pass_: ForwardPass, call: AttentionCall) -> Tensor:
     if pass_.inputs is not None:
         return attend_static(pass_, call)
     pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
-    is_chunk = pass_.anc is None
+    is_chunk = pass_.is_chunk
     plan = WHOLE if is_chunk else pass_.view.plan(pass_, call.layer, call.window)
     if plan.ask is not None:  # which may go by queries of the last pass: seen before this call is
         plan = plan.ask.select(call)
     for observer in pass_.observers:
-        observer.see(call, pass_.sequences, is_chunk)
+        observer.see(call, pass_)
     if is_chunk:
         return _merged(pass_, call, plan)
     if plan.extras:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.cache.store import KVStore
-from specdec.forward.attention_call import AttentionCall
 from specdec.forward.handles import handle_of
 from specdec.forward.layout import Segments, segments_of
+from specdec.forward.observer import Observer
 from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import LayerPlan, Needs
 from specdec.forward.static_inputs import PassInputs
@@ -52,13 +52,6 @@ class View(Protocol):
     def prepare(self, ahead: PassAhead) -> Hashable | None:
         """Make ready for the next pass to be static, in place; all that its graph depends on
         besides the store's addresses. None where the view needs the host during the pass."""
-
-
-class Observer(Protocol):
-    """Sees each layer's attention call of a pass, for which layers are called one by one."""
-
-    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
-        """A call for `sequences`, whose keys and values have been staged. is_chunk: of a prompt."""
 
 
 @dataclass
@@ -127,6 +120,11 @@ class ForwardPass:
             rounds = self.rounds or [0] * len(self.sequences)
             self.cache.segments = segments_of(self.store, self.sequences, rounds, self.state, layer)
         return self.cache.segments
+
+    @property
+    def is_chunk(self) -> bool:
+        """Whether it is over a part of a prompt, which reads all before it."""
+        return self.anc is None
 
     @cached_property
     def anc_words(self) -> NDArray[np.uint64]:

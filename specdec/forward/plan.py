@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.forward.attention_call import AttentionCall
+from specdec.forward.follower import Follower
 from specdec.kernels.linear.decoder_run import Choosing
 
 Partial = tuple[Tensor, Tensor]  # attention over some of the keys: o [B, H, N, Dv], lse [B, H, N]
@@ -166,14 +167,17 @@ WHOLE = LayerPlan()
 class Needs:
     """What a view has to be shown of the verifying model.
 
-    prompt_queries: the last so many queries of each prompt; verified: those of verification: both
-    are kept by a `QueryRecorder`. on_spill: called as (level, layer, row, device) when a row's
-    oldest tokens have moved to slower memory.
+    prompt_queries: the last so many queries of each prompt; probe_every: its queries at every so
+    manieth position (0: none); verified: those of verification; all are kept by a `QueryRecorder`.
+    followers: are shown every query that the text went through. on_spill: called as (level, layer,
+    row, device) when a row's oldest tokens have moved to slower memory.
     """
 
     prompt_queries: int = 0
     verified: bool = False
     on_spill: tuple[Callable[..., None], ...] = ()
+    probe_every: int = 0
+    followers: tuple[Follower, ...] = ()
 
 
 def whole_row(levels: int) -> RowPlan:

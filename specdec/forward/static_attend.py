@@ -27,7 +27,7 @@ def attend_static(pass_: ForwardPass, call: AttentionCall) -> Tensor:
     reads = StaticReads.of(pass_, call.q.device)
     reads.stage(call)
     for observer in pass_.observers:
-        observer.see(call, pass_.sequences, is_chunk=False)
+        observer.see(call, pass_)
     plan = pass_.view.plan(pass_, call.layer, call.window).static
     partials = [] if plan is None else _first_level(call, reads, plan)
     for at in range(0 if plan is None else 1, len(reads.levels)):

@@ -16,13 +16,15 @@ from specdec.forward.view_reads import ReadStats
 class ViewState:
     """Of one model under one view, by sequence.
 
-    selections: by (sequence, anchor layer). gathered: selected pages brought near, with the
-    selection they belong to, by (sequence, layer). reads: what sparse passes read. falling: of
-    which acceptance is falling. queries: those of the verifying model, if it keeps any. static:
-    selections of static passes, in the device's memory.
+    selections: by (sequence, anchor layer); asked: the queries `[H, D]` of the last pass's last
+    node, likewise, where the view goes by how they turn. gathered: selected pages brought near,
+    with the selection they belong to, by (sequence, layer). reads: what sparse passes read.
+    falling: of which acceptance is falling. queries: those of the verifying model, if it keeps any.
+    static: selections of static passes, in the device's memory.
     """
 
     selections: dict[tuple[int, int], Selection] = field(default_factory=dict)
+    asked: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     gathered: dict[tuple[int, int], tuple[Selection, Tensor, Tensor]] = field(default_factory=dict)
     reads: dict[int, ReadStats] = field(default_factory=dict)
     falling: set[int] = field(default_factory=set)

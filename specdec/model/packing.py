@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
+from specdec.forward.observer import SeenPass
 from specdec.kernels.dispatch import has_numba
 from specdec.kernels.linear.packed_weight import PanelWeight, pack
 from specdec.model.fused_layer import FusedLayer, NoMatch, recognise
@@ -195,7 +196,7 @@ class _Probe:
         self.calls: dict[int, AttentionCall] = {}
         self.seen: dict[nn.Module, tuple[Tensor, dict[str, Any], Tensor]] = {}
 
-    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
+    def see(self, call: AttentionCall, pass_: SeenPass) -> None:
         self.calls[call.layer] = call
 
     def note(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:

@@ -23,9 +23,10 @@ from specdec.errors import SpecdecError, UnsupportedModel
 from specdec.forward import attention
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.cuda_graphs import CudaCapture, Graphs
-from specdec.forward.forward_pass import ForwardPass, Observer, View
+from specdec.forward.forward_pass import ForwardPass, View
 from specdec.forward.full_view import FullView
 from specdec.forward.model_settings import ModelSettings
+from specdec.forward.observer import Observer, SeenPass
 from specdec.forward.rotation import RotaryState, Rotation, max_positions
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.linear.packed_weight import PanelWeight
@@ -363,7 +364,7 @@ class _Windows:
     def __init__(self) -> None:
         self.told: dict[int, int | None] = {}
 
-    def see(self, call: AttentionCall, sequences: Sequence[int], is_chunk: bool) -> None:
+    def see(self, call: AttentionCall, pass_: SeenPass) -> None:
         self.told[call.layer] = call.window
 
 

@@ -170,7 +170,7 @@ class Watching:
     def __init__(self):
         self.layers = []
 
-    def see(self, call, sequences, is_chunk):
+    def see(self, call, pass_):
         self.layers.append(call.layer)
 
 

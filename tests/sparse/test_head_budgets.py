@@ -16,9 +16,9 @@ from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.asks import LayerAsk
-from specdec.sparse.head_budgets import AdaptiveHeads
+from specdec.sparse.budgets.adaptive_heads import AdaptiveHeads
 from specdec.sparse.layer_sharing import Sharing
-from specdec.sparse.residues import NeighbourMeans
+from specdec.sparse.residues.neighbour_means import NeighbourMeans
 from specdec.sparse.scorers.page_bounds import PageBounds
 from specdec.sparse.view import SparseView
 

@@ -13,7 +13,7 @@ from specdec.forward.full_view import FullView
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.registry import VIEWS
 from specdec.sampling.tree import TokenTree
-from specdec.sparse.residues import NeighbourMeans
+from specdec.sparse.residues.neighbour_means import NeighbourMeans
 
 from helpers import models
 from helpers.passes import make_row

@@ -1,0 +1,1 @@
+"""What stands for tokens that are not read: one residue a file."""
