@@ -1,0 +1,148 @@
+"""CodedCopy: what is committed in a level of the store, once more as a codec keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdec.cache.store import Level
+from specdec.sparse.codecs.base import Place
+from specdec.sparse.codecs.codec import Codec
+
+
+@dataclass(eq=False)
+class CodedRow:
+    """Whole blocks of one row's committed text, in the layers that a codec takes together.
+
+    coded: buffers `[any, >= blocks, ...]`, which double as they grow. learned: by the codec from
+    the `learned_of` tokens that were there first. Blocks are encoded once, from the target's own
+    keys and values; what is not a whole block yet is read as it is.
+    """
+
+    codec: Codec
+    layers: tuple[int, ...]
+    blocks: int = 0
+    coded: list[list[Tensor]] = field(default_factory=list)
+    learned: Any = None
+    learned_of: int = 0
+
+    def update(
+        self, level: Level, row: int, recent: int, start: int, queries: Tensor | None, known: Any
+    ) -> None:
+        """Take up, in place, the blocks that are full now, but for the `recent` last tokens.
+
+        start: tokens of the text before this level. queries: see `Place`. known: what was learned
+        of the levels before, if anything.
+        """
+        size = self.codec.block
+        full = max(int(level.length[row]) - recent, 0) // size
+        if full <= self.blocks:
+            return
+        tokens = slice(self.blocks * size, full * size)
+        k, v = (
+            torch.cat([_held(x, layer)[row, :, tokens] for layer in self.layers]).unflatten(
+                1, (-1, size)
+            )
+            for x in (level.k, level.v)
+        )
+        positions = torch.arange(start + tokens.start, start + tokens.stop).view(-1, size)
+        heads = len(k) // len(self.layers)
+        at = Place(self.layers, heads, positions.to(k.device), queries)
+        if self.learned is None:
+            self.learned = self.codec.learn(k, v, at) if known is None else known
+            self.learned_of = full * size if known is None else 0
+        for i, parts in enumerate(self.codec.encode(k, v, at, self.learned)):
+            if i == len(self.coded):
+                self.coded.append([x[:, :0] for x in parts])
+            held = self.coded[i]
+            self.coded[i] = [
+                _extended(old, new, self.blocks) for old, new in zip(held, parts, strict=True)
+            ]
+        self.blocks = full
+
+    def decode(self, layer: int, heads: int, start: int) -> tuple[Tensor, Tensor]:
+        """About the keys and values `[Hkv, tokens, D]` of one layer."""
+        size = self.codec.block
+        coded = tuple(tuple(x[:, : self.blocks] for x in parts) for parts in self.coded)
+        positions = torch.arange(start, start + self.tokens).view(-1, size)
+        positions = positions.to(coded[0][0].device)
+        at = Place(self.layers, heads, positions, which=self.layers.index(layer))
+        k, v = self.codec.decode(coded, at, self.learned)
+        return k.flatten(1, 2), v.flatten(1, 2)
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks * self.codec.block
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks, and of what was learned."""
+        blocks = sum(x[:, : self.blocks].nbytes for parts in self.coded for x in parts)
+        return blocks + sum(x.nbytes for x in _tensors(self.learned))
+
+    def crop(self, length: int) -> None:
+        """Forget blocks that are not full any more, and what was learned of tokens that are gone:
+        then all is encoded anew."""
+        self.blocks = min(self.blocks, length // self.codec.block)
+        if length < self.learned_of:
+            self.blocks, self.learned, self.coded = 0, None, []
+
+
+@dataclass(eq=False)
+class CodedCopy:
+    """The copies of a level's rows, in the layers that a codec takes together: a `Beside`."""
+
+    codec: Codec
+    layers: tuple[int, ...]
+    rows: dict[int, CodedRow] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, level: Level, name: str, codec: Codec, layers: tuple[int, ...]) -> CodedCopy:
+        """The copy that is kept beside a level, from the first call."""
+        key = f"{name} of layers {layers}"
+        known = level.beside.get(key)
+        if known is None:
+            known = level.beside[key] = cls(codec, layers)
+        assert isinstance(known, cls)
+        return known
+
+    def row(self, row: int) -> CodedRow:
+        return self.rows.setdefault(row, CodedRow(self.codec, self.layers))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(row.nbytes for row in self.rows.values())
+
+    def crop(self, row: int, length: int) -> None:
+        if row in self.rows:
+            self.rows[row].crop(length)
+
+
+def _held(buffers: list[Tensor | None], layer: int) -> Tensor:
+    found = buffers[layer]
+    assert found is not None
+    return found
+
+
+def _extended(old: Tensor, new: Tensor, count: int) -> Tensor:
+    """`old[:, :count]` with `new` behind it, in a buffer with room to grow."""
+    need = count + new.shape[1]
+    if old.shape[1] < need:
+        room = need if count == 0 else max(need, 2 * old.shape[1])
+        grown = new.new_empty(new.shape[0], room, *new.shape[2:])
+        grown[:, :count] = old[:, :count]
+        old = grown
+    old[:, count:need] = new
+    return old
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, tuple):
+        for each in x:
+            yield from _tensors(each)
