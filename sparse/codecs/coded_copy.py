@@ -84,6 +84,11 @@ class CodedRow:
         blocks = sum(x[:, : self.blocks].nbytes for parts in self.coded for x in parts)
         return blocks + sum(x.nbytes for x in _tensors(self.learned))
 
+    @property
+    def token_bytes(self) -> float:
+        """Bytes of a token in one layer, its part of what was learned included."""
+        return self.nbytes / (self.tokens * len(self.layers)) if self.tokens else 0.0
+
     def crop(self, length: int) -> None:
         """Forget blocks that are not full any more, and what was learned of tokens that are gone:
         then all is encoded anew."""

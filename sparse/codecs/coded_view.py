@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments
 from specdec.forward.pass_ahead import PassAhead
-from specdec.forward.plan import WHOLE, LayerPlan, Needs, Partial, RowPlan
-from specdec.kernels.attention.prefix_attention import prefix_attention
+from specdec.forward.plan import WHOLE, LayerPlan, Needs, RowPlan
 from specdec.sparse.codecs.codec import Codec
 from specdec.sparse.codecs.coded_copy import CodedCopy, CodedRow
+from specdec.sparse.codecs.coded_read import CodedRead, CodedReads
 from specdec.sparse.policy import PROMPT_QUERIES
 
 
@@ -52,37 +51,40 @@ class CodedView:
 
     def plan(self, pass_: ForwardPass, layer: int, window: int | None) -> LayerPlan:
         """The copies of the committed levels, brought up to date, and what came since."""
-        group = self.groups.get(layer)
-        if window is not None or group is None:
+        if window is not None or layer not in self.groups:
             return WHOLE
-        segments = pass_.segments(layer)
-        copies = [self._copies(pass_, group, x) for x in segments]
-        plans, extras = [], []
-        for x, found in zip(segments, copies, strict=True):
-            later = len(x.lengths) - x.readable
-            plans.append(RowPlan((*(0 if c is None else c.tokens for c in found), *[0] * later)))
-            self._note(x, found)
-        for at, found in enumerate(zip(*copies, strict=True)):
-            if any(copy is not None and copy.tokens for copy in found):
-                extras.append(Decoded(self, pass_, tuple(found), at))
-        return LayerPlan(tuple(plans), extras)
+        shared: dict[int, CodedRead] = {}
+        rows, reads = [], []
+        for x in pass_.segments(layer):
+            mine = [
+                None
+                if copy is None
+                else shared.setdefault(id(copy), self.read(pass_, x, at, copy, copy.tokens))
+                for at, copy in enumerate(self.copies(pass_, layer, x))
+            ]
+            reads.append(mine)
+            rows.append(row_of(x, mine))
+            note(x, mine)
+        return LayerPlan(tuple(rows), extras_of(reads))
 
-    def _copies(
-        self, pass_: ForwardPass, group: tuple[int, ...], x: Segments
-    ) -> list[CodedRow | None]:
-        """A sequence's copy in each readable level, brought up to date."""
-        found: list[CodedRow | None] = []
+    def copies(self, pass_: ForwardPass, layer: int, x: Segments) -> list[CodedRow | None]:
+        """A sequence's copy in each readable level that has keys, brought up to date."""
+        group, found = self.groups[layer], []
         known, queries = None, self._queries(pass_, group, x)
         for at in range(x.readable):
             level, start = pass_.store.levels[at], sum(x.lengths[:at])
-            if level.k[group[0]] is None:
-                found.append(None)
-                continue
-            copy = CodedCopy.of(level, self.name, self.codec, group).row(x.rows[at])
-            copy.update(level, x.rows[at], self.recent, start, queries, known)
-            known = known if copy.learned is None else copy.learned
+            copy = None
+            if level.k[group[0]] is not None:
+                copy = CodedCopy.of(level, self.name, self.codec, group).row(x.rows[at])
+                copy.update(level, x.rows[at], self.recent, start, queries, known)
+                known = known if copy.learned is None else copy.learned
             found.append(copy)
         return found
+
+    def read(self, pass_: ForwardPass, x: Segments, at: int, copy: CodedRow, end: int) -> CodedRead:
+        """The first `end` tokens of a sequence's level `at`."""
+        start = sum(x.lengths[:at])
+        return CodedRead(copy, pass_.store.levels[at], x.rows[at], start, end, self.sink)
 
     def _queries(self, pass_: ForwardPass, group: tuple[int, ...], x: Segments) -> Tensor | None:
         if not self.asks_queries:
@@ -91,55 +93,27 @@ class CodedView:
         prompt = pass_.state.queries.prompt
         return torch.cat([prompt[layer, x.rows[0]].q for layer in group])
 
-    def _note(self, x: Segments, found: Sequence[CodedRow | None]) -> None:
-        """Count what a layer reads of a sequence: covered tokens by their share of the copy."""
-        size = x.total * x.token_bytes
-        for copy in found:
-            if copy is not None and copy.tokens:
-                exact = min(self.sink, copy.tokens)
-                size -= (copy.tokens - exact) * x.token_bytes
-                size += round(copy.nbytes / len(copy.layers))
-        x.reads.note(x.total, size)
+
+def row_of(x: Segments, reads: list[CodedRead | None]) -> RowPlan:
+    """What a sequence reads as it is: all that copies do not give."""
+    since = [0 if read is None else read.end for read in reads]
+    return RowPlan((*since, *[0] * (len(x.lengths) - x.readable)))
 
 
-@dataclass(frozen=True, eq=False)
-class Decoded:
-    """Attention over what copies of one level cover, for each sequence of a pass: an `Extra`."""
+def extras_of(reads: list[list[CodedRead | None]]) -> list[CodedReads]:
+    """The reads of all sequences, level by level."""
+    by_level = zip(*reads, strict=True)
+    return [CodedReads(level) for level in by_level if any(r and r.end for r in level)]
 
-    view: CodedView
-    pass_: ForwardPass
-    copies: tuple[CodedRow | None, ...]
-    at: int
 
-    def attend(self, call: AttentionCall) -> Partial:
-        """Sequences that share a copy read it together."""
-        segments = self.pass_.segments(call.layer)
-        parts: list[Partial | None] = [None] * len(segments)
-        for copy in {id(x): x for x in self.copies if x is not None and x.tokens}.values():
-            members = [b for b, x in enumerate(self.copies) if x is copy]
-            k, v = self._read(copy, segments[members[0]], call)
-            o, lse = prefix_attention(
-                call.q[members], k, v,
-                torch.tensor([copy.tokens], dtype=torch.int32, device=call.q.device),
-                torch.zeros(len(members), dtype=torch.int32),
-                scale=call.scale, softcap=call.softcap,
-            )  # fmt: skip
-            for i, b in enumerate(members):
-                parts[b] = o[i : i + 1], lse[i : i + 1]
-        nothing = call.q[:1].new_zeros(*call.q.shape[1:3], call.v.shape[-1])[None].float()
-        empty = nothing, nothing[..., 0] - torch.inf
-        found = [empty if part is None else part for part in parts]
-        o, lse = (
-            torch.cat([x.to(call.q.device) for x in each]) for each in zip(*found, strict=True)
-        )
-        return o, lse
-
-    def _read(self, copy: CodedRow, x: Segments, call: AttentionCall) -> tuple[Tensor, Tensor]:
-        """Keys and values `[1, Hkv, tokens, D]`, the sinks as they are."""
-        level, start = self.pass_.store.levels[self.at], sum(x.lengths[: self.at])
-        k, v = copy.decode(call.layer, call.k.shape[1], start)
-        exact = max(min(self.view.sink - start, copy.tokens), 0)
-        for own, held in ((k, level.k[call.layer]), (v, level.v[call.layer])):
-            assert held is not None
-            own[:, :exact] = held[x.rows[self.at], :, :exact]
-        return k[None].to(call.q), v[None].to(call.q)
+def note(x: Segments, reads: list[CodedRead | None]) -> None:
+    """Count what a layer reads of a sequence, in the bytes of the copies."""
+    size: float = x.total * x.token_bytes
+    for read in reads:
+        if read is None or not read.end:
+            continue
+        exact = read.num_exact
+        better = x.token_bytes if read.high is None else read.high.token_bytes
+        size += exact * better - read.end * x.token_bytes
+        size += (read.end - exact) * read.copy.token_bytes
+    x.reads.note(x.total, round(size))

@@ -1,0 +1,90 @@
+"""CodedRead: a part of a sequence's text as a copy gives it back, some tokens as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specdec.cache.store import Level
+from specdec.forward.attention_call import AttentionCall
+from specdec.forward.plan import Partial
+from specdec.kernels.attention.prefix_attention import prefix_attention
+from specdec.sparse.codecs.coded_copy import CodedRow
+
+
+@dataclass(frozen=True, eq=False)
+class CodedRead:
+    """The first `end` tokens of a level's row, out of `copy`, which covers them.
+
+    start: tokens of the text before the level. sink: so many first tokens of the text, and those
+    that `chosen: int64[Hkv, n]` names (-1: none), are read as `high` gives them back, or as the
+    store has them where it is None.
+    """
+
+    copy: CodedRow
+    level: Level
+    row: int
+    start: int
+    end: int
+    sink: int = 0
+    chosen: Tensor | None = None
+    high: CodedRow | None = None
+
+    def read(self, call: AttentionCall) -> tuple[Tensor, Tensor]:
+        """Keys and values `[1, Hkv, end, D]`, where the queries are."""
+        layer, heads = call.layer, call.k.shape[1]
+        k, v = (x[:, : self.end] for x in self.copy.decode(layer, heads, self.start))
+        marks = self._marks(heads).to(k.device)
+        if not bool(marks.any()):
+            return k[None].to(call.q), v[None].to(call.q)
+        own = self.level.k[layer], self.level.v[layer]
+        if self.high is not None:
+            exact = [x[:, : self.end] for x in self.high.decode(layer, heads, self.start)]
+        else:
+            exact = [x[self.row, :, : self.end] for x in own if x is not None]
+        k, v = (
+            torch.where(marks[..., None], better.to(x), x)
+            for x, better in zip((k, v), exact, strict=True)
+        )
+        return k[None].to(call.q), v[None].to(call.q)
+
+    @property
+    def num_exact(self) -> float:
+        """Tokens that a head reads as they are, on average."""
+        heads = 1 if self.chosen is None else len(self.chosen)
+        return float(self._marks(heads).sum()) / heads
+
+    def _marks(self, heads: int) -> Tensor:
+        """Which tokens are read as they are, `bool[Hkv, end]`."""
+        marks = torch.zeros(heads, self.end + 1, dtype=torch.bool)
+        if self.chosen is not None:
+            inside = (self.chosen >= 0) & (self.chosen < self.end)
+            marks.scatter_(1, torch.where(inside, self.chosen, self.end), True)
+        marks[:, : max(min(self.sink - self.start, self.end), 0)] = True
+        return marks[:, : self.end]
+
+
+@dataclass(frozen=True, eq=False)
+class CodedReads:
+    """Attention over one level's copies, for each sequence of a pass; sequences that have the same
+    read share it: an `Extra`."""
+
+    reads: Sequence[CodedRead | None]
+
+    def attend(self, call: AttentionCall) -> Partial:
+        shape = (*call.q.shape[:3], call.v.shape[-1])
+        kind = torch.float64 if call.q.dtype == torch.float64 else torch.float32
+        o = call.q.new_zeros(shape, dtype=kind)
+        lse = o.new_full(shape[:3], -torch.inf)
+        for read in {id(x): x for x in self.reads if x is not None and x.end}.values():
+            members = [b for b, x in enumerate(self.reads) if x is read]
+            k, v = read.read(call)
+            end = torch.tensor([read.end], dtype=torch.int32, device=call.q.device)
+            o[members], lse[members] = prefix_attention(
+                call.q[members], k, v, end, torch.zeros(len(members), dtype=torch.int32),
+                scale=call.scale, softcap=call.softcap,
+            )  # fmt: skip
+        return o, lse
