@@ -50,6 +50,7 @@ class Policy:
     votes, pool: see `kernels.selection.select_pages.importance`.
     heads: how the pages are divided among KV heads; None gives each the same number.
     residue: what stands for the tokens that are left out; None is nothing.
+    share: of the committed text, that is read instead of `budget` tokens where it is more of them.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Policy:
     pool: int = 1
     heads: HeadBudget | None = None
     residue: Residue | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         least = self.sink + self.recent + self.scorer.page_size
@@ -79,12 +81,18 @@ class Policy:
             )
         if self.queries not in QUERIES:
             raise InvalidArgument(f"queries={self.queries!r} is unknown: give {QUERIES}")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise InvalidArgument(f"share={self.share!r} is outside (0, 1]")
         trigger_of(self.refresh)  # refuses what is none
 
     @cached_property
     def trigger(self) -> Trigger:
         """What `refresh` stands for."""
         return trigger_of(self.refresh)
+
+    def limit(self, total: int) -> int:
+        """The most tokens that are read of a text of so many."""
+        return self.budget if self.share is None else max(self.budget, round(self.share * total))
 
     def is_due(
         self,

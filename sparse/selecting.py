@@ -100,7 +100,7 @@ def settings(policy: Policy, segments: Segments, pages: int) -> dict[str, Any]:
         "votes": policy.votes,
         "pool": policy.pool,
         "all_heads": policy.sharing.all_heads,
-        "count": min(pages, max(0, policy.budget - tail) // size),
+        "count": min(pages, max(0, policy.limit(segments.total) - tail) // size),
         "first": min(pages, -(-policy.sink // size)),
         "last": min(pages, -(-max(0, policy.recent - tail) // size)),
     }

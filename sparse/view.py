@@ -35,8 +35,8 @@ class SparseView(Policy):
     lossless: bool = False
 
     @property
-    def reads(self) -> int:
-        return self.budget
+    def reads(self) -> int | None:
+        return self.budget if self.share is None else None
 
     @property
     def needs(self) -> Needs:
@@ -65,8 +65,8 @@ class SparseView(Policy):
             )
 
     def prepare(self, ahead: PassAhead) -> Hashable | None:
-        """See `specdec.sparse.device.prepare`."""
-        return prepare(self, ahead)
+        """See `specdec.sparse.device.prepare`; with a share, the host says how many are read."""
+        return prepare(self, ahead) if self.share is None else None
 
     def plan(self, pass_: ForwardPass, layer: int, window: int | None) -> LayerPlan:
         """What an anchor's selection leaves of the text, or a question to the layer's queries."""
@@ -76,7 +76,7 @@ class SparseView(Policy):
         if pass_.inputs is not None:
             return static_plan(self, pass_, layer, anchor)
         segments = pass_.segments(layer)
-        if all(x.total <= self.budget for x in segments):
+        if all(x.total <= self.limit(x.total) for x in segments):
             return WHOLE
         due = [
             b for b, x in enumerate(segments) if layer == anchor and self._is_due(pass_, x, layer)
@@ -86,7 +86,7 @@ class SparseView(Policy):
         return self._standing(pass_, layer, segments)
 
     def _is_due(self, pass_: ForwardPass, x: Segments, layer: int) -> bool:
-        if x.total <= self.budget:
+        if x.total <= self.limit(x.total):
             return False
         if self.trigger.looks:
             return True
@@ -101,7 +101,7 @@ class SparseView(Policy):
         anchor = self.sharing.anchor_of(layer)
         assert anchor is not None
         known = pass_.state.selections.get((x.sequence, anchor))
-        is_whole = x.total <= self.budget or known is None or known.pages is None
+        is_whole = x.total <= self.limit(x.total) or known is None or known.pages is None
         if known is None or is_whole or self.sharing.reads_all(layer):
             return whole_row(len(x.lengths))
-        return row_plan(known, x, self.budget)
+        return row_plan(known, x, self.limit(x.total))

@@ -3,6 +3,8 @@ store."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,13 +19,17 @@ from specdec.sampling.tree import TokenTree
 from specdec.sparse.codecs.base import Place
 from specdec.sparse.codecs.codec import TwoSides
 from specdec.sparse.codecs.coded_copy import CodedCopy
+from specdec.sparse.codecs.coded_read import CodedRead
 from specdec.sparse.codecs.coded_view import CodedView
 from specdec.sparse.codecs.grouped import CHANNELS, TOKENS, Grouped
+from specdec.sparse.codecs.mixed_view import MixedView
 from specdec.sparse.codecs.plain import Plain
 from specdec.sparse.codecs.projected import Projected
 from specdec.sparse.codecs.scaled import Scaled
 from specdec.sparse.codecs.unturned import Unturned
 from specdec.sparse.maths.key_rotation import KeyRotation
+from specdec.sparse.scorers.exact_mass import ExactMass
+from specdec.sparse.view import SparseView
 
 from helpers import models
 from helpers.passes import make_row
@@ -62,6 +68,44 @@ def test_a_codec_that_loses_nothing_gives_full_attention(name):
     assert all(b < full for b, full in zip(read.bytes, read.full_bytes, strict=True))
     exact = CodedView("z", coarse, alone, recent=8, sink=88)
     torch.testing.assert_close(logits(target, exact, base, row)[0], want, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_mixed_precision_reads_what_is_selected_as_it_is(share):
+    """Against one softmax over both: selected tokens as they are, others of the low copy."""
+    target = Engine(models.build("llama", head_dim=8)).target
+    row = make_row(0, TOKENS_)
+    base = CachedModel(target, FullView(), [row], recorder=QueryRecorder(window=32))
+    alone = {layer: (layer,) for layer in target.full_layers}
+    want = logits(target, FullView(), base, row)[0]
+    policy = SparseView("s", ExactMass(1), budget=24, sink=2, recent=4, queries="prompt",
+                        refresh="prompt", votes="mean", share=share)  # fmt: skip
+    coarse = TwoSides(Grouped(2, 8, TOKENS), Grouped(2, 8, CHANNELS), 8)
+    low = CodedView("low", coarse, alone, recent=4)
+    got, draft = logits(target, MixedView("m", policy, low), base, row)
+    errors = [(got - want).abs().max()]
+    all_low = logits(target, low, base, row)[0]
+    errors.append((all_low - want).abs().max())
+    assert 0 < errors[0] < errors[1]
+    read = draft.reads(0)["m"]
+    assert all(b < full for b, full in zip(read.bytes, read.full_bytes, strict=True))
+    exact = CodedView("plain", TwoSides(Plain(), Plain(), 8), alone, recent=4)
+    for mixed in (MixedView("a", policy, exact), MixedView("b", policy, exact, exact)):
+        torch.testing.assert_close(logits(target, mixed, base, row)[0], want, rtol=0, atol=1e-5)
+    swapped, _ = logits(target, MixedView("c", policy, exact, low), base, row)
+    assert (swapped - want).abs().max() > 1e-6  # what is selected comes out of `high`
+    k, v = (x[0, :, :89] for x in (base.store.levels[0].k[0], base.store.levels[0].v[0]))
+    level, chosen = base.store.levels[0], torch.tensor([[3, 50, -1], [0, 39, 7]])
+    copy = CodedCopy.of(level, "low", coarse, (0,)).row(0)
+    read = CodedRead(copy, level, 0, 0, 40, chosen=chosen)
+    call = SimpleNamespace(layer=0, k=k[None], q=k[None])
+    decoded = read.copy.decode(0, 2, 0)
+    for got, plain, coded in zip(read.read(call), (k, v), decoded):
+        for head, mine in enumerate(([3], [0, 39, 7])):
+            for token in range(40):
+                side = plain if token in mine else coded
+                assert torch.equal(got[0, head, token], side[head, token])
 
 
 @settings(max_examples=40, deadline=None)
