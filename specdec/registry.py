@@ -215,6 +215,10 @@ CHANNELS = Entry(
     "specdec.sparse.scorers.channel_calibration:channel_order",
     "what the option channels stands for",
 )
+CALIBRATION = {
+    "text": Entry("specdec.sparse.calibrations.finding:sample", "tokens to measure a model on"),
+    "measured": Entry("specdec.sparse.calibrations.finding:measured", "measures heads and layers"),
+}
 CALIBRATE = Entry(
     "specdec.sparse.scorers.channel_calibration:calibrate", "measures label channels on a text"
 )

@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from specdec.control import calibration
+from specdec.sparse.calibrations import finding
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != TESTS.parent]
@@ -31,6 +32,7 @@ def _no_costs_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("costs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "cache_root", lambda: folder)
+        patch.setattr(finding, "cache_root", lambda: folder)
         yield
 
 
