@@ -18,8 +18,9 @@ from specdec.decoding.stream import GenerationStream
 from specdec.decoding.streamers import ended_on_error
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.kernels.linear.packed_weight import PanelWeight
+from specdec.model.driving import undone_on_error
 from specdec.model.packing import Packing
-from specdec.model.target import Target
+from specdec.model.take_up import take_up
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.limits import kv_memory_of, weights_limits
 from specdec.offload.saved_prompt import SavedPrompt, save
@@ -52,14 +53,10 @@ class Engine:
         self.name = name or model.config.name_or_path or type(model).__name__
         self.tokenizer = tokenizer
         count = Threads(threads)
-        self.target = Target(model)
-        self.target.threads = count
-        try:
-            self.target.pack(stored)
-            self.target.kv_memory = kv_memory_of(self.target, kv_tier, max_memory, offload_folder)
-        except BaseException:
-            self.target.give_back()
-            raise
+        with undone_on_error(model):
+            self.target = target = take_up(model, stored)
+            target.threads = count
+            target.kv_memory = kv_memory_of(target, kv_tier, max_memory, offload_folder)
         self._draft_models = DraftModels(tokenizer)
 
     @classmethod

@@ -13,6 +13,7 @@ from specdec.decoding.request import Request
 from specdec.forward import attention
 from specdec.loading.loader import tokenizer_at_hand
 from specdec.model import support
+from specdec.model.probes import compare
 from specdec.model.target import Target
 from specdec.sampling.vocabulary import check_same_ids
 
@@ -36,7 +37,7 @@ def borrow(model: PreTrainedModel, stack: ExitStack) -> Target:
     stack.enter_context(attention.driven(model))
     target = Target(model, borrowed=True)
     if stock is not None:
-        target.compare(stock)
+        compare(target, stock)
     return target
 
 

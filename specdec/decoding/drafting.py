@@ -12,6 +12,7 @@ import torch
 from specdec.decoding.custom_drafter import CustomDrafter
 from specdec.decoding.drafter import Drafter
 from specdec.decoding.request import Request
+from specdec.model.take_up import take_up
 from specdec.model.target import Target
 from specdec.registry import COMBINED, DRAFTERS, drafter_names
 from specdec.sampling.vocabulary import check_same_ids
@@ -100,12 +101,7 @@ class DraftModels:
             kind = "auto" if is_single else target.dtype  # as stored, if it can
             loaded = load(model, dtype=kind, device=target.device)
             _compare(loaded, target, tokenizer)
-            draft = Target(loaded.model)
-            try:
-                draft.pack(loaded.stored)
-            except BaseException:
-                draft.give_back()
-                raise
+            draft = take_up(loaded.model, loaded.stored)
             known = self._drafts[key] = _Draft(model, loaded, tokenizer, draft)
         elif known.compared is not tokenizer:
             _compare(known.loaded, target, tokenizer)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
-from threading import RLock
 from time import perf_counter
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,48 +15,44 @@ from specdec import ranks
 from specdec.cache.kv_shape import KVShape
 from specdec.cache.store import KVStore
 from specdec.cache.store_maker import StoreMaker
-from specdec.errors import SpecdecError, UnsupportedModel
+from specdec.errors import SpecdecError
 from specdec.forward import attention
-from specdec.forward.attention_call import AttentionCall
-from specdec.forward.cuda_graphs import CudaCapture, Graphs
+from specdec.forward.cuda_graphs import Graphs
 from specdec.forward.forward_pass import ForwardPass, View
-from specdec.forward.full_view import FullView
-from specdec.forward.model_settings import ModelSettings
-from specdec.forward.observer import Observer, SeenPass
+from specdec.forward.observer import Observer
 from specdec.forward.rotation import RotaryState, Rotation, max_positions
-from specdec.kernels.cpu.registers import TILE_HEIGHTS
-from specdec.kernels.linear.packed_weight import PanelWeight
-from specdec.model import support
+from specdec.model.chunks import chunks
+from specdec.model.driving import drive
 from specdec.model.fused_head import FusedHead
 from specdec.model.packing import Packing
-from specdec.model.snapshot import Replays
+from specdec.model.pass_graphs import PassGraphs
+from specdec.model.turns import turn_of
 from specdec.placement import main_device
-from specdec.progress import compiling_line, reading_bar
-from specdec.sampling.tree import ancestor_words
+from specdec.progress import reading_bar
 from specdec.threads import Threads
-
-log = logging.getLogger("specdec")
-
-PREFILL_CHUNK = 1024  # tokens; long enough for matrix products to run at full speed
 
 
 class Target:
     """Runs passes of a causal LM: whole chunks of a prompt, single tokens, or trees.
 
-    The model's attention is switched to ours until it is given back, unless it is `borrowed`: then
-    its owner does so around each use (`attention.driven`). Raises UnsupportedModel for a model that
-    cannot be driven losslessly, which then is as it was.
+    The model's attention is ours from now on, unless it is `borrowed`: then its owner switches it
+    around each use (`attention.driven`). Raises UnsupportedModel for a model that cannot be driven
+    losslessly. `take_up` makes one that is also compared and packed.
+
+    packing, head: how weights are read, if not as they are. kv_memory: who makes its stores, if KV
+    may lie elsewhere than on the device.
     """
 
     def __init__(self, model: PreTrainedModel, *, borrowed: bool = False) -> None:
+        if not borrowed:
+            drive(model)
         self.model = model
         self.packing: Packing | None = None
         self.head: FusedHead | None = None
         self.kv_memory: StoreMaker | None = None
         self.threads = Threads()
         self.is_parallel = ranks.is_split(model)  # other processes hold the rest of it
-        self.graphs = self._graphs()
-        self._replays: Replays | None = None
+        self._graphs = PassGraphs(model)
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
@@ -72,49 +64,8 @@ class Target:
         self.max_positions = max_positions(config)
         self.rotation = Rotation.of(model.config)
         self.rotary = RotaryState(model)
-        self._turn = _turn_of(model)
+        self._turn = turn_of(model)
         self._sizes = self._sizes_now()
-        self._before: ModelSettings | None = None
-        if borrowed:
-            return
-        support.check(model)
-        with self._turn:
-            self._before = ModelSettings(model)
-            self._was_packed = Packing.on(model) is not None
-            try:
-                self._drive()
-            except BaseException:
-                self.give_back()
-                raise
-
-    def _drive(self) -> None:
-        """Switch the model's attention to ours."""
-        model = self.model
-        model.eval()
-        known = support.is_tested(model) or model.config._attn_implementation == attention.NAME
-        stock = None if known else support.stock_logits(model)
-        attention.register()
-        model.set_attn_implementation(attention.NAME)
-        if stock is None:
-            return
-        try:
-            self.compare(stock)
-        except attention.NoPass as error:
-            raise UnsupportedModel(
-                f"{type(model).__name__} does not hand on what its attention is called with, so "
-                "ours cannot be driven through it"
-            ) from error
-
-    def give_back(self) -> None:
-        """Undo what this target did to its model: packed weights, fused forwards, attention, mode.
-
-        It is of no use afterwards. What was so before, is let be.
-        """
-        packing = Packing.on(self.model)
-        if packing is not None and not self._was_packed:
-            packing.restore()
-        if self._before is not None:
-            self._before.restore()
 
     def begin(self) -> None:
         """Have it seen what was done to the model since; a generation begins.
@@ -133,9 +84,7 @@ class Target:
         packing = Packing.on(self.model)
         if packing is not None:
             packing.begin()
-        replays = self._replays
-        if self.graphs is not None and replays is not None and not replays.hold(in_full=True):
-            self.graphs.clear()
+        self._graphs.begin()
 
     def _sizes_now(self) -> tuple[object, ...]:
         """What stores and fused passes are made for."""
@@ -143,16 +92,6 @@ class Target:
         layers = getattr(self.model.base_model, "layers", None)
         listed = len(layers) if isinstance(layers, nn.ModuleList) else None
         return config.vocab_size, config.num_hidden_layers, listed, self.dtype
-
-    def compare(self, stock: Tensor) -> None:
-        """Raise UnsupportedModel unless our attention gives `support.stock_logits(model)` too."""
-        tokens = support.probe(self.model)[0].tolist()
-        positions = torch.arange(len(tokens), device=self.device)[None]
-        windows, name = _Windows(), type(self.model).__name__
-        store = self.new_store(1, len(tokens))
-        pass_ = ForwardPass(store, FullView(), [0], positions, observers=[windows])
-        support.compare(self.forward([tokens], pass_), stock, name)
-        support.check_windows(self.model.config.get_text_config(), windows.told, name)
 
     @property
     def longest_text(self) -> int:
@@ -171,22 +110,18 @@ class Target:
         placed = getattr(self.model, "hf_device_map", None)
         return self.model.device if placed is None else main_device(placed)
 
-    def _graphs(self) -> Graphs | None:
+    @property
+    def graphs(self) -> Graphs | None:
         """Graphs of passes on one GPU; None turns them off, and can be set at any time."""
-        is_spread = self.is_parallel or getattr(self.model, "hf_device_map", None) is not None
-        if self.model.device.type != "cuda" or is_spread:
-            return None
-        return Graphs(CudaCapture(self.model.device))
+        return self._graphs.graphs
+
+    @graphs.setter
+    def graphs(self, graphs: Graphs | None) -> None:
+        self._graphs.graphs = graphs
 
     def graphs_now(self) -> Graphs | None:
         """The graphs, if a pass may be one: none of an older model, and none past a hook."""
-        if self.graphs is None:
-            return None
-        if self._replays is None:
-            self._replays = Replays(self.model)
-        elif not self._replays.hold():
-            self.graphs.clear()
-        return self.graphs if self._replays.are_allowed else None
+        return self._graphs.now()
 
     @property
     def places_passes(self) -> bool:
@@ -241,33 +176,24 @@ class Target:
         """
         if not tokens:
             return
-        start = store.length(sequence)
-        whole = self.rotation.regime(length or start + len(tokens))
-        chunk = PREFILL_CHUNK if self.rotation.is_fixed else PREFILL_CHUNK - 1
+        start, done = store.length(sequence), 0
+        span = length or start + len(tokens)
         with reading_bar(len(tokens)) as progress:
-            for first in range(0, len(tokens), chunk):
-                part = list(tokens[first : first + chunk])
-                end = start + first + len(part)
-                positions = list(range(start + first, end))
-                kept = range(len(part))
-                if self.rotation.regime(end) != whole:
-                    # One more token at the text's end, which nobody sees and nobody keeps, has all
-                    # of them turned by the text's length.
-                    part.append(part[-1])
-                    positions.append((length or start + len(tokens)) - 1)
-                where = torch.tensor([positions], device=self.device)
+            for chunk in chunks(tokens, start, span, self.rotation):
+                where = torch.tensor([chunk.positions], device=self.device)
                 pass_ = ForwardPass(store, view, [sequence], where, observers=observers)
                 with self._turn:
-                    self.model.base_model(**self._inputs([part], pass_))
+                    self.model.base_model(**self.inputs([chunk.tokens], pass_))
                 self._check_heard(pass_)
-                store.commit(sequence, kept)
-                progress(first + len(kept), len(tokens))
+                store.commit(sequence, range(chunk.kept))
+                done += chunk.kept
+                progress(done, len(tokens))
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass) -> Tensor:
         """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the store."""
         with self._turn:
-            logits: Tensor = self.model(**self._inputs(tokens, pass_)).logits
+            logits: Tensor = self.model(**self.inputs(tokens, pass_)).logits
         self._check_heard(pass_)
         return logits
 
@@ -281,7 +207,7 @@ class Target:
         """The argmax `int64[B, N]` of the logits that `forward` would give, which are not made."""
         assert self.head is not None
         with self._turn:
-            best = self.head(self._inputs(tokens, pass_))
+            best = self.head(self.inputs(tokens, pass_))
         self._check_heard(pass_)
         return best
 
@@ -296,56 +222,10 @@ class Target:
                 f"model.set_attn_implementation({attention.NAME!r})"
             )
 
-    def pack(self, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
-        """Lay the model out for fast passes on this CPU, in place: see `Packing`.
-
-        stored: weights of linear layers by module name, in the precision of their file. Kernels
-        that were never compiled on this machine are compiled now, for every height of their tiles.
-        """
-        with self._turn, compiling_line():
-            self.packing = packing = Packing.of(self.model, stored)
-            packing.fuse(self, lambda probe: self._probe_pass(observers=[probe]))
-            if packing.linears:
-                self._compile()
-        log.info("weights: %s", packing)
-        return packing
-
-    def _compile(self) -> None:
-        """Run every kernel of a pass once for every height of its tiles, and fuse the head."""
-        assert self.packing is not None
-        for nodes in TILE_HEIGHTS:
-            tokens, pass_ = self._probe_pass(range(nodes))
-            logits = self.forward([tokens], pass_)
-            if self.head is None:
-                self.head = FusedHead.of(self.packing, self._inputs([tokens], pass_), logits)
-            if self.head is not None:
-                self.choose([tokens], pass_)
-
-    def _probe_pass(
-        self, at: Sequence[int] | None = None, observers: Sequence[Observer] = ()
-    ) -> tuple[list[int], ForwardPass]:
-        """A chain of tokens at some positions; by default a few from first to last, to compare."""
-        if at is None:
-            change = self.rotation.first_change
-            last = min(self.max_positions, change or self.max_positions, 1 << 16) - 1
-            at = sorted({0, 1, last // 3, last})
-        nodes = len(at)
-        positions = torch.tensor([list(at)])
-        pass_ = ForwardPass(
-            self.new_store(1, nodes),
-            FullView(),
-            [0],
-            positions,
-            anc=ancestor_words([list(range(-1, nodes - 1))], nodes),
-            staged_positions=positions,
-            observers=observers,
-            layers=self.num_layers,
-        )
-        return [token % self.vocab_size for token in range(nodes)], pass_
-
-    def _inputs(
+    def inputs(
         self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass
     ) -> dict[str, object]:
+        """What the model is called with."""
         self.rotary.reset()
         if not isinstance(tokens, Tensor):
             tokens = torch.tensor([list(row) for row in tokens], device=self.device)
@@ -356,27 +236,6 @@ class Target:
             "use_cache": False,
             "specdec_pass": pass_,
         }
-
-
-class _Windows:
-    """Notes the window that each layer asks for: an `Observer`."""
-
-    def __init__(self) -> None:
-        self.told: dict[int, int | None] = {}
-
-    def see(self, call: AttentionCall, pass_: SeenPass) -> None:
-        self.told[call.layer] = call.window
-
-
-_turns: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
-
-
-def _turn_of(model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """What a pass of a model holds, so that threads take turns: some rotate by state of their own.
-
-    Models that share modules, as early exits do, share it.
-    """
-    return _turns.setdefault(model.get_input_embeddings() or model, RLock())
 
 
 def _layer_types(config: Any) -> list[str]:

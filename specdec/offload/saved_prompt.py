@@ -17,8 +17,9 @@ from specdec.cachedir import sha256_of
 from specdec.errors import InvalidArgument, WeightsError
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
+from specdec.model.chunks import PREFILL_CHUNK
 from specdec.model.support import probe
-from specdec.model.target import PREFILL_CHUNK, Target
+from specdec.model.target import Target
 from specdec.offload.prompt_folder import PromptFolder, layer_name, write_note
 
 SEAM = 16  # last tokens that may differ: text that is cut elsewhere is also tokenized otherwise

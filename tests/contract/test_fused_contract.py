@@ -28,6 +28,7 @@ from specdec.kernels.attention import level_attention_numba
 from specdec.kernels.linear import decoder_run_numba
 from specdec.model.early_exit import first_layers
 from specdec.model.fused_run import FusedRun
+from specdec.model.probes import chain
 from specdec.model.target import Target
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.split import Sizes
@@ -179,7 +180,7 @@ def test_an_observer_sees_every_layer(fused):
     target, watching = fused.engine.target, Watching()
     logits = []
     for observers in ([watching], []):
-        tokens, pass_ = target._probe_pass(observers=observers)
+        tokens, pass_ = chain(target, observers=observers)
         logits.append(target.forward([tokens], pass_))
     assert watching.layers == list(range(target.num_layers))
     assert torch.equal(*logits)
@@ -190,7 +191,7 @@ def test_a_model_that_ends_early(fused):
     short = Target(first_layers(fused.engine.model, 1), borrowed=True)
     logits = []
     for observers in ([], [Watching()]):
-        tokens, pass_ = short._probe_pass(observers=observers)
+        tokens, pass_ = chain(short, observers=observers)
         logits.append(short.forward([tokens], pass_))
     assert pass_.layers == 1
     assert torch.equal(*logits)

@@ -35,7 +35,7 @@ class Fails:
 @torch.inference_mode()
 def test_the_same_pass_after_one_that_failed(monkeypatch):
     """Trees, growth, and long chunks of text of which a part has been committed."""
-    monkeypatch.setattr("specdec.model.target.PREFILL_CHUNK", 48)
+    monkeypatch.setattr("specdec.model.chunks.PREFILL_CHUNK", 48)
     model = models.build("llama")
     oracle, fails, rng = Oracle(model), Fails(), random.Random(1)
     monkeypatch.setattr("specdec.forward.attention.attend", fails.attend)

@@ -106,7 +106,11 @@ def test_a_draft_model_that_cannot_be_made_ready(monkeypatch):
     model = models.build("llama", dtype=torch.float32)
     engine, draft = Engine(model), models.build("llama", seed=3, dtype=torch.float32)
     before = state(draft)
-    monkeypatch.setattr(Target, "_compile", lambda _: (_ for _ in ()).throw(MemoryError))
+
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("specdec.model.take_up._compile", fails)
     with pytest.raises(MemoryError):
         engine.generate([1, 2], drafter="model", draft_model=draft)
     assert state(draft) == before

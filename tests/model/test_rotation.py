@@ -276,7 +276,7 @@ def test_drafting_by_the_model_itself(name):
 @pytest.mark.parametrize("name", ["longrope", "dynamic", "longrope of phi3, which reads anew"])
 def test_chunks_tiers_and_saved_prompts(name, tmp_path, monkeypatch):
     """A prompt read in pieces, or kept elsewhere, is turned by its whole length, too."""
-    monkeypatch.setattr("specdec.model.target.PREFILL_CHUNK", 8)
+    monkeypatch.setattr("specdec.model.chunks.PREFILL_CHUNK", 8)
     prompts = prompts_of([B - 9, B + 12])
     want = [stock(name, prompt, 14) for prompt in prompts]
     engine = Engine(model_of(name))

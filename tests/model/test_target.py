@@ -11,7 +11,8 @@ import transformers
 from specdec.decoding.cached_model import CachedModel
 from specdec.errors import UnsupportedModel
 from specdec.forward.full_view import FullView
-from specdec.model import target as target_module
+from specdec.model import chunks
+from specdec.model.take_up import take_up as target_of
 from specdec.model.target import Target
 from specdec.sampling.tree import ancestor_words
 
@@ -23,7 +24,7 @@ from helpers.passes import Oracle, make_row, random_tree, take_up
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_passes_equal_stock_forward(name, dtype, monkeypatch):
     """Chunked prefill, single tokens, chains, trees and ragged rows, over several rounds."""
-    monkeypatch.setattr(target_module, "PREFILL_CHUNK", 5)
+    monkeypatch.setattr(chunks, "PREFILL_CHUNK", 5)
     model = models.build(name, dtype=dtype)
     oracle, rng = Oracle(model), random.Random(name)
     target = Target(model)
@@ -165,8 +166,8 @@ def test_packed_models(name):
     model.tie_weights()
     oracle, rng = Oracle(model), random.Random(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    target = Target(model)
-    packing = target.pack()
+    target = target_of(model)
+    packing = target.packing
     assert set(packing.fused) == ({*range(target.num_layers)} if name in FUSED else set())
     rows = [
         make_row(i, [rng.randrange(models.VOCAB) for _ in range(n)]) for i, n in enumerate((9, 3))
@@ -219,10 +220,10 @@ FUSED = set(models.ARCHITECTURES) - {"gpt-oss", "mixtral", "qwen3-moe"}
 def test_models_that_cannot_be_driven_are_refused(config, reason):
     model = transformers.AutoModelForCausalLM.from_config(config)
     if config.model_type == "gpt2":
-        Target(model)  # learned positions, same attention: taken, after a comparison at load
+        target_of(model)  # learned positions, same attention: taken, after a comparison at load
         return
     with pytest.raises(UnsupportedModel, match=reason):
-        Target(model)
+        target_of(model)
 
 
 def test_a_model_whose_attention_is_not_told_of_the_pass_is_refused():
@@ -233,5 +234,5 @@ def test_a_model_whose_attention_is_not_told_of_the_pass_is_refused():
     model = transformers.StableLmForCausalLM(config).eval()
     before = model.config._attn_implementation
     with pytest.raises(UnsupportedModel, match="StableLmForCausalLM does not hand on"):
-        Target(model)
+        target_of(model)
     assert model.config._attn_implementation == before

@@ -17,7 +17,7 @@ from specdec.drafts.longspec.training.settings import Pace, Settings
 from specdec.drafts.longspec.training.trainer import Trainer
 from specdec.errors import InvalidArgument
 from specdec.loading.loader import load
-from specdec.model.target import Target
+from specdec.model.take_up import take_up
 
 
 def train(
@@ -46,7 +46,16 @@ def train(
     if tokenizer is None:
         raise InvalidArgument(f"--target {target} has no tokenizer, so there is nothing to read")
     about = {"target": source, "files": len(files), "dtype": dtype, "precision": mixed_precision}
-    trainer = Trainer(Target(model), tokenizer, files, out, chosen, how_often, accelerator, about)
+    trainer = Trainer(
+        take_up(model, is_packed=False),
+        tokenizer,
+        files,
+        out,
+        chosen,
+        how_often,
+        accelerator,
+        about,
+    )
     main = accelerator.is_main_process
     with Console(chosen.steps, main) as console:
         trainer.run(console.report)

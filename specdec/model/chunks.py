@@ -1,0 +1,38 @@
+"""Chunks: text cut into the passes that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from specdec.forward.rotation import Rotation
+
+PREFILL_CHUNK = 1024  # tokens; long enough for matrix products to run at full speed
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens of one causal pass at their positions, of which the first `kept` are the text's."""
+
+    tokens: list[int]
+    positions: list[int]
+    kept: int
+
+
+def chunks(tokens: Sequence[int], start: int, span: int, rotation: Rotation) -> Iterator[Chunk]:
+    """`tokens` from position `start` on, to be turned as a text of `span` tokens is.
+
+    Where a chunk alone would be turned differently, one more token at the text's end, which nobody
+    sees and nobody keeps, has all of them turned by the text's length.
+    """
+    whole = rotation.regime(span)
+    size = PREFILL_CHUNK if rotation.is_fixed else PREFILL_CHUNK - 1
+    for first in range(0, len(tokens), size):
+        part = list(tokens[first : first + size])
+        end = start + first + len(part)
+        positions = list(range(start + first, end))
+        kept = len(part)
+        if rotation.regime(end) != whole:
+            part.append(part[-1])
+            positions.append(span - 1)
+        yield Chunk(part, positions, kept)
