@@ -1,0 +1,1 @@
+"""What stands for the text before a window, in a state of constant size."""
