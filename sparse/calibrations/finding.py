@@ -15,6 +15,7 @@ from specdec.model.target import Target
 from specdec.sparse.calibrations.calibration import Calibration, Numbers
 from specdec.sparse.calibrations.copying import copying
 from specdec.sparse.calibrations.key_change import key_change
+from specdec.sparse.calibrations.key_value_bases import KeyValueBases, measure_bases
 from specdec.sparse.calibrations.query_entropy import query_entropy
 from specdec.sparse.calibrations.retaining_heads import RetainingHeads
 from specdec.sparse.calibrations.retaining_training import train
@@ -35,6 +36,7 @@ MEASURES: dict[str, Measure] = {
     "epicache": key_change,
 }
 TRAINED = "locret"  # whose calibration is a network
+BASES = "cskv"  # whose calibration is a pair of matrices a layer
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,25 @@ def retaining_heads_of(target: Target, source: Any, tokenizer: Any = None) -> Re
     return RetainingHeads.load(_auto(target, TRAINED, f"{TRAINED}.safetensors", tokenizer), target)
 
 
-def measured(target: Target, method: str, text: Sample) -> Calibration | RetainingHeads:
+def bases_of(target: Target, source: Any, tokenizer: Any = None) -> KeyValueBases:
+    """The same for the directions of keys and values."""
+    if isinstance(source, KeyValueBases):
+        return source
+    if source != "auto":
+        return KeyValueBases.load(source, target)
+    return KeyValueBases.load(_auto(target, BASES, f"{BASES}.safetensors", tokenizer), target)
+
+
+def measured(
+    target: Target, method: str, text: Sample
+) -> Calibration | RetainingHeads | KeyValueBases:
     """What a method wants to know of a model, measured, or trained, on a text."""
     if method == TRAINED:
         return train(target, text.tokens, text.name)
+    if method == BASES:
+        return measure_bases(target, text.tokens, text.name)
     if method not in MEASURES:
-        raise unknown_name("calibrated method", method, [*MEASURES, TRAINED])
+        raise unknown_name("calibrated method", method, [*MEASURES, TRAINED, BASES])
     layers = MEASURES[method](target, text.tokens)
     return Calibration(method, fingerprint(target), text.name, tuple(layers))
 

@@ -13,7 +13,7 @@ from specdec.registry import CALIBRATION
 
 def calibrate(
     method: Annotated[
-        str, typer.Argument(help="razor, duo, compresskv, uncomp, epicache, locret.")
+        str, typer.Argument(help="razor, duo, compresskv, uncomp, epicache, cskv, locret.")
     ],
     file: Annotated[Path, typer.Argument(help="Where to write what was measured.")],
     model: arguments.Model = "demo",
