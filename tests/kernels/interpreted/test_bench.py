@@ -10,9 +10,12 @@ import torch
 
 from specdec.bench.kernels import attention_peers
 from specdec.bench.kernels.attention_peers import Layer, shared_prefix
-from specdec.bench.kernels.cases import CASES
+from specdec.bench.kernels.cases import CASES, Inputs
 from specdec.bench.kernels.checks import check
+from specdec.kernels import dispatch
+from specdec.kernels.cache.quantize_kv import QuantizedKV, quantize_kv
 
+from helpers.kernel_calls import KERNELS, kernel_of, recorded, wrong
 from helpers.triton_drawn import DEVICE, DTYPES
 
 
@@ -22,6 +25,23 @@ def test_every_op_is_right(dtype):
     assert [row["op"] for row in rows] == list(CASES["triton"])
     assert not [row for row in rows if not row["ok"]]
     assert all(row["error"] > 0 for row in rows if "attention" in row["op"])
+
+
+def _quantize(x, run):
+    _, k, v, length, _ = x.level()
+    kv = QuantizedKV.empty(k, v, 8, 32)
+    run(quantize_kv)(k, v, kv, length * 0, length // 32 * 32, groups=k.shape[2] // 32)
+
+
+def test_every_op_runs_its_kernel(monkeypatch):
+    """Not the plain twin, which would give the same; see `kernels/test_kernel_calls.py`."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(dispatch, "kind_for", lambda x: "triton")
+    with recorded(by_name=False) as calls:
+        for case in (*CASES["triton"].values(), _quantize):
+            case(Inputs(DEVICE, torch.float32, False), lambda op: op)
+    assert not wrong(calls, "triton")
+    assert set(calls) >= {op for op in KERNELS if kernel_of(op, "triton")}
 
 
 @pytest.mark.parametrize("nodes", [1, 9])

@@ -1,0 +1,100 @@
+"""Each op runs the kernel that it should: a plain twin in its place gives the same, only slower."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import hostile, models
+from helpers.kernel_calls import KERNELS, kernel_of, recorded, wrong
+
+pytest.importorskip("numba", reason="numba is not installed")
+
+from specdec import Engine, kernels
+from specdec.bench.kernels.cases import CASES, Inputs
+from specdec.kernels.dispatch import Op
+from specdec.kernels.linear.packed_weight import pack
+from specdec.kernels.linear.skinny_linear import skinny_linear
+from specdec.kernels.selection.index_logits import index_logits
+from specdec.kernels.selection.select_pages import select_by_index
+from specdec.registry import VIEWS
+
+HOW = dict(votes="max", pool=3, all_heads=False, count=9, first=1, last=1)
+
+
+def _linear(x, run):
+    run(skinny_linear)(x.normal(3, 64), pack(torch.ones(40, 64)))
+
+
+def _index(x, run):
+    run(index_logits)(x.normal(2, 6, 32), x.normal(2, 40, 32), scale=0.2)
+    run(select_by_index)(x.normal(2, 6, 32), x.normal(2, 40, 32), scale=0.2, signed=False, **HOW)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    model = models.build("llama", dtype=torch.float32, head_dim=64, num_hidden_layers=3)
+    return Engine(model, hostile.tokenizer(models.VOCAB))
+
+
+# What only a pass of a model calls, and so is called below.
+IN_PASSES = {"decoder_run", "attention_inputs", "layer_output", "head_argmax"}
+
+
+def test_called_by_itself():
+    """Every op on float32 in host memory, at the shapes of `specdec bench kernels`."""
+    cases = [*CASES["triton"].values(), *CASES["numba"].values(), _linear, _index]
+    with recorded(by_name=False) as calls:
+        for case in cases:
+            case(Inputs("cpu", torch.float32, False), lambda op: op)
+    assert not wrong(calls, "numba")
+    missing = {op for op in KERNELS if kernel_of(op, "numba")} - set(calls)
+    assert missing == IN_PASSES
+
+
+class Watching:
+    """Sees each layer's call, so that layers are called one by one."""
+
+    def see(self, call, sequences, is_chunk):
+        pass
+
+
+def test_called_by_passes(engine):
+    """Of a packed model: layers in one call, layers one by one, and the choice of a token."""
+    target = engine.target
+    with recorded() as calls:
+        for observers in ([], [Watching()]):
+            tokens, pass_ = target._probe_pass(observers=observers)
+            target.choose([tokens], pass_)
+    assert not wrong(calls, "numba") and set(calls) >= IN_PASSES | {"level_attention", "stage_kv"}
+
+
+@pytest.mark.parametrize("name", [name for name in VIEWS if name != "full"])
+def test_called_by_drafts(engine, name):
+    """Whatever a method makes of keys and queries: no shape that it meets has no kernel."""
+    options = {"budget": 64, "sink": 2, "recent": 3, "kv_group": 32}
+    options = {key: value for key, value in options.items() if key in VIEWS[name].options}
+    with recorded() as calls:
+        engine.generate([i * i % 37 for i in range(130)], drafter=name, max_new_tokens=5, **options)
+    assert not wrong(calls, "numba") and len(calls) > 2
+
+
+def test_the_table_is_whole():
+    """Every op that has a kernel is in it, and no kernel that an op does not have."""
+    room = Path(kernels.__file__).parent
+    found = {}
+    for path in sorted(room.rglob("*.py")):
+        if "@dispatched" in path.read_text("utf-8"):
+            parts = path.relative_to(room).with_suffix("").parts
+            module = import_module(".".join(["specdec.kernels", *parts]))
+            found |= {
+                op.__name__: op
+                for op in vars(module).values()
+                if isinstance(op, Op) and op.plain.__module__ == module.__name__
+            }
+    assert set(found) == set(KERNELS)
+    for name, op in found.items():
+        assert op._kinds == {k for k in ("numba", "triton") if kernel_of(name, k)}, name
