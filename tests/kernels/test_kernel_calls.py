@@ -20,6 +20,7 @@ from specdec.kernels.linear.packed_weight import pack
 from specdec.kernels.linear.skinny_linear import skinny_linear
 from specdec.kernels.selection.index_logits import index_logits
 from specdec.kernels.selection.select_pages import select_by_index
+from specdec.model.probes import chain
 from specdec.registry import VIEWS
 
 HOW = dict(votes="max", pool=3, all_heads=False, count=9, first=1, last=1)
@@ -58,7 +59,7 @@ def test_called_by_itself():
 class Watching:
     """Sees each layer's call, so that layers are called one by one."""
 
-    def see(self, call, sequences, is_chunk):
+    def see(self, call, pass_):
         pass
 
 
@@ -67,7 +68,7 @@ def test_called_by_passes(engine):
     target = engine.target
     with recorded() as calls:
         for observers in ([], [Watching()]):
-            tokens, pass_ = target._probe_pass(observers=observers)
+            tokens, pass_ = chain(target, observers=observers)
             target.choose([tokens], pass_)
     assert not wrong(calls, "numba") and set(calls) >= IN_PASSES | {"level_attention", "stage_kv"}
 

@@ -101,7 +101,7 @@ def _models_of(stream: GenerationStream) -> list[CachedModel]:
 def _poison(model: CachedModel, rows: Sequence[Row]) -> None:
     """Fill what was rejected, and what nobody has written yet."""
     for row in rows:
-        held, text = model.held[row.index], row.tokens
+        held, text = model.text.held[row.index], row.tokens
         path = set(held.path(text[len(held.tokens) : len(text) - 1]))
         for level in model.store.levels[-1:]:
             start = int(level.length[row.index])
