@@ -77,7 +77,7 @@ class ModelDrafter:
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> TreeModel:
         """The model that drafts, with a KV store of its own."""
-        return CachedModel(self.draft, self.view, rows)
+        return CachedModel(self.draft, self.view, rows, sees_content=False)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from specdec.engine import Engine
     from specdec.errors import SpecdecError
     from specdec.sampling.params import SamplingParams
+    from specdec.sampling.prompt import Prompt
+    from specdec.sampling.span import Span
     from specdec.sampling.tree import Law, TokenTree
 
 _find_moved()
@@ -30,7 +32,9 @@ _PLACES = {
     "Engine": "specdec.engine",
     "Generation": "specdec.decoding.output",
     "Law": "specdec.sampling.tree",
+    "Prompt": "specdec.sampling.prompt",
     "SamplingParams": "specdec.sampling.params",
+    "Span": "specdec.sampling.span",
     "SpecdecError": "specdec.errors",
     "Step": "specdec.decoding.output",
     "TokenTree": "specdec.sampling.tree",
@@ -38,8 +42,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "DraftOptions", "Drafter", "Engine", "Generation", "Law", "SamplingParams", "SpecdecError",
-    "Step", "TokenTree", "__version__", "hf",
+    "DraftOptions", "Drafter", "Engine", "Generation", "Law", "Prompt", "SamplingParams", "Span",
+    "SpecdecError", "Step", "TokenTree", "__version__", "hf",
 ]  # fmt: skip
 
 

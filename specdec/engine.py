@@ -12,7 +12,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from specdec.decoding.drafting import DraftModels, make_drafter, runs_draft_model
 from specdec.decoding.output import Generation
-from specdec.decoding.prompt import parse_prompts
+from specdec.decoding.prompt import read_prompts
+from specdec.decoding.prompt_check import check_prompt
 from specdec.decoding.request import Request
 from specdec.decoding.stream import GenerationStream
 from specdec.decoding.streamers import ended_on_error
@@ -153,9 +154,10 @@ class Engine:
         A later prompt that starts with the same text goes on from there, with this model only. The
         folder is replaced as a whole; one that holds something else is refused.
         """
-        prompts, _ = parse_prompts(prompt, self.tokenizer, self.target.vocab_size)
+        prompts, _ = read_prompts(prompt, self.tokenizer, self.target.vocab_size)
         if len(prompts) > 1:
             raise InvalidArgument(f"save_prompt takes one prompt, and these are {len(prompts)}")
+        check_prompt(prompts[0], self.target, "prompt")
         with self.target.threads.used():
             return save(self.target, prompts[0], folder)
 
@@ -166,8 +168,10 @@ class Engine:
 
         prompt: a string, token ids (whole numbers in a sequence or 1-D array), chat messages (list
             of dicts with role and content; a last one of the assistant is gone on from), or a list
-            of prompts of these kinds; a batch may be ragged. What a tokenizer returns is a prompt,
-            too, here or as keywords (`**tokenizer(text)`): its attention_mask tells the padding.
+            of prompts of these kinds; a batch may be ragged. A `specdec.Prompt` holds embeddings in
+            place of some ids (`Span`), and positions of its own. What a tokenizer returns is a
+            prompt, too, here or as keywords (`**tokenizer(text)`): its attention_mask tells the
+            padding.
         sampling_params: SamplingParams with all sampling settings, or a GenerationConfig.
         drafter: "auto" (default) chooses in every round among plain decoding, n-grams, and the
             draft model if there is one; or "none", "ngram", "model", a combination like

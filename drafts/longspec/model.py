@@ -136,6 +136,8 @@ class LongSpecModel:
         k, v = self._staged(sequences, self.block.window_kv(x, self.rotary, positions))
         anc = ancestor_words([self.nodes[i].parents for i in sequences], where.shape[1])
         h = h + self.block.self_output(self._near(x, positions, where, k, v, anc, sequences))
+        if any(row.offset for row in rows):  # the target's keys are turned by more than places
+            positions = positions + torch.tensor([[row.offset] for row in rows]).to(positions)
         h = h + self.block.cross_output(self._far(h, positions, sequences))
         return self._logits(self.block.finish(h))
 
@@ -149,7 +151,7 @@ class LongSpecModel:
             keys, values = level.k[layer], level.v[layer]
             if end and keys is not None and values is not None:
                 k, v = (x[place : place + 1, :, end - 1 : end] for x in (keys, values))
-                position = torch.tensor([[committed - 1]], device=self.target.device)
+                position = torch.tensor([[committed - 1 + row.offset]], device=self.target.device)
                 return self.block.state(k, v, self.rotary, position), committed
         sizes = self.block.sizes
         width = sizes.num_kv_heads * (sizes.head_dim + sizes.value_dim)

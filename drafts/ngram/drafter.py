@@ -14,6 +14,7 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Traits, Wants
 from specdec.decoding.options import DraftOptions
 from specdec.drafts.ngram.suffix_automaton import Match, SuffixAutomaton
+from specdec.sampling.prompt import MARK
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import Verdict
@@ -123,8 +124,8 @@ class NGramDrafter:
         if text is None:
             text = self._texts[row.index] = _Text(SuffixAutomaton(self._options.max_ngram))
         index = text.index
-        index.extend(row.tokens[len(index) : min(row.stable, end)])
-        return text, index.match(row.tokens[len(index) : end])
+        index.extend(row.keys(len(index), min(row.stable, end)))
+        return text, index.match(row.keys(len(index), end))
 
     def _sizes_for(self, rows: Sequence[Row]) -> Sizes:
         """What passes of these rows cost; worked out now and then, since it takes its time too."""
@@ -153,7 +154,7 @@ class NGramDrafter:
                 return
             seen = text.index.continuations(match)
             total = sum(c.times for c in seen) + text.escape(match) * len(seen)
-            for c in nlargest(self._width, seen):
+            for c in nlargest(self._width, (c for c in seen if c.token < MARK)):
                 below = probability * c.times / total
                 heappush(frontier, (-below, next(order), node, level, c.token, match))
 

@@ -53,14 +53,15 @@ def causal_softmax(
     scale: float,
     softcap: float | None = None,
     window: int | None = None,
+    blocks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Causal attention of a chunk over itself: `q[B, H, n, D]` over `k, v[B, Hkv, n, D]`.
 
     Returns o `[B, H, n, Dv]` and lse `[B, H, n]` as `partial_softmax` does. Key j is visible to
-    query i if i - window < j <= i.
+    query i if i - window < j <= i, or if both are of one block: `blocks[n]`, -1 for none.
     """
     n = q.shape[-2]
-    if softcap is None and (window is None or window >= n) and _has_flash(q, v):
+    if blocks is None and softcap is None and (window is None or window >= n) and _has_flash(q, v):
         o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, is_causal=True, scale=scale
         )
@@ -68,6 +69,8 @@ def causal_softmax(
     place = torch.arange(n, device=q.device)
     ahead = place[:, None] - place[None, :]
     visible = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
+    if blocks is not None:
+        visible = visible | ((blocks[:, None] == blocks) & (blocks >= 0))
     batch, heads, group = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
     o, lse = partial_softmax(
         q.view(batch, heads, group, n, -1),

@@ -37,6 +37,8 @@ class CachedModel:
     recorder: keeps queries of prompts and of this model's passes for those who ask for them.
     watch: sees all calls of this model's passes over nodes.
     saved, on_spill: see `Prefill`.
+    sees_content: whether it is given what prompts hold besides token ids (`Row.content`), as it
+        must be to verify. A draft model of another kind reads the ids alone, at their places.
     """
 
     @torch.inference_mode()
@@ -51,6 +53,7 @@ class CachedModel:
         watch: Sequence[Observer] = (),
         saved: SavedPrompt | None = None,
         on_spill: Sequence[Spill] = (),
+        sees_content: bool = True,
     ) -> None:
         self.target, self.view, self.base = target, view, base
         if base is None:
@@ -58,7 +61,8 @@ class CachedModel:
         self.recorder: QueryRecorder | None = recorder if base is None else base.recorder
         self.state = ViewState(queries=self.recorder)
         own = recorder if base is None else None
-        self._prefill = Prefill(target, view, () if own is None else (own,), saved, on_spill)
+        observers = () if own is None else (own,)
+        self._prefill = Prefill(target, view, observers, saved, on_spill, sees_content)
         self.store: KVStore = (
             self._prefill.store(rows) if base is None else base.store.overlay(SLACK)
         )
@@ -70,7 +74,7 @@ class CachedModel:
             for row in rows:
                 self.text.begin(row)
         seen = own if own is not None and own.verified else None
-        self._passes = PassRunner(target, view, self.text, self.state, seen, watch)
+        self._passes = PassRunner(target, view, self.text, self.state, seen, watch, sees_content)
 
     @cached_property
     def costs(self) -> PassCosts:
@@ -135,10 +139,13 @@ class CachedModel:
         return {} if known is None else {self.view.name: known}
 
     def _unread(self, row: Row) -> list[int]:
-        """The row's last tokens, which its store does not hold; all but one if they are many."""
+        """The row's last tokens, which its store does not hold; all but one if they are many, or
+        of a prompt that holds more than ids."""
         pending = self.text.catch_up(row)
-        if len(pending) > LONG:
+        held = self.text.held[row.index]
+        is_rich = row.content is not None and len(held.tokens) < row.num_prompt_tokens - 1
+        if len(pending) > LONG or is_rich:
             self._prefill.go_on(self.store, row, pending[:-1])
-            self.text.held[row.index].hold(pending[:-1], row.stable)
+            held.hold(row.keys(len(held.tokens), len(row.tokens) - 1), row.stable)
             pending = pending[-1:]
         return pending

@@ -16,14 +16,16 @@ from specdec.sampling.tree import ancestor_words
 class PassNodes:
     """`N` new slots for each of `B` rows, from slot `first` on; shorter rows are padded.
 
-    ids: `[B][N]`, 0 for padding. positions: `int64[B, first + N]` of all staged slots. slots,
-    parents: what each row has staged once all went well, as `CachedTokens` keeps it.
+    ids: `[B][N]`, 0 for padding. positions: `int64[B, first + N]` of all staged slots. offsets:
+    `int64[B, 1]`, what the model is told beyond them (`Row.offset`). slots, parents: what each row
+    has staged once all went well, as `CachedTokens` keeps it.
     """
 
     first: int
     width: int
     ids: list[list[int]]
     positions: Tensor
+    offsets: Tensor
     slots: list[list[int]]
     parents: list[list[int]]
 
@@ -35,6 +37,7 @@ class PassNodes:
         parents: Sequence[list[int]],
         width: int,
         ahead: int | None,
+        offsets: Sequence[int],
     ) -> PassNodes:
         """`tokens[row]` below slots `parents[row]`, behind what `held` has staged.
 
@@ -54,7 +57,13 @@ class PassNodes:
         if ahead is not None:
             places[0][-1] = ahead
         ids = [[max(token, 0) for token in row[first:]] for row in slots]
-        return cls(first, width, ids, torch.tensor(places), slots, above)
+        told = torch.tensor(offsets)[:, None]
+        return cls(first, width, ids, torch.tensor(places), told, slots, above)
+
+    @property
+    def position_ids(self) -> Tensor:
+        """By what the model turns the new nodes, `int64[B, N]`."""
+        return self.positions[:, self.first :] + self.offsets
 
     def ancestors(self, slots: int | None = None) -> Tensor:
         """The ancestor mask `int64[B, N, W]` of the new nodes over so many slots; None: all."""

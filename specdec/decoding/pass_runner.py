@@ -25,7 +25,7 @@ class PassRunner:
     """Stages nodes in the store that `text` follows, by one call of the model for all rows.
 
     state: what the view keeps from pass to pass. recorder: keeps the queries of all passes. watch:
-    sees all their calls, so that none is static.
+    sees all their calls, so that none is static. sees_content: see `CachedModel`.
     """
 
     def __init__(
@@ -36,11 +36,12 @@ class PassRunner:
         state: ViewState,
         recorder: QueryRecorder | None = None,
         watch: Sequence[Observer] = (),
+        sees_content: bool = True,
     ) -> None:
         self.target, self.view, self.text, self.state = target, view, text, state
         self.observers = [*(() if recorder is None else (recorder,)), *watch]
         self._static = StaticPasses(target, view, text.store, state, recorder)
-        self._is_watched = bool(watch)
+        self._is_watched, self._sees_content = bool(watch), sees_content
         self._is_on_cpu = target.device.type == "cpu"
 
     def run(
@@ -65,7 +66,8 @@ class PassRunner:
         width = max(map(len, tokens)) + (ahead is not None)
         if ready is not None:
             width = padded(width)
-        nodes = PassNodes.of(held, tokens, parents, width, ahead)
+        offsets = [row.offset if self._sees_content else 0 for row in rows]
+        nodes = PassNodes.of(held, tokens, parents, width, ahead, offsets)
         if ready is not None:
             out = self._static.run(sequences, ready, nodes)
         else:
@@ -88,6 +90,7 @@ class PassRunner:
             rounds=rounds,
             state=self.state,
             observers=self.observers,
+            position_ids=nodes.position_ids.to(device) if bool(nodes.offsets.any()) else None,
             layers=self.target.num_layers,
         )
         if best and self.target.can_choose:

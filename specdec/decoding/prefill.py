@@ -28,7 +28,7 @@ class Prefill:
     """Makes stores for rows of a batch and reads text into them.
 
     observers: see the calls of prompts. saved: the start of every prompt, which need not be read
-    again. on_spill: see `Wants`.
+    again. on_spill: see `Wants`. sees_content: see `CachedModel`.
     """
 
     def __init__(
@@ -38,9 +38,11 @@ class Prefill:
         observers: Sequence[Observer] = (),
         saved: SavedPrompt | None = None,
         on_spill: Sequence[Spill] = (),
+        sees_content: bool = True,
     ) -> None:
         self.target, self.view = target, view
         self.observers, self.saved, self.on_spill = observers, saved, on_spill
+        self.sees_content = sees_content
 
     def store(self, rows: Sequence[Row]) -> KVStore:
         """A store with every prompt but its last token; rows of one prompt share its KV."""
@@ -77,7 +79,7 @@ class Prefill:
         is_first = int(store.row_maps[0][row.index]) == row.index
         observers = self.observers if is_first else ()
         try:
-            self.target.prefill(store, self.view, row.index, tokens, observers, row.span)
+            self._run(store, row.index, row, tokens, observers)
         except BaseException:  # some of it may have been committed
             store.crop(row.index, held)
             raise
@@ -103,9 +105,16 @@ class Prefill:
         """Have a row's prompt but its last token in an empty row of a store."""
         text, known = row.tokens[:-1], 0
         if self.saved is not None and self._turns_alike(len(self.saved.tokens), row):
-            known = min(self.saved.common(text), len(text))
+            known = min(self.saved.common(row.keys(0, len(text))), len(text))
             self.saved.load(self.target, store, place, known)
-        self.target.prefill(store, self.view, place, text[known:], observers, row.span)
+        self._run(store, place, row, text[known:], observers)
+
+    def _run(
+        self, store: KVStore, sequence: int, row: Row, tokens: Sequence[int],
+        observers: Sequence[Observer],
+    ) -> None:  # fmt: skip
+        content = row.content if self.sees_content else None
+        self.target.prefill(store, self.view, sequence, tokens, observers, row.span, content)
 
     def _turns_alike(self, length: int, row: Row) -> bool:
         regime = self.target.rotation.regime

@@ -1,4 +1,4 @@
-"""Prompts: text, token ids or chat messages, one or a list of them, as lists of token ids."""
+"""Prompts as they are given: text, token ids, messages or `Prompt`s, one or a list of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from specdec.decoding.padding import check_no_padding, unpadded
 from specdec.decoding.text_ids import text_ids
 from specdec.errors import InvalidArgument
 from specdec.plain import ARRAYS, plain
+from specdec.sampling.prompt import Prompt
 
 # What a tokenizer returns beside these would have to reach the model.
 _ENCODED = ("input_ids", "attention_mask", "token_type_ids")
@@ -27,12 +28,21 @@ class _Prompt(NamedTuple):
 
 
 def parse_prompts(prompt: Any, tokenizer: Any, vocab_size: int) -> tuple[list[list[int]], bool]:
-    """Token ids of every prompt, and whether the caller gave a list of prompts.
+    """As `read_prompts`, of prompts that hold nothing but token ids."""
+    prompts, is_list = read_prompts(prompt, tokenizer, vocab_size)
+    if not all(one.is_plain for one in prompts):
+        raise InvalidArgument("spans and positions of a Prompt are not understood here: give ids")
+    return [one.ids for one in prompts], is_list
+
+
+def read_prompts(prompt: Any, tokenizer: Any, vocab_size: int) -> tuple[list[Prompt], bool]:
+    """Every prompt, and whether the caller gave a list of prompts.
 
     Takes a string, token ids (a sequence of whole numbers, Python's, NumPy's or PyTorch's), chat
-    messages (a list of dicts with role and content), a list of these, a 2-D array, or what a
-    tokenizer returns: padding is cut off by its attention mask, on the left or on the right. Raises
-    InvalidArgument, with the place, for anything else, and for padding that no mask tells apart.
+    messages (a list of dicts with role and content), a `Prompt`, a list of these, a 2-D array, or
+    what a tokenizer returns: padding is cut off by its attention mask, on the left or on the right.
+    Raises InvalidArgument, with the place, for anything else, and for padding that no mask tells
+    apart.
     """
     prompts, is_list = _prompts(prompt)
     if not prompts:
@@ -41,10 +51,16 @@ def parse_prompts(prompt: Any, tokenizer: Any, vocab_size: int) -> tuple[list[li
     bare = {
         i: ids
         for i, (one, ids) in enumerate(zip(prompts, read, strict=True))
-        if not one.masked and not isinstance(one.content, str) and not _is_chat(one.content)
+        if not one.masked
+        and not isinstance(one.content, (str, Prompt))
+        and not _is_chat(one.content)
     }
     check_no_padding(bare, tokenizer, of_one_array=isinstance(prompt, (*ARRAYS, Mapping)))
-    return read, is_list
+    whole = [
+        one.content if isinstance(one.content, Prompt) else Prompt(ids)
+        for one, ids in zip(prompts, read, strict=True)
+    ]
+    return whole, is_list
 
 
 def split_keywords(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -71,7 +87,7 @@ def _prompts(prompt: Any) -> tuple[list[_Prompt], bool]:
         return _encoded(prompt)
     if isinstance(prompt, ARRAYS):
         return _array(prompt, "prompt")
-    if isinstance(prompt, str):
+    if isinstance(prompt, (str, Prompt)):
         return [_Prompt(prompt)], False
     if not _is_sequence(prompt):
         raise InvalidArgument(
@@ -155,6 +171,8 @@ def _ids(prompt: Any, place: int, tokenizer: Any, vocab_size: int) -> list[int]:
             if isinstance(prompt, str)
             else chat_ids(prompt, tokenizer, name)
         )
+    elif isinstance(prompt, Prompt):
+        ids = prompt.ids
     elif _is_sequence(prompt):
         ids = [plain(token) for token in prompt]
     else:

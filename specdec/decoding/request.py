@@ -10,13 +10,15 @@ from transformers import PreTrainedModel
 
 from specdec.decoding.keywords import Keywords
 from specdec.decoding.options import DraftOptions
-from specdec.decoding.prompt import parse_prompts, split_keywords, whole_prompt
+from specdec.decoding.prompt import read_prompts, split_keywords, whole_prompt
+from specdec.decoding.prompt_check import check_goes_on, check_prompt
 from specdec.errors import InvalidArgument, PromptTooLong, unknown_name
 from specdec.model.target import Target
 from specdec.offload.saved_prompt import SavedPrompt
 from specdec.registry import ACCEPTANCE, CHANNELS, DRAFTERS, VIEWS, drafter_names
 from specdec.sampling.params import SamplingParams
 from specdec.sampling.processors import Processor
+from specdec.sampling.prompt import Prompt
 
 
 class Host(Protocol):
@@ -36,7 +38,8 @@ class Host(Protocol):
 class Request:
     """What to generate and how; made by `parse` from the keywords of a call.
 
-    prompts: token ids of each prompt.
+    prompts: token ids of each prompt; contents: what each holds besides them, if anything; empty if
+    none does.
     Prepared elsewhere, and then one entry per prompt: `processors` in place of those that `params`
     describe; `before`, ids that processors see in front of the prompt (its
     padding); such a batch is turned by its longest row, as transformers does it (`Rotation`).
@@ -59,6 +62,7 @@ class Request:
     before: Sequence[Sequence[int]] | None = None
     returns_list: bool = False
     saved_prompt: SavedPrompt | None = None
+    contents: Sequence[Prompt | None] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.drafter, str):
@@ -95,7 +99,10 @@ class Request:
         given = Keywords(others)
         prompt = whole_prompt(prompt, of_prompt)
         params, own, drafting = given.params, given.own, given.drafting
-        prompts, returns_list = parse_prompts(prompt, host.tokenizer, host.target.vocab_size)
+        prompts, returns_list = read_prompts(prompt, host.tokenizer, host.target.vocab_size)
+        for i, one in enumerate(prompts):
+            check_prompt(one, host.target, f"prompt {i}")
+            check_goes_on(one, f"prompt {i}")
         _check_room(prompts, params, host.target.max_positions)
         if own.get("saved_prompt") is not None:
             own["saved_prompt"] = _saved(own["saved_prompt"], host, prompts)
@@ -104,7 +111,8 @@ class Request:
                 host.target, host.tokenizer, drafting["channels"]
             )
         return cls(
-            prompts=prompts,
+            prompts=[one.ids for one in prompts],
+            contents=tuple(None if one.is_plain else one for one in prompts),
             params=params,
             options=DraftOptions(**drafting),
             tokenizer=host.tokenizer,
@@ -115,28 +123,27 @@ class Request:
         )
 
 
-def _check_room(
-    prompts: Sequence[Sequence[int]], params: SamplingParams, max_positions: int
-) -> None:
-    for i, ids in enumerate(prompts):
+def _check_room(prompts: Sequence[Prompt], params: SamplingParams, max_positions: int) -> None:
+    for i, prompt in enumerate(prompts):
+        ids = prompt.ids
         if params.most_new_tokens(len(ids)) < 1:
             raise PromptTooLong(
                 f"prompt {i} has {len(ids)} tokens, and max_length={params.max_length} counts them "
                 "too: raise it, or give max_new_tokens"
             )
-        if len(ids) > max_positions:
+        if len(ids) + prompt.offset > max_positions:
             raise PromptTooLong(
                 f"prompt {i} has {len(ids)} tokens, and the model has {max_positions} positions: "
                 "shorten it, so that at least one new token fits"
             )
 
 
-def _saved(folder: Any, host: Host, prompts: Sequence[Sequence[int]]) -> SavedPrompt:
+def _saved(folder: Any, host: Host, prompts: Sequence[Prompt]) -> SavedPrompt:
     """The saved prompt of a folder, which this model has read and all prompts start with."""
     saved = folder if isinstance(folder, SavedPrompt) else SavedPrompt(folder)
     saved.check(host.target)
-    for ids in prompts:
-        saved.common(ids)
+    for prompt in prompts:
+        saved.common(prompt.keys)
     return saved
 
 

@@ -15,6 +15,7 @@ from specdec.model.target import Target
 from specdec.sampling import processors
 from specdec.sampling.forking import fork
 from specdec.sampling.noise import Noise
+from specdec.sampling.prompt import Prompt
 from specdec.sampling.sampler import Sampler
 from specdec.sampling.sequence import Row
 
@@ -28,9 +29,11 @@ def make_rows(target: Target, request: Request, seed: int) -> list[Row]:
     is_alone = len(request.prompts) * request.params.num_return_sequences == 1
     seen: Counter[tuple[int, ...]] = Counter()
     for prompt, ids in enumerate(request.prompts):
+        content = _content(request, prompt)
+        keys = tuple(ids if content is None else content.keys)
         for _ in range(request.params.num_return_sequences):
-            noise = Noise.of(seed, ids, seen[tuple(ids)])
-            seen[tuple(ids)] += 1
+            noise = Noise.of(seed, keys, seen[keys])
+            seen[keys] += 1
             rows.append(_make_row(target, request, prompt, len(rows), noise, is_alone))
     return rows
 
@@ -59,8 +62,9 @@ def _make_row(
         request.acceptance,
         request.before[prompt] if request.before is not None else (),
     )
+    content = _content(request, prompt)
     wanted = len(tokens) + params.most_new_tokens(len(tokens))
-    room = min(wanted, target.longest_text)
+    room = min(wanted, target.longest_text - (0 if content is None else content.offset))
     if room < wanted:
         log.warning(
             "prompt %d of %d tokens: %d of %d new tokens fit the model's %d positions",
@@ -69,8 +73,13 @@ def _make_row(
     return Row(
         index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens),
         behind=0 if request.before is None else max(map(len, request.prompts)) - len(tokens),
-        ends=frozenset((*request.eos_token_ids, *request.stop_token_ids)),
+        content=content, ends=frozenset((*request.eos_token_ids, *request.stop_token_ids)),
     )  # fmt: skip
+
+
+def _content(request: Request, prompt: int) -> Prompt | None:
+    """What a prompt holds besides token ids."""
+    return request.contents[prompt] if request.contents else None
 
 
 def make_stopper(target: Target, request: Request, row: Row) -> Stopper:

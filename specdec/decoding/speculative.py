@@ -54,7 +54,9 @@ class Speculative:
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         base = verifier if self.shares_kv else None
-        self.model = CachedModel(self.target, self.view, rows, base=base)
+        self.model = CachedModel(
+            self.target, self.view, rows, base=base, sees_content=self.shares_kv
+        )
         self.stats = {row.index: Stats() for row in rows}
         self.samplers: dict[int, Sampler] = {row.index: row.sampler.without_state() for row in rows}
         if wants_of(self.drafter).costs:

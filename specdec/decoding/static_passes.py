@@ -61,8 +61,8 @@ class StaticPasses:
         def fill(inputs: PassInputs) -> None:
             row_maps = [rows[where] for rows in self.store.row_maps]
             inputs.fill(
-                torch.tensor(nodes.ids), positions[:, nodes.first :], anc, staged_positions,
-                row_maps, nodes.first,
+                torch.tensor(nodes.ids), positions[:, nodes.first :], nodes.position_ids, anc,
+                staged_positions, row_maps, nodes.first,
             )  # fmt: skip
             for level in self.store.levels:
                 level.lengths_on(device)
@@ -79,6 +79,7 @@ class StaticPasses:
                 state=self.state,
                 observers=() if noted is None else (noted,),
                 inputs=inputs,
+                position_ids=inputs.position_ids,
             )
             return self.target.forward(inputs.ids, pass_), noted
 

@@ -37,7 +37,7 @@ class TextFollower:
     def begin(self, row: Row) -> None:
         """The store holds the row's text but its last token, for good."""
         held = self.held[row.index]
-        held.hold(row.tokens[:-1], len(row.tokens) - 1)
+        held.hold(row.keys(0, len(row.tokens) - 1), len(row.tokens) - 1)
         held.length = row.span
 
     def catch_up(self, row: Row) -> list[int]:
@@ -56,15 +56,16 @@ class TextFollower:
 
     def settle(self, row: Row, upto: int) -> None:
         """Bring the store in line with the row's first `upto` tokens, as far as it read them."""
-        held, text = self.held[row.index], row.tokens
-        keep = min(held.sure, len(held.tokens))
-        while keep < min(len(held.tokens), upto) and held.tokens[keep] == text[keep]:
+        held = self.held[row.index]
+        keep = start = min(held.sure, len(held.tokens))
+        text = row.keys(start, max(start, upto))
+        while keep < min(len(held.tokens), upto) and held.tokens[keep] == text[keep - start]:
             keep += 1
         if keep < len(held.tokens):
             self.store.crop(row.index, keep)
             del held.tokens[keep:]
         elif held.slots:
-            path = held.path(text[len(held.tokens) : upto])
+            path = held.path(text[len(held.tokens) - start :])
             self.store.commit(row.index, path)
             held.commit(path)
             if self.recorder is not None:

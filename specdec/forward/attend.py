@@ -108,8 +108,9 @@ def _staged(pass_: ForwardPass, call: AttentionCall) -> Partial:
     """The partial over the staged tokens, this call's own included."""
     if pass_.anc is None:
         return causal_softmax(
-            call.q, call.k, call.v, scale=call.scale, softcap=call.softcap, window=call.window
-        )
+            call.q, call.k, call.v, scale=call.scale, softcap=call.softcap, window=call.window,
+            blocks=pass_.blocks,
+        )  # fmt: skip
     k, v = call.k, call.v
     if pass_.staged:
         count = pass_.staged + k.shape[2]

@@ -78,7 +78,7 @@ class PassCache:
 class ForwardPass:
     """A model call over `N` tokens for each of `sequences`, which are staged in `store`.
 
-    positions: `int64[B, N]`, the absolute position of each token.
+    positions: `int64[B, N]`, the place of each token in its text.
     staged: slots that earlier calls of this round have staged; this one writes behind them.
     anc: ancestor bitmask `int64[B, N, W]` over all `staged + N` slots; None for a causal chunk,
         which no earlier call of the round may precede.
@@ -89,6 +89,10 @@ class ForwardPass:
     inputs: of a *static* pass, what tells it where it stands, on the device. `sequences` are then
         rows of its batch, and neither they nor `staged` nor the store's lengths may be asked for:
         the pass may be replayed for others (`cuda_graphs`).
+    position_ids: what the model turns its tokens by, `int64[B, N]` or `[D, B, N]`; None where that
+        is `positions`, which are places in the text.
+    blocks: `int64[N]` of a causal chunk: tokens of one block see each other, whatever their order,
+        but those of block -1.
     layers: how many layers the model has that is called; None where it was not said.
     heard: layers whose attention has been asked for, by number.
     handle: names the pass in a compiled model, see `attention_op`.
@@ -105,6 +109,8 @@ class ForwardPass:
     state: ViewState = field(default_factory=ViewState)
     observers: Sequence[Observer] = ()
     inputs: PassInputs | None = None
+    position_ids: Tensor | None = None
+    blocks: Tensor | None = None
     layers: int | None = None
     heard: set[int] = field(default_factory=set)
     cache: PassCache = field(default_factory=PassCache, repr=False)

@@ -47,28 +47,30 @@ class PassShape:
 class PassInputs:
     """The inputs of passes of one shape, `int64`, on `device`: `fill` changes them in place.
 
-    ids, positions: `[B, N]`; anc: `[B, N, W]`; staged_positions: `[B, S]`; row_maps:
-    `[levels, B]`, the row of each sequence in each level; staged: `[1]`, the slots that earlier
-    passes of the round have staged.
+    ids, positions, position_ids: `[B, N]`, the last what the model turns by; anc: `[B, N, W]`;
+    staged_positions: `[B, S]`; row_maps: `[levels, B]`, the row of each sequence in each level;
+    staged: `[1]`, the slots that earlier passes of the round have staged.
     """
 
     def __init__(self, shape: PassShape, device: torch.device) -> None:
         self.shape = shape
         rows, nodes = shape.rows, shape.nodes
         shapes = (
-            (rows, nodes), (rows, nodes), (rows, nodes, shape.words), (rows, shape.slots),
-            (shape.levels, rows), (1,),
+            (rows, nodes), (rows, nodes), (rows, nodes), (rows, nodes, shape.words),
+            (rows, shape.slots), (shape.levels, rows), (1,),
         )  # fmt: skip
         self.buffer = torch.zeros(sum(map(prod, shapes)), dtype=torch.int64, device=device)
         parts = self.buffer.split(list(map(prod, shapes)))
-        self.ids, self.positions, self.anc, self.staged_positions, self.row_maps, self.staged = (
-            part.view(size) for part, size in zip(parts, shapes, strict=True)
-        )
+        (
+            self.ids, self.positions, self.position_ids, self.anc, self.staged_positions,
+            self.row_maps, self.staged,
+        ) = (part.view(size) for part, size in zip(parts, shapes, strict=True))  # fmt: skip
 
     def fill(
         self,
         ids: Tensor,
         positions: Tensor,
+        position_ids: Tensor,
         anc: Tensor,
         staged_positions: Tensor,
         row_maps: Sequence[Tensor],
@@ -78,6 +80,8 @@ class PassInputs:
 
         The host's memory is pageable: the driver has taken the numbers when the call returns.
         """
-        parts = (ids, positions, anc, staged_positions, *row_maps, torch.tensor([staged]))
+        parts = (
+            ids, positions, position_ids, anc, staged_positions, *row_maps, torch.tensor([staged]),
+        )  # fmt: skip
         host = torch.cat([part.reshape(-1).to(torch.int64) for part in parts])
         self.buffer.copy_(host, non_blocking=True)

@@ -26,9 +26,11 @@ from specdec.model.driving import drive
 from specdec.model.fused_head import FusedHead
 from specdec.model.packing import Packing
 from specdec.model.pass_graphs import PassGraphs
+from specdec.model.prompt_inputs import PromptInputs, prompt_inputs
 from specdec.model.turns import turn_of
 from specdec.placement import main_device
 from specdec.progress import reading_bar
+from specdec.sampling.prompt import Prompt
 from specdec.threads import Threads
 
 
@@ -168,26 +170,43 @@ class Target:
         tokens: Sequence[int],
         observers: Sequence[Observer] = (),
         length: int | None = None,
+        content: Prompt | None = None,
     ) -> None:
         """Read `tokens` behind what `sequence` holds, and commit them; no logits are made.
 
         length: of the text that they are read for, if it goes on behind them; where rotation
-        depends on it, they are turned by it.
+        depends on it, they are turned by it. content: what the text's prompt holds besides ids.
         """
         if not tokens:
             return
         start, done = store.length(sequence), 0
         span = length or start + len(tokens)
         with reading_bar(len(tokens)) as progress:
-            for chunk in chunks(tokens, start, span, self.rotation):
+            spans = () if content is None else content.spans
+            for chunk in chunks(tokens, start, span, self.rotation, spans):
                 where = torch.tensor([chunk.positions], device=self.device)
-                pass_ = ForwardPass(store, view, [sequence], where, observers=observers)
+                given = None if content is None else prompt_inputs(self.model, content, chunk)
+                pass_ = ForwardPass(
+                    store, view, [sequence], where, observers=observers,
+                    position_ids=None if given is None else given.position_ids,
+                    blocks=None if given is None else given.blocks,
+                )  # fmt: skip
                 with self._turn:
-                    self.model.base_model(**self.inputs([chunk.tokens], pass_))
+                    self._read(chunk.tokens, pass_, given)
                 self._check_heard(pass_)
                 store.commit(sequence, range(chunk.kept))
                 done += chunk.kept
                 progress(done, len(tokens))
+
+    def _read(self, tokens: list[int], pass_: ForwardPass, given: PromptInputs | None) -> None:
+        """One pass over a chunk of a prompt; no logits are made."""
+        inputs, reader = self.inputs([tokens], pass_), self.model.base_model
+        if given is not None:
+            del inputs["input_ids"]
+            inputs |= {"inputs_embeds": given.embeddings, **given.layers}
+            if given.layers:  # which the model around it makes of images only
+                reader = self.model.get_decoder()
+        reader(**inputs)
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass) -> Tensor:
@@ -231,7 +250,7 @@ class Target:
             tokens = torch.tensor([list(row) for row in tokens], device=self.device)
         return {
             "input_ids": tokens,
-            "position_ids": pass_.positions,
+            "position_ids": pass_.positions if pass_.position_ids is None else pass_.position_ids,
             "past_key_values": None,
             "use_cache": False,
             "specdec_pass": pass_,

@@ -21,6 +21,7 @@ from specdec.model.chunks import PREFILL_CHUNK
 from specdec.model.support import probe
 from specdec.model.target import Target
 from specdec.offload.prompt_folder import PromptFolder, layer_name, write_note
+from specdec.sampling.prompt import Prompt
 
 SEAM = 16  # last tokens that may differ: text that is cut elsewhere is also tokenized otherwise
 _TOLERANCE = 2e-3  # of the largest logit; other machines round otherwise
@@ -31,8 +32,9 @@ _SIZES = ("architecture", "layers", "kv_heads", "head_dim", "vocab_size", "dtype
 class SavedPrompt:
     """What a `PromptFolder` holds; made by `save`.
 
-    tokens: what has been read. Raises InvalidArgument for a folder that holds no saved prompt, and
-    from `check` for one of another model; WeightsError for files that are damaged or another's.
+    tokens: what has been read, as `Prompt.keys` tells it from all else. Raises InvalidArgument for
+    a folder that holds no saved prompt, and from `check` for one of another model; WeightsError for
+    files that are damaged or another's.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -62,7 +64,7 @@ class SavedPrompt:
             )
 
     def common(self, tokens: Sequence[int]) -> int:
-        """How many of the saved tokens `tokens` starts with.
+        """How many of the saved tokens `tokens` starts with, both as `Prompt.keys` gives them.
 
         Raises InvalidArgument unless these are all of them, but for the last SEAM.
         """
@@ -115,20 +117,22 @@ class SavedPrompt:
         return file
 
 
-def save(target: Target, tokens: Sequence[int], folder: str | Path) -> SavedPrompt:
-    """Read `tokens` and write their keys and values to `folder`, which is replaced as a whole.
+def save(target: Target, prompt: Prompt, folder: str | Path) -> SavedPrompt:
+    """Read a prompt and write its keys and values to `folder`, which is replaced as a whole.
 
     Raises InvalidArgument, before anything is read, for a folder that holds anything else, which is
     left as it is, and where there is no room.
     """
     _check_whole(target)
     place = PromptFolder(folder)
+    tokens = prompt.ids
     with place.replacing(len(tokens) * target.kv_shape.token_bytes) as unfinished:
         store = target.new_store(1, len(tokens) + PREFILL_CHUNK)
-        target.prefill(store, FullView(), 0, tokens)
+        content = None if prompt.is_plain else prompt
+        target.prefill(store, FullView(), 0, tokens, content=content)
         for layer in range(target.num_layers):
             save_file(_layer(store, layer), unfinished / layer_name(layer))
-        write_note(unfinished, {"model": describe(target), "tokens": list(tokens)})
+        write_note(unfinished, {"model": describe(target), "tokens": prompt.keys})
     return SavedPrompt(folder)
 
 

@@ -72,7 +72,7 @@ CALL: dict[str, Foreign] = {
     "cache_implementation": Foreign(_CACHE),
     "cache_config": Foreign(_CACHE),
     "inputs": Foreign(_PROMPT),
-    "inputs_embeds": Foreign("prompts are token ids here, not embeddings"),
+    "inputs_embeds": Foreign("give a specdec.Prompt, whose spans hold embeddings in place of ids"),
     "pixel_values": Foreign("images are not read yet"),
     "position_ids": Foreign("positions count from 0 at the first token of each prompt"),
     "pad_token_id": Foreign("nothing is padded here: each result has its own length"),

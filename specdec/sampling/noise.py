@@ -1,12 +1,12 @@
 """Noise: every random number of a generation, as a function of seed, prompt and place.
 
-A row's key is a digest of the seed and of its prompt's token ids, so unlike prompts share nothing,
-and a prompt's text is the same alone and in any batch; equal prompts of one call differ by their
-`sample`. Gumbel noise of the *target* is keyed by the absolute position of the token it decides.
-The target's choice argmax(log p + g) then does not depend on the drafter, the draft length or the
-batch, which is what makes seeded text reproducible across all of them. Under rejection sampling the
-tests and the drafts of one round need numbers of their own, keyed by the round: a position's number
-must not be used again after a test of it was seen to fail.
+A row's key is a digest of the seed and of its prompt (its ids, or `Prompt.keys`), so unlike prompts
+share nothing, and a prompt's text is the same alone and in any batch; equal prompts of one call
+differ by their `sample`. Gumbel noise of the *target* is keyed by the absolute position of the
+token it decides. The target's choice argmax(log p + g) then does not depend on the drafter, the
+draft length or the batch, which is what makes seeded text reproducible across all of them. Under
+rejection sampling the tests and the drafts of one round need numbers of their own, keyed by the
+round: a position's number must not be used again after a test of it was seen to fail.
 """
 
 from __future__ import annotations

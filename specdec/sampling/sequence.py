@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from specdec.sampling.prompt import Prompt
 from specdec.sampling.sampler import Sampler
 
 
@@ -22,6 +23,7 @@ class Row:
     round: how many rounds this sequence has been through; keys the noise of a round.
     level: 0 in the engine, 1 inside a drafter's own verification, and so on.
     behind: tokens that it lacks to the longest row of a batch that is to be turned as one.
+    content: what its prompt holds besides token ids; None if nothing.
     ends: tokens with which the text ends, so that nothing can follow them.
     unasked: in how many rounds it went without whose drafts, and why.
     """
@@ -36,6 +38,7 @@ class Row:
     round: int = 0
     level: int = 0
     behind: int = 0
+    content: Prompt | None = None
     ends: frozenset[int] = frozenset()
     unasked: Counter[str] = field(default_factory=Counter)
 
@@ -43,3 +46,17 @@ class Row:
     def span(self) -> int:
         """The length of text by which its tokens are turned: see `Rotation`."""
         return len(self.tokens) + self.behind
+
+    @property
+    def offset(self) -> int:
+        """What is added to the place of a token behind the prompt to have its position."""
+        return 0 if self.content is None else self.content.offset
+
+    def keys(self, start: int = 0, stop: int | None = None) -> list[int]:
+        """What tells its tokens from others, `start .. stop`: their ids, and what only looks alike
+        apart (`Prompt.keys`)."""
+        keys = self.tokens[start:stop]
+        if self.content is not None:
+            known = self.content.keys[start:stop]
+            keys[: len(known)] = known
+        return keys
