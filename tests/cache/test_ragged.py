@@ -15,6 +15,7 @@ from specdec.errors import OutOfMemory
 from specdec.offload.kv_memory import KVMemory
 
 from helpers import hostile, longspec_models, models
+from helpers.matrix import crossed
 
 LONG = [(5 * i * i + i) % models.VOCAB for i in range(100)]
 PROMPTS = [[1, 2, 3, 1, 2, 3], LONG, [7], [3, 4] * 5, LONG[::-1][:80], [5, 6], [9]]
@@ -65,7 +66,10 @@ def test_memory_is_that_of_rows_as_they_are():
         engine.generate([prompts[0]] * 16, max_new_tokens=8, drafter="none")
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma3", "fused"])
+ENGINES = ["llama", "gemma3", "fused"]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request):
     if request.param == "fused":  # float32 and heads of 16: passes by our kernels
         sizes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96}
@@ -108,17 +112,16 @@ DRAFTERS = {
     "none": {}, "ngram": {}, "auto": {}, "model": {"draft_width": 3}, "kivi": {"kv_group": 32},
     "snapkv": SPARSE, "quest": {**SPARSE, "budget": 48}, "triforce": {},
 }  # fmt: skip
-SOME = ("none", "model", "quest")
 
 
-@pytest.mark.parametrize("samples", [1, 2])
-@pytest.mark.parametrize("drafter", [*DRAFTERS, longspec_models.untrained])
+@crossed(
+    together=1, indirect=["engine"], engine=ENGINES, drafter=[*DRAFTERS, longspec_models.untrained],
+    samples=[1, 2],
+)  # fmt: skip
 def test_the_texts_are_those_of_each_alone(engine, draft, ragged, drafter, samples):
     options = {} if callable(drafter) else DRAFTERS[drafter]
     if engine.packing.weights and callable(drafter):
         pytest.skip("it copies weights that are packed")
-    if "Gemma" in engine.name and drafter not in SOME:
-        pytest.skip("what drafts does not meet the architecture")
     if drafter == "model":
         options = {**options, "draft_model": draft}
     for sampling in ({}, {"temperature": 0.9, "seed": 3})[samples - 1 :]:

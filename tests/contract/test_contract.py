@@ -13,9 +13,12 @@ from specdec import Engine
 
 from helpers import hostile, models
 from helpers.contract import CONTROLS, DRAFTERS, EVERYWHERE, NEW, PROMPTS, outcome, run
+from helpers.matrix import crossed
+
+ARCHITECTURES = ["llama", "gemma3", "gpt-oss"]
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma3", "gpt-oss"])
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def engine(request):
     return Engine(models.build(request.param), hostile.tokenizer(models.VOCAB))
 
@@ -28,6 +31,11 @@ def llama():
 @pytest.fixture(scope="module")
 def draft(engine):
     return models.disturbed(engine.model, 0.03)
+
+
+@pytest.fixture(scope="module")
+def llamas_draft(llama):
+    return models.disturbed(llama.model, 0.03)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +53,10 @@ def plain(engine):
     return reference
 
 
-@pytest.mark.parametrize("controls", sorted(EVERYWHERE))
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@crossed(
+    fast=True, indirect=["engine"], drafter=DRAFTERS, controls=sorted(EVERYWHERE),
+    engine=ARCHITECTURES,
+)  # fmt: skip
 def test_same_text(engine, draft, plain, drafter, controls):
     """Greedy and coupled: one ragged batch gives what plain decoding gives row by row."""
     kwargs = CONTROLS[controls]
@@ -55,17 +65,16 @@ def test_same_text(engine, draft, plain, drafter, controls):
     assert all(g.lossless and len(g.token_ids) <= NEW for g in out)
 
 
-@pytest.mark.parametrize("controls", [name for name in CONTROLS if name not in EVERYWHERE])
-@pytest.mark.parametrize("drafter", DRAFTERS)
-def test_same_text_under_every_control(llama, drafter, controls):
+@crossed(together=1, drafter=DRAFTERS, controls=[x for x in CONTROLS if x not in EVERYWHERE])
+def test_same_text_under_every_control(llama, llamas_draft, drafter, controls):
     """The other sampling controls; they do not meet the architecture, so one will do."""
     kwargs = {"max_new_tokens": NEW, **CONTROLS[controls]}
     want = llama.generate(PROMPTS, drafter="none", **kwargs)
-    out = run(llama, models.disturbed(llama.model, 0.03), **DRAFTERS[drafter], **kwargs)
+    out = run(llama, llamas_draft, **DRAFTERS[drafter], **kwargs)
     assert outcome(out) == outcome(want)
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@crossed(together=1, indirect=["engine"], drafter=DRAFTERS, engine=ARCHITECTURES)
 def test_rejection_is_exact_at_temperature_zero(engine, draft, plain, drafter):
     out = run(engine, draft, **DRAFTERS[drafter], acceptance="rejection")
     assert outcome(out) == plain()
@@ -74,7 +83,10 @@ def test_rejection_is_exact_at_temperature_zero(engine, draft, plain, drafter):
 DRAWING = ("model", "casc", "whim", "longspec", "kivi")  # names of those that draw drafts at random
 
 
-@pytest.mark.parametrize("drafter", [d for d in DRAFTERS if not any(x in d for x in DRAWING)])
+NOT_DRAWN = [d for d in DRAFTERS if not any(x in d for x in DRAWING)]
+
+
+@crossed(together=1, indirect=["engine"], drafter=NOT_DRAWN, engine=ARCHITECTURES)
 def test_deterministic_drafts_keep_the_seed_under_rejection(engine, plain, drafter):
     """A draft that was not drawn is verified by the walk, which is a plain step per token."""
     kwargs = {"temperature": 0.9, "seed": 3}
@@ -86,7 +98,7 @@ SAMPLED = ["model", "model-tree", "ngram+model-tree", "cascade"]
 SAMPLED += ["longspec", "longspec-tree", "longspec-nodes", "kivi"]
 
 
-@pytest.mark.parametrize("drafter", SAMPLED)
+@crossed(together=1, indirect=["engine"], drafter=SAMPLED, engine=ARCHITECTURES)
 def test_rejection_is_reproducible_and_obeys_limits(engine, draft, drafter):
     kwargs = {**DRAFTERS[drafter], "acceptance": "rejection", "temperature": 1.0, "eos_token_id": 2}
     first = run(engine, draft, **kwargs, seed=1)

@@ -9,9 +9,13 @@ from specdec import Engine
 
 from helpers import hostile, models
 from helpers.contract import DRAFTERS, NEW, PROMPTS, outcome, run
+from helpers.matrix import crossed
+
+ARCHITECTURES = ["llama", "gemma3", "gpt-oss"]
+RULES = ["coupled", "rejection"]
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma3", "gpt-oss"])
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def engine(request):
     return Engine(models.build(request.param), hostile.tokenizer(models.VOCAB))
 
@@ -81,10 +85,10 @@ class Alternating:
         return scores
 
 
-@pytest.mark.parametrize("acceptance", ["coupled", "rejection"])
-@pytest.mark.parametrize(
-    "drafter", ["RandomTrees", "model", "model-tree", "cascade", "longspec", "longspec-nodes"]
-)
+FORKING = ["RandomTrees", "model", "model-tree", "cascade", "longspec", "longspec-nodes"]
+
+
+@crossed(indirect=["engine"], drafter=FORKING, acceptance=RULES, engine=ARCHITECTURES)
 def test_processor_with_state(engine, draft, drafter, acceptance):
     """Each token is shaped by the state that plain decoding would have there."""
     kwargs = {"temperature": 1.0, "seed": 5, "logits_processor": [Alternating()]}

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from helpers import hostile, models
+from helpers.matrix import crossed
 
 pytest.importorskip("numba", reason="numba is not installed")
 
@@ -60,8 +61,6 @@ DRAFTERS = {
     "int8": {"drafter": "triforce", "draft_weights": "int8", "min_ngram": 1},
     **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},
 }
-# What drafts look like does not meet the architecture: the others run the three that differ most.
-EVERYTHING, SOME = {"llama", "gemma3"}, ("model-tree", "quest", "RandomTrees")
 MODES = {"greedy": {}, "coupled": {"temperature": 0.9, "seed": 3}}
 
 
@@ -251,12 +250,7 @@ def test_same_text_out_of_tiers(fused, drafter):
         fused.compare(PROMPTS, fused.generate(PROMPTS, **options), {})
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    ("fused", "drafter"),
-    [(m, d) for m in MODELS for d in (DRAFTERS if m in EVERYTHING else SOME)],
-    indirect=["fused"],
-)
+@crossed(indirect=["fused"], drafter=DRAFTERS, mode=MODES, fused=MODELS)
 def test_same_text(fused, drafter, mode):
     """One ragged batch, and one row alone."""
     kwargs = {**DRAFTERS[drafter], **MODES[mode]}

@@ -18,6 +18,7 @@ from specdec.offload.split import Sizes
 from specdec.offload.tiered_store import TieredStore
 
 from helpers import contract, hostile, models
+from helpers.matrix import crossed
 from helpers.tiered import NEW, PROMPTS, SMALL, TIERS, engine_of
 
 
@@ -26,9 +27,10 @@ def llama():
     return engine_of()
 
 
-@pytest.mark.parametrize("tiers", TIERS)
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt-oss"])
-@pytest.mark.parametrize("drafter", ["none", "ngram", hostile.Bushy, "triforce"])
+@crossed(
+    drafter=["none", "ngram", hostile.Bushy, "triforce"], name=["llama", "qwen2", "gpt-oss"],
+    tiers=TIERS,
+)  # fmt: skip
 def test_same_text(tiers, name, drafter):
     """Full and sliding layers, softcaps and sinks; two layers each."""
     engine = engine_of(name)
@@ -47,8 +49,7 @@ DRAFTERS = {
 }
 
 
-@pytest.mark.parametrize("controls", ["greedy", "sampled"])
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@crossed(together=1, drafter=DRAFTERS, controls=["greedy", "sampled"])
 def test_every_drafter(llama, drafter, controls):
     """The contract, with a layer behind a link and one on disk."""
     kwargs = {"max_new_tokens": NEW, **contract.CONTROLS[controls]}

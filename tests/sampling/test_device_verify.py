@@ -15,6 +15,7 @@ from specdec.sampling.tree import Law
 
 from helpers import fused, hostile, models
 from helpers.enumeration import EXACT, KINDS, Tables, grow, outcomes, shapes, unknown_after
+from helpers.matrix import crossed
 
 PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [9, 8, 7, 9, 8, 7, 9]]
 DRAFTERS = {
@@ -58,9 +59,7 @@ def outcome(generations):
     ]
 
 
-@pytest.mark.parametrize("acceptance", ["coupled", "rejection"])
-@pytest.mark.parametrize("controls", CONTROLS)
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@crossed(together=1, drafter=DRAFTERS, controls=CONTROLS, acceptance=["coupled", "rejection"])
 def test_the_same_text_as_by_the_host(engine, draft, drafter, controls, acceptance, monkeypatch):
     """Every verdict of the kernels' plain twins is the host's: tokens, ends and acceptance."""
     kwargs = {**DRAFTERS[drafter], **CONTROLS[controls], "acceptance": acceptance}

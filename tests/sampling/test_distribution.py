@@ -17,6 +17,7 @@ from specdec.sampling import sampler
 from specdec.sampling.verify import Verdict, traversal
 
 from helpers import longspec_models, models
+from helpers.matrix import crossed
 
 VOCAB, SAMPLES, ALARM = 5, 1200, 1e-6
 PROMPTS = [[1, 2, 3, 1, 2], [4], [0, 1, 0, 1, 0, 1, 0]]
@@ -97,8 +98,7 @@ DRAFTERS = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@crossed(together=1, drafter=DRAFTERS, setting=SETTINGS)
 def test_rejection_samples_the_target(engine, draft, drafter, setting):
     kwargs, warpers = SETTINGS[setting]
     out = engine.generate(
@@ -110,7 +110,9 @@ def test_rejection_samples_the_target(engine, draft, drafter, setting):
     assert p_value(pairs_of(out), joint_law(engine, PROMPTS[0], warpers)) > ALARM
 
 
-@pytest.mark.parametrize("acceptance", ["coupled", "rejection"])
+@pytest.mark.parametrize(
+    "acceptance", ["coupled", pytest.param("rejection", marks=pytest.mark.slow)]
+)
 def test_ragged_batch_samples_the_target(engine, draft, acceptance):
     """One batch of three prompts of different length, each with its own law."""
     out = engine.generate(

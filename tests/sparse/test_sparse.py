@@ -23,6 +23,7 @@ from specdec.sparse.scorers.recency import Recency
 from specdec.sparse.view import SparseView
 
 from helpers import hostile, models
+from helpers.matrix import crossed
 from helpers.sparse_texts import NEW, PROMPTS, SMALL
 
 PRESETS = SPARSE_VIEWS
@@ -52,24 +53,6 @@ def plain(engine):
         return known[key]
 
     return texts
-
-
-MODES = {
-    "greedy": {},
-    "coupled": {"temperature": 0.9, "seed": 3},
-    "samples": {"temperature": 0.9, "seed": 3, "num_return_sequences": 2},
-}
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("view", PRESETS)
-def test_presets_draft_losslessly(engine, plain, view, mode):
-    """Ragged batches, and samples that share a prompt; some rows are shorter than the budget."""
-    kwargs = MODES[mode]
-    out = engine.generate(PROMPTS, drafter=view, max_new_tokens=NEW, **SMALL, **kwargs)
-    assert [g.token_ids for g in out] == plain(**kwargs)
-    assert sum(g.stats.num_accepted_draft_tokens for g in out) > 0
-    assert all(g.lossless and g.drafter == view for g in out)
 
 
 @dataclass(frozen=True)
@@ -130,8 +113,7 @@ REFRESHES = ["pass", "round", "falling", "prompt", 2]
 QUERIES = ["draft", "verified", "prompt"]
 
 
-@pytest.mark.parametrize("sharing", SHARINGS)
-@pytest.mark.parametrize("scorer", SCORERS)
+@crossed(together=1, scorer=SCORERS, sharing=SHARINGS)
 def test_any_scorer_with_any_plan(llama, plain_pair, scorer, sharing):
     """The grid of scorers, plans and refreshes; whose queries choose goes round in it."""
     for place, refresh in enumerate(REFRESHES):

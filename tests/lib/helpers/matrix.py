@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from helpers.ids import short
+
 Cell = tuple[Any, ...]
 
 
@@ -36,11 +38,13 @@ def covering(
     return chosen
 
 
-def crossed(*, together: int = 2, fast: bool = False, **axes: Collection[Any]) -> Any:
+def crossed(
+    *, together: int = 2, fast: bool = False, indirect: Sequence[str] = (), **axes: Collection[Any]
+) -> Any:
     """Parametrise a test over names of values, by axis; what `together` axes need is the default.
 
-    fast: the few cells in which every value occurs bear the mark `fast`. Values must be strings or
-    numbers: they are the ids.
+    together: 1 where pairs would be the product, or where axes do not meet in the code. fast: the
+    few cells in which every value occurs bear the mark `fast`. indirect: axes that are fixtures.
     """
     values = list(axes.values())
     few = covering(values, 1)
@@ -50,5 +54,9 @@ def crossed(*, together: int = 2, fast: bool = False, **axes: Collection[Any]) -
         marks = [pytest.mark.slow] if cell not in default else []
         if fast and cell in few:
             marks.append(pytest.mark.fast)
-        cells.append(pytest.param(*cell, marks=marks, id="-".join(map(str, cell))))
-    return pytest.mark.parametrize(list(axes), cells)
+        cells.append(
+            pytest.param(
+                *cell, marks=marks, id="-".join(x if isinstance(x, str) else short(x) for x in cell)
+            )
+        )
+    return pytest.mark.parametrize(list(axes), cells, indirect=list(indirect))
