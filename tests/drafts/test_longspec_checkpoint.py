@@ -70,6 +70,7 @@ def test_the_shipped_checkpoint_is_for_the_demo_model_only(llama):
         llama.generate([1], drafter="longspec")
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_the_shipped_checkpoint_drafts_for_the_demo_model():
     demo = Engine.from_pretrained("demo")

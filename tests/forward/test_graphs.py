@@ -22,6 +22,7 @@ from specdec.forward.static_inputs import PassShape, padded
 
 from helpers import hostile, models
 from helpers.graphed import NEVER, ON_GPU, capture_for, graphed, lengths_apart, on
+from helpers.matrix import crossed
 from helpers.passes import Oracle, make_row, random_tree, same_passes, take_up
 
 
@@ -233,8 +234,7 @@ DRAFTERS = {
 
 
 @pytest.mark.parametrize("device", on(("cpu",), ("cuda",)))
-@pytest.mark.parametrize("drafter", DRAFTERS)
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt-oss"])
+@crossed(together=1, drafter=DRAFTERS, name=["llama", "gemma3", "gpt-oss"])
 def test_the_same_text(name, drafter, device):
     """Prompts and samples in one batch, greedy and with a seed, rows that end early."""
     model = models.build(name, dtype=torch.float64 if device == "cpu" else torch.float32).to(device)

@@ -234,6 +234,7 @@ for dim, nodes in ((32, 4), (64, 1), (64, 4), (64, 8), (80, 8)):
 """
 
 
+@pytest.mark.slow
 def test_kernels_as_other_registers_have_them():
     """Weights and attention in the tiles that this machine does not use: LLVM splits vectors that
     are too wide."""

@@ -47,7 +47,17 @@ def run(*command: str | Path, **environment: str) -> str:
 @needs_triton
 @pytest.mark.parametrize("checks", CHECKS)
 def test_every_kernel_under_the_interpreter(checks: str) -> None:
-    run("-m", "pytest", "-q", "-x", TESTS / "interpreted" / checks, TRITON_INTERPRET="1")
+    """On a few examples each; all failures of a file are told."""
+    run("-m", "pytest", "-q", TESTS / "interpreted" / checks, TRITON_INTERPRET="1")
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("checks", CHECKS)
+def test_every_kernel_under_the_interpreter_on_many_examples(checks: str) -> None:
+    """And whole passes; a seed of the slow part is not theirs: they are drawn as by default."""
+    several = {"TRITON_INTERPRET": "1", "SPECDEC_ALL_EXAMPLES": "1"}
+    run("-m", "pytest", "-q", "-m", "slow or not slow", TESTS / "interpreted" / checks, **several)
 
 
 @needs_triton

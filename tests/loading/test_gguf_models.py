@@ -23,6 +23,7 @@ from helpers.gguf_models import (
     write,
     write_case,
 )
+from helpers.matrix import crossed
 
 IDS = [(7 * i * i + 3 * i) % VOCAB for i in range(24)]  # longer than every window
 LONG = [(5 * i * i + i) % VOCAB for i in range(300)]  # longer than the boundary of longrope
@@ -64,8 +65,7 @@ def test_the_engine_says_what_the_model_says(name: str, tmp_path: Path) -> None:
         assert ours.token_ids == theirs[0, len(IDS) :].tolist()
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3-tied", "phi3", "gemma3"])
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16"])
+@crossed(together=1, name=["llama", "qwen3-tied", "phi3", "gemma3"], kind=["Q8_0", "Q4_0", "F16"])
 def test_quantised_files_have_the_values_of_their_blocks(
     name: str, kind: str, tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ def same_ids(tokenizer: Any, path: Path) -> None:
         assert tokenizer(text)["input_ids"] == theirs(text), text
 
 
-@pytest.mark.parametrize("name", ["demo", "gemma"])
+@pytest.mark.parametrize("name", ["demo", pytest.param("gemma", marks=pytest.mark.slow)])
 def test_a_real_file_says_what_llama_cpp_says(name: str, tmp_path: Path) -> None:
     """llama.cpp multiplies by inputs of 8 bits, so its logits are near ours, not equal to them."""
     pytest.importorskip("llama_cpp")

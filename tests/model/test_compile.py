@@ -35,7 +35,12 @@ def _fresh():
 
 
 @pytest.mark.parametrize(
-    ("name", "backend"), [("llama", "eager"), ("llama", "aot_eager"), ("gemma2", "aot_eager")]
+    ("name", "backend"),
+    [
+        ("llama", "eager"),
+        pytest.param("llama", "aot_eager", marks=pytest.mark.slow),
+        pytest.param("gemma2", "aot_eager", marks=pytest.mark.slow),
+    ],
 )
 def test_the_same_text_from_one_graph(name, backend):
     """No graph break; windows and softcaps travel through the operator."""

@@ -48,6 +48,7 @@ def test_two_processes_give_the_text_of_one(tmp_path):
         assert texts == [g.token_ids for g in want]
 
 
+@pytest.mark.slow
 def test_the_command_prints_once(tmp_path):
     """As `accelerate launch -m specdec.offload` and `torchrun -m specdec.offload` start it."""
     folder = letters.save(tmp_path / "letters")

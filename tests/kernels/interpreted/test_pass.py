@@ -50,7 +50,7 @@ def launched(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_full_passes(name, launched):
     model = models.build(name, dtype=torch.float32)
@@ -71,8 +71,13 @@ def test_full_passes(name, launched):
     ("scorer", "sharing", "op"),
     [
         (PageBounds(4), Sharing(), "score_bounds"),
-        (LabelChannels(4), Sharing(), "score_labels"),
-        (ExactMass(1), Sharing(anchors=(0,), exact_anchors=True), "page_mass"),
+        pytest.param(LabelChannels(4), Sharing(), "score_labels", marks=pytest.mark.slow),
+        pytest.param(
+            ExactMass(1),
+            Sharing(anchors=(0,), exact_anchors=True),
+            "page_mass",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 @torch.inference_mode()

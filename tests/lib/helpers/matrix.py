@@ -54,9 +54,6 @@ def crossed(
         marks = [pytest.mark.slow] if cell not in default else []
         if fast and cell in few:
             marks.append(pytest.mark.fast)
-        cells.append(
-            pytest.param(
-                *cell, marks=marks, id="-".join(x if isinstance(x, str) else short(x) for x in cell)
-            )
-        )
+        name = "-".join(x if isinstance(x, str) else short(x) for x in cell)
+        cells.append(pytest.param(*cell, marks=marks, id=name))
     return pytest.mark.parametrize(list(axes), cells, indirect=list(indirect))
