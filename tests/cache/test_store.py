@@ -15,6 +15,8 @@ from specdec.offload.disk import DiskTier
 from specdec.offload.tier import HostTier
 from specdec.offload.tiered_store import TieredStore
 
+pytestmark = pytest.mark.fast
+
 LAYERS, HEADS, DIM, CAPACITY = 2, 2, 3, 30
 
 

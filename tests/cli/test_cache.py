@@ -15,6 +15,8 @@ from specdec.errors import InvalidArgument, WeightsError
 
 from helpers.command import run
 
+pytestmark = pytest.mark.fast
+
 OLD = "0123456789abcdef" * 2
 
 

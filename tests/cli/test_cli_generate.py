@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,8 +63,12 @@ def test_accepted_tokens_are_green(folder: str) -> None:
 def test_choices_are_explained(folder: str) -> None:
     arguments = ["generate", "abc abc abc abc", "-m", folder, "--no-compare", "-n", "30"]
     told = run(*arguments, "--explain", NO_COLOR="1").stderr
-    assert "round" in told and "rounds by proposer: " in told
-    assert "best draft promised" in told or "promised" in told
+    stretch = r"rounds? [\d-]+: (plain \(best draft |\w+ \()promised \d+\.\d\dx"
+    figures = r"(, a probe)?; \d+\.\d tokens in \d+\.\d ms a round\)"
+    known = re.compile(f"{stretch}{figures}|.*: plain \\(to know its cost.*")
+    lines = [line for line in told.splitlines() if re.match(r"rounds? \d", line)]
+    assert lines and all(known.fullmatch(line) for line in lines), told
+    assert "rounds by proposer: " in told
     fixed = run(*arguments, "--explain", "-d", "none", NO_COLOR="1").stderr
     assert "none was asked for" in fixed and "plain 30" in fixed
     assert "rounds by" not in run(*arguments, NO_COLOR="1").stderr

@@ -20,6 +20,8 @@ from specdec.errors import InvalidArgument
 from helpers import letters
 from helpers.command import run
 
+pytestmark = pytest.mark.fast
+
 LINE, NEL, FEED, BOM = "\u2028", "\x85", "\x0c", "\ufeff"
 
 

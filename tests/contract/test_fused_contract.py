@@ -208,18 +208,23 @@ def test_views_that_know_their_reads(fused, name):
     base = CachedModel(target, FullView(), [row], recorder=QueryRecorder(window=8))
     view = VIEWS[name].load()(target, options)
     models = [CachedModel(target, view, [row], base=base) for _ in range(2)]
-    run = decoder_run_numba._run
+    run, calls = decoder_run_numba._run, []
     for turn in range(12):
         tree = TokenTree.chain(row.tokens[-1], tokens[: turn % 3])
         with patch.object(decoder_run_numba, "_run", wraps=run) as gone_through:
             (ours,) = models[0].forward([row], [tree])
+        calls.append(gone_through.call_count)
         with patch.object(FusedRun, "through", lambda *_: None):
             (one_by_one,) = models[1].forward([row], [tree])
         assert torch.equal(ours, one_by_one)
         if turn % 2:  # else the same text is drafted for once more
             row.tokens.append(tokens[100 + turn])
             row.stable = len(row.tokens)
-    assert gone_through.call_count or name == "tidal"
+    runs = len({id(forward.run) for forward in fused.engine.packing.forwards.values()})
+    if name == "tidal":  # its anchor's queries choose: the layers with a choice go one by one
+        assert set(calls) == {runs - 1}
+    else:  # the first pass chooses, where the prompt's queries did not
+        assert min(calls[1:]) >= runs
     assert models[0].reads(0) == models[1].reads(0)
 
 

@@ -16,6 +16,8 @@ from specdec.sampling.tree import TokenTree
 
 from helpers.worlds import KEYS
 
+pytestmark = pytest.mark.fast
+
 
 def sizes(*seconds, rows=1):
     """Of passes with so many seconds for 0, 1, 2 ... draft nodes a row."""

@@ -16,6 +16,8 @@ from specdec.errors import InvalidArgument
 from helpers import models
 from helpers.ids import short
 
+pytestmark = pytest.mark.fast
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 PROMPT = [1, 2, 3]
 

@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from specdec.decoding.detokenizer import Detokenizer
 
+pytestmark = pytest.mark.fast
+
 SIGN = "\ufffd"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -13,6 +13,8 @@ from specdec.sampling.params import NAMES
 
 from helpers import models
 
+pytestmark = pytest.mark.fast
+
 FIELDS = [name for name in vars(GenerationConfig()) if not name.startswith("_")]
 READ = NAMES | generation_fields.DRAFTING.keys()
 

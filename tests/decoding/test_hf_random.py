@@ -12,6 +12,8 @@ import specdec
 
 from helpers import hostile, models
 
+pytestmark = pytest.mark.fast
+
 SETTINGS: dict[str, list[Any]] = {
     "repetition_penalty": [1.2, 0.7], "no_repeat_ngram_size": [2, 3],
     "bad_words_ids": [[[3], [4, 5]]], "suppress_tokens": [[1, 2]], "begin_suppress_tokens": [[7]],

@@ -19,6 +19,8 @@ from specdec.sampling.tree import MAX_NODES
 from helpers import models
 from helpers.passes import Oracle, make_row, random_tree, take_up
 
+pytestmark = pytest.mark.fast
+
 
 class Fails:
     """Attention that fails at one of the calls to come."""

@@ -13,6 +13,8 @@ from specdec import Engine
 
 from helpers import hostile, models
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def engine():

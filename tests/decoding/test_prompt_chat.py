@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from specdec.decoding.prompt import parse_prompts
 from specdec.errors import InvalidArgument
 
+pytestmark = pytest.mark.fast
+
 CHATML = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"

@@ -19,6 +19,8 @@ from specdec.plain import plain
 from helpers import hostile, models
 from helpers.ids import short
 
+pytestmark = pytest.mark.fast
+
 IDS = [3, 1, 4]
 TWO = [[3, 1, 4], [1, 5, 9]]
 

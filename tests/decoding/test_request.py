@@ -12,6 +12,8 @@ from specdec.errors import InvalidArgument, PromptTooLong, VocabularyMismatch
 
 from helpers import hostile, models
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def engine():

@@ -15,6 +15,8 @@ from specdec.offload.split import Sizes
 
 from helpers import hostile, longspec_models, models
 
+pytestmark = pytest.mark.fast
+
 _rng = random.Random(4)
 PROMPT = [_rng.randrange(models.VOCAB) for _ in range(192)]
 SMALL = Sizes(window=16, block=4, room=1024, staging_bytes=4096)

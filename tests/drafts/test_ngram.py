@@ -14,6 +14,8 @@ from specdec.sampling.verify import Verdict
 from helpers.brute_force import followers, longest, tails, tokens
 from helpers.ngram_rows import drafter_of, proposal, row_of
 
+pytestmark = pytest.mark.fast
+
 
 @given(
     tokens.filter(len), st.integers(1, 40), st.integers(1, 4), st.integers(1, 9), st.integers(0, 9)

@@ -14,6 +14,8 @@ from specdec.sampling.verify import Verdict
 
 from helpers.ngram_rows import COSTS, drafter_of, generate, proposal, random_text, row_of
 
+pytestmark = pytest.mark.fast
+
 
 def test_copied_text_gets_long_drafts():
     source = random.Random(0).choices(range(1000), k=300)
@@ -88,13 +90,17 @@ def test_other_drafters_successes_teach_nothing():
 
 
 def test_drafting_is_cheap_beside_a_pass():
-    """Well under a millisecond a round; the bound allows for a busy machine."""
+    """Well under a millisecond of the processor a round, whoever else is busy on the machine."""
     chance = random.Random(3)
     text = [
         chance.choice((1, 2, 3, 4)) if chance.random() < 0.2 else i % 700 for i in range(20_000)
     ]
-    drafter, row = drafter_of(draft_width=4), row_of(text)
-    drafter.begin([row], None)
-    start = time.perf_counter()
-    rounds = generate(drafter, row, text[:500])
-    assert (time.perf_counter() - start) / len(rounds) < 0.02
+
+    def seconds():
+        drafter, row = drafter_of(draft_width=4), row_of(text)
+        drafter.begin([row], None)
+        start = time.thread_time()
+        rounds = generate(drafter, row, text[:500])
+        return (time.thread_time() - start) / len(rounds)
+
+    assert min(seconds() for _ in range(3)) < 1e-3

@@ -26,6 +26,8 @@ from specdec.registry import TRAINING
 from helpers import longspec_models, models
 from helpers.command import run
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_file_is_whole_or_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "result.json"

@@ -12,6 +12,8 @@ from specdec.drafts.ngram.suffix_automaton import Match, SuffixAutomaton
 
 from helpers.brute_force import followers, longest, tails, tokens
 
+pytestmark = pytest.mark.fast
+
 
 @given(tokens, tails, st.integers(1, 12))
 def test_match_is_the_longest_that_occurred_before(text: list[int], tail: list[int], limit: int):

@@ -16,6 +16,8 @@ from specdec.errors import WeightsError
 from specdec.loading import demo
 from specdec.loading.loader import load
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_cache_can_be_moved(cache: Path) -> None:
     assert cachedir.cache_root() == cache

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fast
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:

@@ -9,6 +9,8 @@ import pytest
 
 from specdec.moved import MOVED
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("old", MOVED)
 def test_an_old_name_is_the_module_under_its_new_one(old: str) -> None:

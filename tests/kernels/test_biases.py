@@ -14,6 +14,8 @@ from specdec.kernels.attention.level_attention import NO_BOUNDS, Reads, level_at
 
 from helpers.numba_drawn import EXAMPLES, Drawn, judge
 
+pytestmark = pytest.mark.fast
+
 
 def exact(q, k, v, bias, scale, softcap):
     """The formula, in NumPy: softmax(softcap(q k * scale) + bias) v, per query head."""

@@ -15,6 +15,8 @@ from specdec.sampling.tree import ancestor_words
 
 from helpers.dense import close, dense, own_error
 
+pytestmark = pytest.mark.fast
+
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -11,6 +11,8 @@ from numba import prange
 from specdec.kernels.cpu.jit import OPTIONS, SERIAL, num_threads
 from specdec.kernels.cpu.work_stealing import next_piece, num_shares, shares
 
+pytestmark = pytest.mark.fast
+
 
 @numba.njit(**OPTIONS)
 def done_by(count):

@@ -15,6 +15,8 @@ from specdec.loading.loader import config_of, load
 from helpers.gguf_models import CASES, keys_of, model_of, tensors_of, write, write_case
 from helpers.tiny_llama import write_gguf
 
+pytestmark = pytest.mark.fast
+
 
 def logits_of(path: Path) -> torch.Tensor:
     model = load(path, dtype="float32", device="cpu").model

@@ -13,6 +13,8 @@ from specdec.loading.gguf.blocks import TYPES, decode
 
 from helpers.stored_gguf import blocks
 
+pytestmark = pytest.mark.fast
+
 FORMATS = {
     **dict.fromkeys(["Q4_0", "Q4_1", "Q4_K", "Q2_K", "Q3_K"], "int4affine"),
     **dict.fromkeys(["Q5_1", "Q5_K"], "int8affine"),

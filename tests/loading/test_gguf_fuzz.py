@@ -17,6 +17,8 @@ from specdec.loading.loader import load
 
 from helpers.gguf_models import CASES, keys_of, llama_cpp_logits, model_of, tensors_of, write
 
+pytestmark = pytest.mark.fast
+
 IDS = [1, 5, 9, 2, 44, 13, 7, 60]
 ROUNDS = 10  # files of each architecture
 

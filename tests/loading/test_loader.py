@@ -15,6 +15,8 @@ from specdec.loading.loader import load
 
 from helpers.tiny_llama import tiny_llama
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

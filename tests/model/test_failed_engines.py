@@ -15,6 +15,8 @@ from specdec.model.target import Target
 
 from helpers import models
 
+pytestmark = pytest.mark.fast
+
 IDS = torch.tensor([[1, 5, 2, 8, 3]])
 
 

@@ -14,6 +14,8 @@ pytest.importorskip("numba", reason="numba is not installed")
 from specdec import Engine
 from specdec.model.target import Target
 
+pytestmark = pytest.mark.fast
+
 PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6]
 
 

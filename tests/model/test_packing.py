@@ -16,6 +16,8 @@ from specdec import Engine
 from specdec.errors import SpecdecError
 from specdec.kernels.linear.packed_weight import quantise
 
+pytestmark = pytest.mark.fast
+
 TOKENS = torch.tensor([[1, 5, 2, 8, 3]])
 
 

@@ -11,6 +11,8 @@ from specdec import Engine
 from specdec.errors import UnsupportedModel
 from specdec.forward import attention
 
+pytestmark = pytest.mark.fast
+
 _SMALL = dict(
     vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
     max_position_embeddings=2048, eos_token_id=None, bos_token_id=None, pad_token_id=None,

@@ -35,6 +35,8 @@ from helpers.enumeration import (
 )
 from helpers.rules import recursive_rejection
 
+pytestmark = pytest.mark.fast
+
 CHAIN, PAIR, BUSH = (-1, 0, 1), (-1, 0, 0), (-1, 0, 0, 1, 1)
 TABLES = [Tables(3, seed) for seed in range(4)]  # a mistake may be harmless on one of them
 

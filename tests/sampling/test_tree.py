@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from specdec.sampling.tree import WORD, Law, TokenTree, ancestor_words
 
+pytestmark = pytest.mark.fast
+
 
 def parent_lists(max_nodes: int) -> st.SearchStrategy[list[int]]:
     """Topologically ordered parents, of chains, stars and all between."""

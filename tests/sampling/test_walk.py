@@ -27,6 +27,8 @@ from helpers.enumeration import (
 )
 from helpers.rules import recursive_rejection, walk_by_draws
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("kind", ["dense", "zeros", "certain target"])
 def test_walk_with_drawn_choices_is_exact_for_deterministic_trees(kind):

@@ -25,6 +25,8 @@ from specdec.sparse.view import SparseView
 from helpers import models
 from helpers.passes import make_row
 
+pytestmark = pytest.mark.fast
+
 
 def reference(score: np.ndarray, count: int, safeguard: float) -> list[int]:
     """AdaKV, algorithm 1, one entry after the other."""

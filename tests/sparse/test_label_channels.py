@@ -19,6 +19,8 @@ from specdec.sparse.scorers.label_channels import LabelChannels
 from helpers import hostile, models
 from helpers.sparse_texts import NEW, PROMPTS, SMALL
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def llama():

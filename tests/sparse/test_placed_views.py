@@ -74,19 +74,22 @@ def test_views_that_choose(name, scorer, dtype, device):
                     take_up(row, tree, 1, rng.randrange(models.VOCAB))
             assert not target.graphs.refused and target.graphs.replays == (0 if after else 20)
             reads = draft.reads(0)["view"]
-            assert reads.passes == 8 and (max(reads.tokens) <= budget or budget == 1000)
+            assert reads.passes == 8 and max(reads.tokens) <= budget
+            assert min(reads.context) > 12
             token = reads.full_bytes[0] // reads.context[0]
             assert token and reads.bytes == [token * read for read in reads.tokens]
             assert reads.full_passes == (8 if budget == 1000 else 0)
         half = len(found) // 2
         assert all(torch.equal(a, b) for a, b in zip(found[:half], found[half:], strict=True))
         for i in range(0, half, 8):
-            same = all(
-                torch.allclose(a, b, atol=atol)
-                for a, b in zip(found[i : i + 4], found[i + 4 : i + 8])
-            )
-            assert same or budget < 1000
-            assert not same or budget == 1000 or dtype == torch.bfloat16
+            ours, full = found[i : i + 4], found[i + 4 : i + 8]
+            same = [torch.allclose(a, b, atol=atol) for a, b in zip(ours, full, strict=True)]
+            if budget == 1000:
+                assert all(same)
+            elif dtype == torch.bfloat16:  # whose tolerance hides what is left out, but not all
+                assert not all(map(torch.equal, ours, full))
+            else:
+                assert not all(same)
 
 
 TIDAL = SparseView(

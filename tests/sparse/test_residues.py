@@ -18,6 +18,8 @@ from specdec.sparse.residues.neighbour_means import NeighbourMeans
 from helpers import models
 from helpers.passes import make_row
 
+pytestmark = pytest.mark.fast
+
 
 def test_means_and_counts_are_those_of_the_tokens_left_out():
     rng = np.random.default_rng(0)

@@ -27,6 +27,8 @@ from specdec.sparse.scorers.page_bounds import PageBounds
 
 from helpers import models
 
+pytestmark = pytest.mark.fast
+
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
