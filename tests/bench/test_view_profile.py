@@ -15,7 +15,7 @@ from specdec.bench.views.attention_mass import attention_mass
 from specdec.bench.views.profile import profile
 from specdec.cli.app import app
 from specdec.errors import InvalidArgument
-from specdec.forward.forward_pass import AttentionCall
+from specdec.forward.attention_call import AttentionCall
 from specdec.model.target import Target
 
 from helpers import models

@@ -80,7 +80,8 @@ def test_rejection_is_exact_at_temperature_zero(engine, draft, plain, drafter):
     assert outcome(out) == plain()
 
 
-DRAWING = ("model", "casc", "whim", "longspec", "kivi", "triforce")  # names of those that draw drafts at random
+# In the names of those that draw drafts at random.
+DRAWING = ("model", "casc", "whim", "longspec", "kivi", "triforce")
 
 
 NOT_DRAWN = [d for d in DRAFTERS if not any(x in d for x in DRAWING)]

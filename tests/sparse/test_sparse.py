@@ -196,9 +196,9 @@ def test_a_lossy_view_goes_by_queries_of_the_last_verification(llama, monkeypatc
     seen, asked = Counter(), Counter()
     see, accepted = QueryRecorder.see, QueryRecorder.accepted
 
-    def count(self, call, sequences, is_chunk):
-        seen[call.layer] += not is_chunk
-        see(self, call, sequences, is_chunk)
+    def count(self, call, pass_):
+        seen[call.layer] += not pass_.is_chunk
+        see(self, call, pass_)
 
     def check(self, layer, sequence):
         assert seen[layer] == asked[layer]
