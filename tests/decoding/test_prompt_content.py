@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-import transformers as t
 
 from specdec import Engine, Prompt, Span
 from specdec.decoding.options import DraftOptions
@@ -15,7 +14,7 @@ from specdec.drafts.ngram.drafter import NGramDrafter
 from specdec.errors import InvalidArgument, PromptTooLong
 from specdec.model import chunks
 
-from helpers import graphed, models
+from helpers import graphed, models, vision
 from helpers.passes import make_row
 
 IDS = [5, 7, 9, 9, 9, 9, 9, 9, 3, 4, 9, 9, 9, 8, 6, 3, 4]
@@ -91,38 +90,9 @@ def draft():
     return models.build("llama", seed=1)
 
 
-def tiny_vl(kind):
-    """A model with positions in three dimensions, and its stock twin."""
-    torch.manual_seed(0)
-    small = dict(
-        vocab_size=models.VOCAB, hidden_size=32, intermediate_size=32, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, head_dim=8,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
-        bos_token_id=None, eos_token_id=None, pad_token_id=None,
-    )  # fmt: skip
-    ids = dict(image_token_id=9, video_token_id=10, vision_start_token_id=11)
-    if kind == "qwen2-vl":
-        vision = dict(depth=1, embed_dim=16, num_heads=2, hidden_size=32)
-        config = t.Qwen2VLConfig(text_config=small, vision_config=vision, **ids)
-        model = t.Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="eager")
-    else:
-        vision = dict(
-            depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=32,
-            deepstack_visual_indexes=[0],
-        )  # fmt: skip
-        config = t.Qwen3VLConfig(text_config=small, vision_config=vision, **ids)
-        model = t.Qwen3VLForConditionalGeneration._from_config(config, attn_implementation="eager")
-    with torch.no_grad():
-        for parameter in model.get_decoder().parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0.0, 0.3)
-    model.get_output_embeddings().weight.data.normal_(0.0, 0.3)
-    return model.double().eval()
-
-
 @pytest.fixture(scope="module", params=["qwen2-vl", "qwen3-vl"])
 def vl(request):
-    model = tiny_vl(request.param)
+    model = vision.build(request.param)
     return Engine(copy.deepcopy(model)), model
 
 
@@ -238,7 +208,7 @@ def test_rows_of_text_beside_images(vl):
 
 def test_features_for_layers():
     """DeepStack, as Qwen3-VL has it."""
-    model = tiny_vl("qwen3-vl")
+    model = vision.build("qwen3-vl")
     engine = Engine(copy.deepcopy(model))
     deep = [torch.randn(6, 32, dtype=torch.float64) for _ in range(2)]
     prompt = Prompt(IDS, spans(hidden=32, deepstack=deep), on_a_grid())
