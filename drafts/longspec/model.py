@@ -136,7 +136,7 @@ class LongSpecModel:
         k, v = self._staged(sequences, self.block.window_kv(x, self.rotary, positions))
         anc = ancestor_words([self.nodes[i].parents for i in sequences], where.shape[1])
         h = h + self.block.self_output(self._near(x, positions, where, k, v, anc, sequences))
-        if any(row.offset for row in rows):  # the target's keys are turned by more than places
+        if any(row.offset for row in rows):  # the target's keys are rotated by more than places
             positions = positions + torch.tensor([[row.offset] for row in rows]).to(positions)
         h = h + self.block.cross_output(self._far(h, positions, sequences))
         return self._logits(self.block.finish(h))

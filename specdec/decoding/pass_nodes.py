@@ -62,7 +62,7 @@ class PassNodes:
 
     @property
     def position_ids(self) -> Tensor:
-        """By what the model turns the new nodes, `int64[B, N]`."""
+        """By what the model rotates the new nodes, `int64[B, N]`."""
         return self.positions[:, self.first :] + self.offsets
 
     def ancestors(self, slots: int | None = None) -> Tensor:

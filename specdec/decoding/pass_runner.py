@@ -98,7 +98,7 @@ class PassRunner:
         return self.target.forward(nodes.ids, pass_)
 
     def _ahead(self, rows: Sequence[Row]) -> int | None:
-        """A position that has a pass turned by the span of its rows, if it is beyond theirs."""
+        """A position that has a pass rotated by the span of its rows, if it is beyond theirs."""
         if self.target.rotation.is_fixed or not any(row.behind for row in rows):
             return None
         return max(row.span for row in rows) - 1

@@ -60,11 +60,11 @@ def _check_positions(positions: Any, target: Target, name: str, kind: str) -> No
     parameters = getattr(config, "rope_parameters", None) or {}
     if len(positions) > 1 and "mrope_section" not in parameters:
         raise InvalidArgument(
-            f"{name} has positions of {len(positions)} dimensions, and {kind} turns its tokens by "
-            "one: give [n]"
+            f"{name} has positions of {len(positions)} dimensions, and {kind} rotates its tokens "
+            "by one: give [n]"
         )
     if not target.rotation.is_fixed:
         raise InvalidArgument(
-            f"{name} has positions of its own, and {kind} turns tokens by the length of the text, "
-            "which is then unknown: leave them out"
+            f"{name} has positions of its own, and {kind} rotates tokens by the length of the "
+            "text, which is then unknown: leave them out"
         )

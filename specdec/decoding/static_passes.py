@@ -41,7 +41,7 @@ class StaticPasses:
         Then the host says pass by pass what is read: of text that lies in other memory, by a view
         that chooses there, or because it is a CPU, whose kernels are told so.
         """
-        if self.store.places or not self.target.places_passes:
+        if self.store.places or not self.target.has_static_passes:
             return None
         device, layers = self.target.device, self.target.full_layers
         besides = self.view.prepare(

@@ -89,8 +89,8 @@ class ForwardPass:
     inputs: of a *static* pass, what tells it where it stands, on the device. `sequences` are then
         rows of its batch, and neither they nor `staged` nor the store's lengths may be asked for:
         the pass may be replayed for others (`cuda_graphs`).
-    position_ids: what the model turns its tokens by, `int64[B, N]` or `[D, B, N]`; None where that
-        is `positions`, which are places in the text.
+    position_ids: what the model rotates its tokens by, `int64[B, N]` or `[D, B, N]`; None where
+        that is `positions`, which are places in the text.
     blocks: `int64[N]` of a causal chunk: tokens of one block see each other, whatever their order,
         but those of block -1.
     layers: how many layers the model has that is called; None where it was not said.

@@ -47,7 +47,7 @@ class PassShape:
 class PassInputs:
     """The inputs of passes of one shape, `int64`, on `device`: `fill` changes them in place.
 
-    ids, positions, position_ids: `[B, N]`, the last what the model turns by; anc: `[B, N, W]`;
+    ids, positions, position_ids: `[B, N]`, the last what the model rotates by; anc: `[B, N, W]`;
     staged_positions: `[B, S]`; row_maps: `[levels, B]`, the row of each sequence in each level;
     staged: `[1]`, the slots that earlier passes of the round have staged.
     """

@@ -23,12 +23,12 @@ class Chunk:
 def chunks(
     tokens: Sequence[int], start: int, span: int, rotation: Rotation, spans: Sequence[Span] = ()
 ) -> Iterator[Chunk]:
-    """`tokens` from position `start` on, to be turned as a text of `span` tokens is.
+    """`tokens` from position `start` on, to be rotated as a text of `span` tokens is.
 
     spans: of the text; none of those whose tokens see each other is cut.
 
-    Where a chunk alone would be turned differently, one more token at the text's end, which nobody
-    sees and nobody keeps, has all of them turned by the text's length.
+    Where a chunk alone would be rotated differently, one more token at the text's end, which nobody
+    sees and nobody keeps, has all of them rotated by the text's length.
     """
     whole = rotation.regime(span)
     size = PREFILL_CHUNK if rotation.is_fixed else PREFILL_CHUNK - 1

@@ -126,8 +126,8 @@ class Target:
         return self._graphs.now()
 
     @property
-    def places_passes(self) -> bool:
-        """Whether passes over nodes are told where they stand on the device: see `ForwardPass`."""
+    def has_static_passes(self) -> bool:
+        """Whether passes over nodes are told on the device where they stand: see `ForwardPass`."""
         is_spread = getattr(self.model, "hf_device_map", None) is not None
         return self.graphs is not None or (self.device.type == "cuda" and not is_spread)
 
@@ -175,7 +175,7 @@ class Target:
         """Read `tokens` behind what `sequence` holds, and commit them; no logits are made.
 
         length: of the text that they are read for, if it goes on behind them; where rotation
-        depends on it, they are turned by it. content: what the text's prompt holds besides ids.
+        depends on it, they are rotated by it. content: what the text's prompt holds besides ids.
         """
         if not tokens:
             return

@@ -23,7 +23,7 @@ _DIMENSIONS = (1, 3)  # of positions: one, or time, height and width
 class Prompt:
     """Token ids; `spans`, in place of whose ids embeddings are read; and where the tokens stand.
 
-    positions: `int64[D, n]` or `[n]`, by which the model turns its tokens; D is 3 for models with
+    positions: `int64[D, n]` or `[n]`, by which the model rotates its tokens; D is 3 for models with
     positions in time, height and width. By default 0, 1, 2 ... in every dimension. Text goes on
     from the largest position + 1. Windows and pages go by places in the text all the same.
     """

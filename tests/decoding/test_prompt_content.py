@@ -267,7 +267,7 @@ def test_static_passes_carry_the_offset(monkeypatch):
     assert engine.target.graphs.replays > NEW / 2
 
 
-def test_fused_layers_are_turned_by_the_offset():
+def test_fused_layers_are_rotated_by_the_offset():
     """A run of packed layers, and the head that names the best token alone."""
     pytest.importorskip("numba", reason="numba is not installed")
     model = models.build("llama", dtype=torch.float32, head_dim=16)
@@ -317,7 +317,7 @@ def test_text_stops_where_positions_end(llama):
     (lambda: Prompt(IDS, positions=torch.arange(34).view(2, 17)), "2 dimensions"),
     (lambda: Prompt(IDS, positions=torch.arange(17) - 1), "from 0 on"),
     (lambda: Prompt(IDS, positions=torch.arange(17.0)), "whole numbers"),
-    (lambda: Prompt(IDS, positions=on_a_grid()), "turns its tokens by one"),
+    (lambda: Prompt(IDS, positions=on_a_grid()), "rotates its tokens by one"),
     (lambda: Prompt(IDS, positions=torch.arange(17).flip(0)), "stands at .0.*goes on from 17"),
     (lambda: Prompt([1, 99], [Span(0, torch.ones(1, HIDDEN))]), "99.*no token id"),
 ])  # fmt: skip

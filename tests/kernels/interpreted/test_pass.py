@@ -1,4 +1,4 @@
-"""Whole placed passes on the kernels of a GPU, under the interpreter: what a CUDA graph captures.
+"""Whole static passes on the kernels of a GPU, under the interpreter: what a CUDA graph captures.
 
 See `test_attention.py`. The tape of `test_graphs.py` writes down launches
 of Triton here, with their strides, types and numbers.

@@ -1,4 +1,4 @@
-"""What the tests of placed passes and of their graphs share: targets whose passes are captured.
+"""What the tests of static passes and of their graphs share: targets whose passes are captured.
 
 On a CPU `tape.Tape` stands for CUDA's capture; where there is a GPU, both run.
 """
