@@ -1,0 +1,1 @@
+"""A Block Transformer as a drafter."""
