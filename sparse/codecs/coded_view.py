@@ -24,6 +24,7 @@ class CodedView:
     first ones and an open block.
 
     groups: by layer, the layers that are encoded with it; those without a group read everything.
+    prompt_only: what comes after the text that is there first is read as it is.
     Staged tokens, and those that a drafter's own level holds, are read as they are, and layers with
     a sliding window read their window as it is. The copy stands beside the store, is made of what
     the target committed, and is decoded as often as it is read.
@@ -35,6 +36,7 @@ class CodedView:
     recent: int
     sink: int = 0
     asks_queries: bool = False
+    prompt_only: bool = False
     lossless: bool = field(default=False, init=False)
 
     @property
@@ -76,7 +78,8 @@ class CodedView:
             copy = None
             if level.k[group[0]] is not None:
                 copy = CodedCopy.of(level, self.name, self.codec, group).row(x.rows[at])
-                copy.update(level, x.rows[at], self.recent, start, queries, known)
+                if not (self.prompt_only and (known is not None or copy.learned is not None)):
+                    copy.update(level, x.rows[at], self.recent, start, queries, known)
                 known = known if copy.learned is None else copy.learned
             found.append(copy)
         return found

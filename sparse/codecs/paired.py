@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +31,8 @@ class Paired:
     def encode(self, x: Tensor, at: Place, learned: Any) -> Parts:
         """Lengths `[2 Hkv, P, S]`, the retained ones, which they are, and what base makes of e."""
         e, angle = self._direction(x)
-        count = math.ceil(self.retained * x.shape[2])
+        count = round(self.retained * x.shape[2])
+        count = max(1, count) if self.retained else 0
         where = angle.topk(count, dim=-1).indices
         kept = x.gather(2, torch.cat([where, where])[..., None].expand(-1, -1, -1, x.shape[-1]))
         small = torch.uint8 if x.shape[2] <= 256 else torch.int16

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from specdec.sparse.codecs.base import Parts, Place
+from specdec.sparse.codecs.base import Parts, Place, Side
+from specdec.sparse.codecs.plain import Plain
 from specdec.sparse.maths.low_rank import directions
 
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """x = (x P) P^T, with orthonormal P `[F, share * F]` of the F channels of all heads together.
+    """x = base(x P) P^T, with orthonormal P `[F, share * F]` of the F channels of all heads.
 
     P: of `bases`, by layer, where it was calibrated; else the right singular vectors of the first
     text's numbers, in which each number's best approximation of that rank lies (Eckart and Young
@@ -23,24 +25,29 @@ class Projected:
 
     share: float
     bases: Mapping[int, Tensor] = field(default_factory=dict)
+    base: Side = Plain()
 
-    def learn(self, x: Tensor, at: Place) -> Tensor:
-        """P `[F, rank]`."""
+    def learn(self, x: Tensor, at: Place) -> tuple[Tensor, Any]:
+        """P `[F, rank]`, and what base learns of x P."""
         flat = _flat(x)
         rank = max(1, round(self.share * flat.shape[-1]))
-        known = self.bases.get(at.layers[0])
-        if known is not None:
-            return known[:, :rank].to(x)
-        rows = flat.flatten(0, 1)
-        wide = rows if x.dtype == torch.float64 else rows.float()
-        return directions(wide.mT @ wide, rank).to(x)
+        p = self.bases.get(at.layers[0])
+        if p is not None:
+            p = p[:, :rank].to(x)
+        else:
+            rows = flat.flatten(0, 1)
+            wide = rows if x.dtype == torch.float64 else rows.float()
+            p = directions(wide.mT @ wide, rank).to(x)
+        return p, self.base.learn((flat @ p)[None], at)
 
-    def encode(self, x: Tensor, at: Place, learned: Tensor) -> Parts:
-        return ((_flat(x) @ learned)[None],)
+    def encode(self, x: Tensor, at: Place, learned: tuple[Tensor, Any]) -> Parts:
+        p, below = learned
+        return self.base.encode((_flat(x) @ p)[None], at, below)
 
-    def decode(self, parts: Parts, at: Place, learned: Tensor) -> Tensor:
-        mine = learned.chunk(len(at.layers))[at.which]
-        flat = parts[0][0] @ mine.mT
+    def decode(self, parts: Parts, at: Place, learned: tuple[Tensor, Any]) -> Tensor:
+        p, below = learned
+        mine = p.chunk(len(at.layers))[at.which]
+        flat = self.base.decode(parts, at, below)[0] @ mine.mT
         return flat.unflatten(-1, (at.heads, -1)).permute(2, 0, 1, 3)
 
 

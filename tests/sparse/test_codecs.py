@@ -193,7 +193,7 @@ def test_paired_is_minicache(seed, retained, t):
     angle = np.arccos(np.clip((ua * ub).sum(-1), -1, 1))
     w = angle[..., None]
     e = (np.sin((1 - t) * w) * ua + np.sin(t * w) * ub) / np.sin(w)
-    count = int(np.ceil(retained * TOKENS_))
+    count = max(1, round(retained * TOKENS_)) if retained else 0
     for which, own in enumerate((a, b)):
         want = np.linalg.norm(own, axis=-1, keepdims=True) * e
         for h in range(2):
