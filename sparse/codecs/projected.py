@@ -30,7 +30,7 @@ class Projected:
     def learn(self, x: Tensor, at: Place) -> tuple[Tensor, Any]:
         """P `[F, rank]`, and what base learns of x P."""
         flat = _flat(x)
-        rank = max(1, round(self.share * flat.shape[-1]))
+        rank = max(4, int(self.share * flat.shape[-1]) // 4 * 4)  # codes of it fill bytes
         p = self.bases.get(at.layers[0])
         if p is not None:
             p = p[:, :rank].to(x)
