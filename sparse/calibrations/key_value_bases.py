@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from specdec.cache.store import KVStore
 from specdec.errors import InvalidArgument
 from specdec.files import replacing
 from specdec.forward.full_view import FullView
@@ -97,7 +98,7 @@ def measure_bases(target: Target, tokens: Sequence[int], text: str) -> KeyValueB
     quantised features is not.
     """
     tokens = list(tokens)[: min(TOKENS, target.max_positions)]
-    store = target.new_store(1, len(tokens))
+    store = KVStore(target.num_layers, 1, len(tokens))  # on the device, wherever caches go
     target.prefill(store, FullView(), 0, tokens)
     rotation, (level,) = KeyRotation.of(target, "cskv"), store.levels
     layers: list[tuple[Tensor, Tensor] | None] = [None] * target.num_layers
