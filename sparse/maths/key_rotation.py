@@ -72,6 +72,6 @@ class KeyRotation:
 
     def _applied(self, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         wide = k[None].to(cos)
-        out = self.apply(wide, wide, cos, sin)[1][0]
+        out = self.apply(wide[:, :1], wide, cos, sin)[1][0]  # it wants queries, too
         assert out.shape == k.shape
         return out.to(k)
