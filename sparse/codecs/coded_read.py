@@ -37,19 +37,21 @@ class CodedRead:
         """Keys and values `[1, Hkv, end, D]`, where the queries are."""
         layer, heads = call.layer, call.k.shape[1]
         k, v = (x[:, : self.end] for x in self.copy.decode(layer, heads, self.start))
-        marks = self._marks(heads).to(k.device)
-        if not bool(marks.any()):
-            return k[None].to(call.q), v[None].to(call.q)
-        own = self.level.k[layer], self.level.v[layer]
-        if self.high is not None:
-            exact = [x[:, : self.end] for x in self.high.decode(layer, heads, self.start)]
-        else:
-            exact = [x[self.row, :, : self.end] for x in own if x is not None]
-        k, v = (
-            torch.where(marks[..., None], better.to(x), x)
-            for x, better in zip((k, v), exact, strict=True)
-        )
+        head, token = self._marks(heads).nonzero(as_tuple=True)
+        if len(head):
+            exact = self._exact(layer, heads)
+            for own, better in zip((k, v), exact, strict=True):
+                some = better[head.to(better.device), token.to(better.device)]
+                own[head.to(own.device), token.to(own.device)] = some.to(own)
         return k[None].to(call.q), v[None].to(call.q)
+
+    def _exact(self, layer: int, heads: int) -> tuple[Tensor, Tensor]:
+        """What is better than the copy, `[Hkv, >= end, D]`, wherever it lies."""
+        if self.high is not None:
+            return self.high.decode(layer, heads, self.start)
+        k, v = self.level.k[layer], self.level.v[layer]
+        assert k is not None and v is not None
+        return k[self.row], v[self.row]
 
     @property
     def num_exact(self) -> float:
