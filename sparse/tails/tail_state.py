@@ -1,79 +1,51 @@
-"""TailState: old tokens as linear attention keeps them, a state that does not grow."""
+"""TailState: what stands for old tokens in constant memory, and where those of a level are kept."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from specdec.cache.store import Level
-from specdec.sparse.maths.random_features import log_features
 
 
-@dataclass(eq=False)
-class TailState:
-    """S = sum phi(k_t) v_t^T and z = sum phi(k_t) over the tokens `first .. end` of one row.
+class TailState(Protocol):
+    """Of the tokens `first .. end` of one row in one layer."""
 
-    Kept as log z `[Hkv, m]` and S / z `[Hkv, m, Dv]`, which no size of keys overflows. Tokens that
-    are taken back cannot be taken out of a sum, so then it is made anew.
-    """
-
-    first: int = 0
-    end: int = 0
-    log_z: Tensor | None = None
-    mean: Tensor | None = None
-
-    def update(self, k: Tensor, v: Tensor, first: int, end: int, w: Tensor, scale: float) -> None:
-        """Take up, in place, the tokens up to `end` of `k, v[Hkv, capacity, D]`."""
-        if first != self.first or end < self.end:
-            self.first = self.end = first
-            self.log_z = self.mean = None
-        if end <= self.end:
-            return
-        keys = k[:, self.end : end] * scale**0.5
-        logits = log_features(keys if keys.dtype == torch.float64 else keys.float(), w).mT
-        values = v[:, self.end : end].to(logits)
-        log_z = logits.logsumexp(-1)
-        mean = (logits - log_z[..., None]).exp() @ values
-        if self.log_z is not None and self.mean is not None:
-            both = torch.logaddexp(self.log_z, log_z)
-            old, new = (self.log_z - both).exp(), (log_z - both).exp()
-            log_z, mean = both, old[..., None] * self.mean + new[..., None] * mean
-        self.log_z, self.mean, self.end = log_z, mean, end
-
-    def attend(self, q: Tensor, w: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """phi(q) S / (phi(q) z) and log (phi(q) z) for `q[H, N, D]`: `[H, N, Dv]`, `[H, N]`."""
-        assert self.log_z is not None and self.mean is not None
-        heads, nodes, _ = q.shape
-        asked = q * scale**0.5
-        logits = log_features(asked if q.dtype == torch.float64 else asked.float(), w)
-        logits = logits.unflatten(0, (len(self.log_z), -1)) + self.log_z[:, None, None].to(logits)
-        lse = logits.logsumexp(-1)
-        weights = (logits - lse[..., None]).exp()
-        o = weights.flatten(1, 2) @ self.mean.to(logits)
-        return o.view(heads, nodes, -1), lse.view(heads, nodes)
+    end: int
 
     @property
-    def nbytes(self) -> int:
-        return sum(x.nbytes for x in (self.log_z, self.mean) if x is not None)
+    def nbytes(self) -> int: ...
+
+    def update(self, k: Tensor, v: Tensor, first: int, end: int, scale: float) -> None:
+        """Take up, in place, the tokens up to `end` of `k, v[Hkv, capacity, D]`; where fewer are
+        asked for than it has, or others, it begins anew."""
+
+    def attend(self, q: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Attention over them and the log of their mass for `q[H, N, D]`: `[H, N, Dv]`, `[H, N]`;
+        scale: of logits, as in `update`."""
 
 
 @dataclass(eq=False)
 class TailStates:
     """The states of a level's rows in one layer: a `Beside`."""
 
+    make: Callable[[], TailState]
     rows: dict[int, TailState] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, level: Level, name: str, layer: int) -> TailStates:
+    def of(cls, level: Level, name: str, layer: int, make: Callable[[], TailState]) -> TailStates:
         """Those that are kept beside a level, from the first call."""
-        known = level.beside.setdefault(f"{name} of layer {layer}", cls())
+        known = level.beside.setdefault(f"{name} of layer {layer}", cls(make))
         assert isinstance(known, cls)
         return known
 
     def row(self, row: int) -> TailState:
-        return self.rows.setdefault(row, TailState())
+        if row not in self.rows:
+            self.rows[row] = self.make()
+        return self.rows[row]
 
     @property
     def nbytes(self) -> int:
@@ -81,4 +53,4 @@ class TailStates:
 
     def crop(self, row: int, length: int) -> None:
         if row in self.rows and length < self.rows[row].end:
-            self.rows[row] = TailState()
+            del self.rows[row]

@@ -15,25 +15,26 @@ from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import WHOLE, LayerPlan, Needs, Partial, RowPlan
 from specdec.kernels.attention.merge import merge
 from specdec.kernels.attention.prefix_attention import prefix_attention
-from specdec.sparse.maths.random_features import directions
+from specdec.sparse.tails.feature_state import FeatureState
+from specdec.sparse.tails.mean_state import MeanState
 from specdec.sparse.tails.tail_state import TailState, TailStates
 
 
 @dataclass(frozen=True, eq=False)
 class TailView:
-    """The `sink` first and `recent` last committed tokens as they are, what lies between by a
-    linear-attention state of `features` features a head, merged by its estimate of their mass.
+    """The `sink` first and `recent` last committed tokens as they are, what lies between by a state
+    of constant size, merged by its estimate of their mass.
 
-    A relative of Lizard that needs no training: its window and its recurrent branch, but random
-    features (Performer) for learned ones, no gate, sinks that are tokens, and one softmax over all
-    parts in place of a sum of two branches. So it estimates the model's own attention, with the
-    variance of random features: an experiment. A softcap of logits is not in the estimate.
+    A relative of Lizard that needs no training: its window and its recurrent branch, but no learned
+    features and gate, sinks that are tokens, and one softmax over all parts in place of a sum of
+    two branches. The state is a mean, or, with `features`, linear attention by so many random ones.
+    A softcap of logits is not in either estimate.
     """
 
     name: str
-    features: int
     sink: int
     recent: int
+    features: int | None = None
     lossless: bool = field(default=False, init=False)
 
     needs = Needs()
@@ -61,7 +62,7 @@ class TailView:
             kept = sum(0 if tail is None else tail.state.nbytes for tail in reads[-1])
             x.reads.note(x.total, (x.total - dropped) * x.token_bytes + kept)
         levels = zip(*reads, strict=True)
-        return LayerPlan(tuple(rows), [Tails(level, self) for level in levels if any(level)])
+        return LayerPlan(tuple(rows), [Tails(level) for level in levels if any(level)])
 
     def _between(self, x: Segments) -> list[tuple[int, int]]:
         """Of each readable level, the first token that a state stands for, and the end of those."""
@@ -74,6 +75,9 @@ class TailView:
             start += length
         return spans
 
+    def _state(self) -> TailState:
+        return MeanState() if self.features is None else FeatureState(self.features)
+
     def _tail(
         self, pass_: ForwardPass, layer: int, x: Segments, at: int, first: int, end: int
     ) -> Tail | None:
@@ -81,7 +85,7 @@ class TailView:
         keys, values = level.k[layer], level.v[layer]
         if end <= first or keys is None or values is None:
             return None
-        state = TailStates.of(level, self.name, layer).row(row)
+        state = TailStates.of(level, self.name, layer, self._state).row(row)
         return Tail(state, keys[row], values[row], first, end)
 
 
@@ -96,10 +100,10 @@ class Tail:
     first: int
     end: int
 
-    def attend(self, q: Tensor, call: AttentionCall, w: Tensor) -> Partial:
+    def attend(self, q: Tensor, call: AttentionCall) -> Partial:
         """Attention of `q[1, H, N, D]` over the state and the sinks."""
-        self.state.update(self.k, self.v, self.first, self.end, w, call.scale)
-        partial = self.state.attend(q[0], w, call.scale)
+        self.state.update(self.k, self.v, self.first, self.end, call.scale)
+        partial = self.state.attend(q[0], call.scale)
         found = [(partial[0][None], partial[1][None])]
         if self.first:
             length = torch.tensor([self.first], dtype=torch.int32, device=q.device)
@@ -118,14 +122,12 @@ class Tails:
     """Attention over one level's tails, for each sequence of a pass: an `Extra`."""
 
     tails: Sequence[Tail | None]
-    view: TailView
 
     def attend(self, call: AttentionCall) -> Partial:
-        w = directions(self.view.features, call.q.shape[-1])
         kind = torch.float64 if call.q.dtype == torch.float64 else torch.float32
         o = call.q.new_zeros(*call.q.shape[:3], call.v.shape[-1], dtype=kind)
         lse = o.new_full(call.q.shape[:3], -torch.inf)
         for b, tail in enumerate(self.tails):
             if tail is not None:
-                o[b : b + 1], lse[b : b + 1] = tail.attend(call.q[b : b + 1], call, w)
+                o[b : b + 1], lse[b : b + 1] = tail.attend(call.q[b : b + 1], call)
         return o, lse
