@@ -134,13 +134,6 @@ DRAFTERS = {
         _MODEL,
         own_format=True,
     ),
-    "block": Entry(
-        "specdec.drafts.block.drafter:BlockDrafter",
-        "a Block Transformer (draft_model=) that shares the target's tokens: blocks of four",
-        frozenset({"num_draft_tokens", "draft_model"}),
-        needs_model=True,
-        own_format=True,
-    ),
     "cascade": Entry(
         "specdec.drafts.cascade:cascade",
         "the draft model, itself sped up by n-gram drafts: three levels",

@@ -16,9 +16,8 @@ class Scaled:
     """x = base(x * s) / s with a scale s of each channel, learned from the first text.
 
     balanced: s_c = sqrt(max |q_c| / max |x_c|), by the queries as well (MiKV's balancer, arXiv
-    2402.18096, for keys): a channel that no query looks at may be coarse. Else, and where no
-    queries were kept, s_c = 1 / sqrt(max |x_c|) (the channel-separable quantiser of ZipCache,
-    arXiv 2405.14256).
+    2402.18096, for keys): a channel that no query looks at may be coarse. Else s_c = 1 / sqrt(max
+    |x_c|) (the channel-separable quantiser of ZipCache, arXiv 2405.14256).
     """
 
     base: Side
@@ -28,7 +27,7 @@ class Scaled:
         """The scales `[Hkv, 1, 1, D]`, and what base learns of the scaled numbers."""
         size = x.abs().amax(dim=(1, 2))
         wanted = torch.ones_like(size)
-        if self.balanced and at.queries is not None:
+        if self.balanced and at.queries is not None:  # a saved prompt has none: all count alike
             asked = at.queries.to(x).abs().amax(dim=1)
             wanted = asked.unflatten(0, (len(x), -1)).amax(dim=1)
         scale = (wanted / size.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
