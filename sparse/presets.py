@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specdec.decoding.options import DraftOptions
+from specdec.errors import InvalidArgument
 from specdec.model.target import Target
 from specdec.sparse.budgets.adaptive_heads import AdaptiveHeads
 from specdec.sparse.layer_sharing import Sharing
@@ -134,7 +135,12 @@ def _view(
     if options.anchors is not None:
         anchors = options.anchors
     elif anchors is not None and options.dense is not None:
-        anchors = tuple(i for i in anchors if i not in options.dense)
+        anchors, own = tuple(i for i in anchors if i not in options.dense), anchors
+        if own and not anchors:
+            raise InvalidArgument(
+                f"dense={options.dense} takes all layers that choose for the others in view "
+                f"{name!r}, which are {own}: leave it one of them, or give anchors as well"
+            )
     if options.dense is not None:
         dense = options.dense
     else:

@@ -57,12 +57,12 @@ class SparseView(Policy):
 
     def check(self, target: Target) -> None:
         """Raise unless this view can serve the model."""
-        self.sharing.check(target.layer_types)
         if all(kind == "sliding_attention" for kind in target.layer_types):
             raise UnsupportedModel(
                 f"view {self.name!r} has nothing to leave out: every layer of this model reads a "
                 "sliding window already"
             )
+        self.sharing.check(target.layer_types)
 
     def prepare(self, ahead: PassAhead) -> Hashable | None:
         """See `specdec.sparse.device.prepare`; with a share, the host says how many are read."""

@@ -25,17 +25,19 @@ from specdec.decoding import options
 from specdec.decoding.drafting import make_drafter
 from specdec.decoding.request import Request
 from specdec.decoding.stream import GenerationStream
-from specdec.decoding.streamers import ended_on_error
+from specdec.decoding.streamers import EndedOnce, ended_on_error
 from specdec.errors import InvalidArgument
 from specdec.model import support
 from specdec.model.target import Target
 from specdec.sampling import generation_fields, params
 from specdec.sampling.foreign_names import CALL, refuse
 from specdec.sampling.processors import AllowedTokens, Processor
+from specdec.threads import Threads
 
 # Our own keywords of a call: everything that concerns drafting, under every spelling.
 OURS = {
     "drafter", "acceptance", "view", "seed", "saved_prompt", "tokenizer", "assistant_tokenizer",
+    "threads",
     *options.NAMES, *options.SYNONYMS,
 }  # fmt: skip
 
@@ -63,7 +65,8 @@ def generate(
 
     drafter, acceptance, view, saved_prompt and the fields of DraftOptions: as for
     `Engine.generate`; so are their other names, and transformers' settings of assisted decoding.
-    seed: of the draws; None takes one from PyTorch's generator.
+    seed: of the draws; None takes one from PyTorch's generator. threads: of the CPU, as for an
+    Engine.
 
     Returns `int64[B, L]` as transformers does, or its output object with `sequences` alone for
     `return_dict_in_generate`. A batch must be padded on the left. What is not understood (beams,
@@ -73,14 +76,16 @@ def generate(
     """
     call = call_of(model)
     if call is None or generation_config is None:  # not called by transformers: let it prepare
+        shown = None if streamer is None else EndedOnce(streamer)
         arguments = {
             "inputs": input_ids, "logits_processor": logits_processor, "synced_gpus": synced_gpus,
             "stopping_criteria": stopping_criteria, "generation_config": generation_config,
-            "streamer": streamer, **given,
+            "streamer": shown, **given,
         }  # fmt: skip
         arguments = {name: value for name, value in arguments.items() if value is not None}
         prepared: Any = model.generate
-        result: Tensor = prepared(**arguments, custom_generate=generate)
+        with ended_on_error(shown):  # transformers shows it the prompt, and ends it on no error
+            result: Tensor = prepared(**arguments, custom_generate=generate)
         return result
     assert input_ids is not None
     config, rows = generation_config, len(input_ids)
@@ -92,13 +97,15 @@ def generate(
     ours["streamer"] = None if streamer is None else WithoutPrompt(streamer)
     with ExitStack() as stack:
         with ended_on_error(streamer):
+            threads = Threads(ours.pop("threads", None))
             support.check(model)
             generation_fields.check(config, _READ)
             _check_call({"synced_gpus": synced_gpus or is_sharded(model), **call.kept})
             others = {n: v for n, v in call.keywords.items() if not hasattr(config, n)}
             inputs = model_inputs.read(input_ids, {**others, **given})
             host = Host(model, borrow(model, stack), tokenizers[0])
-            keywords = {**ours, **_settings(config, input_ids, stopping_criteria, ours)}
+            host.target.threads, size = threads, host.target.vocab_size
+            keywords = {**ours, **_settings(config, input_ids, stopping_criteria, ours, size)}
             request = replace(
                 Request.parse(host, inputs.prompt, keywords),
                 processors=[[_of_row(p, i) for p in logits_processor] for i in range(rows)],
@@ -108,10 +115,11 @@ def generate(
             _check_length(request, host.target)
             draft = borrow_draft(request, host, tokenizers[1], stack)
             if rows > 1 and not lockstep.is_by_row(logits_processor, stopping_criteria):
-                sequences = lockstep.generate(
-                    host.target, replace(request, processors=[[]] * rows), input_ids,
-                    list(logits_processor), list(stopping_criteria), pad_token(config),
-                )  # fmt: skip
+                with threads.used():
+                    sequences = lockstep.generate(
+                        host.target, replace(request, processors=[[]] * rows), input_ids,
+                        list(logits_processor), list(stopping_criteria), pad_token(config),
+                    )  # fmt: skip
                 return output(sequences, config)
             drafter = make_drafter(host.target, request, draft)
             stream = GenerationStream(host.target, request, drafter)
@@ -124,12 +132,16 @@ generate.__signature__ = _signature  # type: ignore[attr-defined]
 
 
 def _settings(
-    config: GenerationConfig, input_ids: Tensor, criteria: Any, ours: Mapping[str, Any]
+    config: GenerationConfig,
+    input_ids: Tensor,
+    criteria: Any,
+    ours: Mapping[str, Any],
+    vocab_size: int,
 ) -> dict[str, Any]:
     """What transformers has prepared, as keywords of a request; of a loaded assistant it reads the
     settings of assisted decoding."""
     assistant = ours.get("assistant_model", ours.get("draft_model"))
-    eos = getattr(config, "_eos_token_tensor", None)
+    eos, ids = getattr(config, "_eos_token_tensor", None), range(vocab_size)
     drafting = {}
     if isinstance(assistant, PreTrainedModel) and assistant.generation_config is not None:
         its = generation_fields.drafting(assistant.generation_config)
@@ -139,7 +151,8 @@ def _settings(
         "max_new_tokens": config.max_length - input_ids.shape[1],
         "do_sample": bool(config.do_sample),
         "stopping_criteria": list(criteria),
-        "eos_token_id": [] if eos is None else eos.tolist(),
+        # transformers lets a config name ids that the model does not have: they end nothing
+        "eos_token_id": [] if eos is None else [token for token in eos.tolist() if token in ids],
         "generation_config": GenerationConfig(**drafting),
     }
 

@@ -117,7 +117,7 @@ class Request:
             options=DraftOptions(**drafting),
             tokenizer=host.tokenizer,
             eos_token_ids=_eos(params, host),
-            stop_token_ids=_stop_ids(params, host.target.vocab_size),
+            stop_token_ids=_given_ids("stop_token_ids", params.stop_token_ids, host),
             returns_list=returns_list or params.num_return_sequences > 1,
             **own,
         )
@@ -148,28 +148,27 @@ def _saved(folder: Any, host: Host, prompts: Sequence[Prompt]) -> SavedPrompt:
 
 
 def _eos(params: SamplingParams, host: Host) -> tuple[int, ...]:
-    """End tokens: as given, else those of the model's generation config, else the tokenizer's."""
+    """End tokens: as given, else those of the model's generation config, else the tokenizer's.
+
+    Of the latter two, ids that the model does not have end nothing.
+    """
     if params.ignore_eos:
         return ()
     if params.eos_token_id is not None:
-        eos: Any = params.eos_token_id  # which need not be a token: then no text ends so
-        return (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos)
+        return _given_ids("eos_token_id", params.eos_token_id, host)
     config = getattr(host.model, "generation_config", None)
-    eos = getattr(config, "eos_token_id", None)
+    eos: Any = getattr(config, "eos_token_id", None)
     if eos is None:
         eos = getattr(host.tokenizer, "eos_token_id", None)
-    if eos is None:
-        return ()
-    return (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos)
+    ids = (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos or ())
+    return tuple(token for token in ids if 0 <= token < host.target.vocab_size)
 
 
-def _stop_ids(params: SamplingParams, vocab_size: int) -> tuple[int, ...]:
-    """The ids that end a text beside the end tokens; all of them tokens of the model."""
-    given = params.stop_token_ids
+def _given_ids(name: str, given: int | Sequence[int] | None, host: Host) -> tuple[int, ...]:
+    """The caller's ids, one or several, that end a text; all of them tokens of the model."""
     ids = (given,) if isinstance(given, int) else tuple(given or ())
+    last = host.target.vocab_size - 1
     for token in ids:
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise InvalidArgument(
-                f"stop_token_ids holds {token!r}, which is no token id from 0 to {vocab_size - 1}"
-            )
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= last:
+            raise InvalidArgument(f"{name} holds {token!r}, which is no token id from 0 to {last}")
     return ids

@@ -20,3 +20,18 @@ def ended_on_error(streamer: Any) -> Iterator[None]:
         if callable(end):
             end()
         raise
+
+
+class EndedOnce:
+    """A streamer that is told at most once that the text is over, whoever else says so."""
+
+    def __init__(self, streamer: Any) -> None:
+        self.streamer, self._is_over = streamer, False
+
+    def put(self, value: Any) -> None:
+        self.streamer.put(value)
+
+    def end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.streamer.end()

@@ -28,6 +28,7 @@ _FUNCTIONS = {
     "WatermarkLogitsProcessor",
 }  # fmt: skip
 _COLD = 1e-30  # a temperature below which quotients of logits leave float32
+_HOT = 1e38  # above which it does itself; all that is allowed is equally likely long before
 
 
 class OutputPenalty:
@@ -151,7 +152,7 @@ def _warpers(p: SamplingParams, device: torch.device) -> list[Processor]:
     if p.temperature is not None and p.temperature < _COLD:
         chain.append(ColdTemperature(float(p.temperature)))
     elif p.temperature not in (None, 1.0):
-        chain.append(t.TemperatureLogitsWarper(float(p.temperature or 1.0)))
+        chain.append(t.TemperatureLogitsWarper(min(float(p.temperature or 1.0), _HOT)))
     if p.top_k:
         chain.append(t.TopKLogitsWarper(p.top_k))
     if p.top_p is not None and p.top_p < 1.0:

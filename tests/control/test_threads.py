@@ -9,7 +9,9 @@ import sys
 
 import pytest
 import torch
+from transformers import LogitsProcessorList
 
+import specdec.hf
 from specdec import Engine
 from specdec.control.costs import PassCosts
 from specdec.control.crowd import MANY, Crowd, idle, waited
@@ -197,6 +199,30 @@ def test_an_engine_keeps_to_its_threads_and_leaves_others_theirs(monkeypatch):
     seen.clear()
     Engine(models.build("llama")).generate([1, 2, 3], max_new_tokens=4)
     assert (before, 1) in seen
+
+
+def test_the_adapter_has_threads(monkeypatch):
+    """Row by row, and in lockstep where a processor looks at the whole batch."""
+    monkeypatch.setattr("specdec.threads._most", lambda: 4)
+    model, seen = models.build("llama"), set()
+    forward, before = type(model).forward, torch.get_num_threads()
+
+    def spied(self, *args, **kwargs):
+        seen.add(torch.get_num_threads())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", spied)
+    rows = torch.tensor([[1, 2], [3, 4]])
+    whole = LogitsProcessorList([lambda ids, scores: scores - scores.mean()])
+    for processors in (None, whole):
+        model.generate(
+            rows, custom_generate=specdec.hf.generate, threads=3, max_new_tokens=4,
+            do_sample=False, pad_token_id=0, logits_processor=processors,
+        )  # fmt: skip
+        assert seen == {3} and torch.get_num_threads() == before
+        seen.clear()
+    with pytest.raises(InvalidArgument, match="threads=0"):
+        model.generate(rows, custom_generate=specdec.hf.generate, threads=0, max_new_tokens=4)
 
 
 def test_threads_are_given_back_after_an_error(monkeypatch):

@@ -123,6 +123,12 @@ def test_what_least_lengths_keep_away(engine):
     assert (across.token_ids, across.text) == ([ID["c"], ID["d"], ID["e"]], "")
 
 
+def test_ends_of_a_config_that_no_token_is(engine, monkeypatch):
+    """A model's own are none of the caller's: they end nothing, and keep nothing away."""
+    monkeypatch.setattr(engine.model.generation_config, "eos_token_id", [EOS, 999])
+    assert len(says(engine, EOS, min_new_tokens=2).token_ids) == 3
+
+
 def test_min_new_tokens_is_transformers(engine):
     """Beside stock, with one processor: the same tokens."""
     for least in (0, 3, 5):
@@ -174,6 +180,8 @@ def test_stop_strings_of_special_tokens(engine, stop, script, count, text):
         ({"stop_token_ids": [40]}, "stop_token_ids holds 40"),
         ({"stop_token_ids": [-1]}, "stop_token_ids holds -1"),
         ({"stop_token_ids": ["a"]}, "stop_token_ids.*'a'"),
+        ({"eos_token_id": 40}, "eos_token_id holds 40, which is no token id from 0 to 39"),
+        ({"eos_token_id": [2, -1]}, "eos_token_id holds -1"),
         ({"ignore_eos": 3}, "ignore_eos=3"),
         ({"ignore_eos": True, "eos_token_id": 3}, "contradict"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens exceeds"),

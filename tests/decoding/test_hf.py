@@ -32,6 +32,7 @@ def model():
         {"prefix_allowed_tokens_fn": lambda row, ids: list(range(10 * row, 10 * row + 20))},
         {"min_new_tokens": 5, "eos_token_id": 9},
         {"eos_token_id": [9, 11, 13]},
+        {"eos_token_id": [9, 999]},  # which no token is: transformers lets it be
         {"max_length": 12, "max_new_tokens": None},
         {"forced_eos_token_id": 3},
         {"exponential_decay_length_penalty": (3, 1.5), "eos_token_id": 9},

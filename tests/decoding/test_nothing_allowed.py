@@ -167,8 +167,12 @@ def test_the_coldest_temperatures_are_greedy(temperature, dtype, draft):
             [1, 2], temperature=temperature, seed=3, max_new_tokens=8, eos_token_id=[], **how
         )
         assert got.token_ids == want
-    hot = engine.generate([1, 2], temperature=1e38, seed=3, max_new_tokens=8, eos_token_id=[])
-    assert len(hot.token_ids) == 8
+    for hottest in (1e38, 1e300):  # every token is as likely but for one that is forbidden
+        hot = engine.generate(
+            [1, 2], temperature=hottest, seed=3, max_new_tokens=200, eos_token_id=[],
+            suppress_tokens=[7],
+        )  # fmt: skip
+        assert len(hot.token_ids) == 200 and set(hot.token_ids) == set(range(40)) - {7}
 
 
 def test_penalties_beyond_float32_forbid():

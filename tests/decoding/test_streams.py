@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+import specdec.hf
 from specdec import Engine
 from specdec.control import calibration
 from specdec.errors import InvalidArgument
@@ -68,6 +69,17 @@ def test_the_end_is_told_after_an_error(engine, error):
         text(engine, streamer=listener, **kwargs)
     assert listener.ends == 1
     assert text(engine) == want, "the engine goes on"
+
+
+@pytest.mark.parametrize("fails", [1, 3])
+def test_transformers_streamers_hear_the_end(engine, fails):
+    """Also one that fails at the prompt, which transformers shows it before it calls us."""
+    listener, model = Listener(fails), models.build("llama")
+    with pytest.raises(RuntimeError, match="on purpose"):
+        specdec.hf.generate(
+            model, torch.tensor([PROMPT]), streamer=listener, max_new_tokens=8, do_sample=False
+        )
+    assert listener.ends == 1
 
 
 def test_a_stream_that_is_closed(engine):

@@ -78,8 +78,11 @@ def test_bad_views():
     for message, kwargs in bad.items():
         with pytest.raises(InvalidArgument, match=message):
             VIEWS["tidal"].load()(target, DraftOptions(**kwargs))
-    with pytest.raises(UnsupportedModel, match="nothing to leave out"):
-        VIEWS["quest"].load()(Target(models.build("mistral")), DraftOptions())
+    with pytest.raises(InvalidArgument, match=r"dense=\(5,\) takes all layers that choose"):
+        VIEWS["tidal"].load()(target, DraftOptions(dense=(5,)))
+    for name in ("quest", "tidal"):
+        with pytest.raises(UnsupportedModel, match=f"'{name}' has nothing to leave out"):
+            VIEWS[name].load()(Target(models.build("mistral")), DraftOptions())
 
 
 @settings(max_examples=60, deadline=None)
