@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdec import Engine
+from specdec import Engine, Prompt
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.options import DraftOptions
 from specdec.decoding.speculative import Speculative
@@ -228,3 +228,17 @@ BAD = [{"draft_tree": "4-x"}, {"draft_tree": "200-200"}, {"draft_tree": "4-4", "
 def test_bad_shapes_are_refused(llama, saved, options):
     with pytest.raises(InvalidArgument, match=next(iter(options))):
         llama.generate([1], drafter="longspec", draft_model=saved, **options)
+
+
+@torch.inference_mode()
+def test_a_shift_of_all_positions_changes_nothing(llama):
+    """Rotation is relative: what is read of the target is rotated as the target's keys are."""
+    row, moved = row_of(TEXT[:12]), row_of(TEXT[:12])
+    moved.content = Prompt(TEXT[:12], positions=torch.arange(12) + 50)
+    found = []
+    for one in (row, moved):
+        model, _ = drafting(llama, [one])
+        first = model.forward([one], [TokenTree.root(one.tokens[-1])])[0]
+        found.append((first, model.grow([one], [[3, 4]], [[0, 0]])[1]))
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)  # rotary tables are float32
