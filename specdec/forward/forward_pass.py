@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from specdec.forward.plan import LayerPlan, Needs
 from specdec.forward.static_inputs import PassInputs
 from specdec.forward.view_state import ViewState
 from specdec.kernels.attention.level_attention import Reads
+
+T = TypeVar("T")
 
 
 class View(Protocol):
@@ -59,8 +61,9 @@ class PassCache:
     """What is worked out once for all layers of a pass.
 
     full_reads: of layers that read everything, by window. tables: of those that read less, with
-    their members, by what they read. run_made: the last run of fused layers that made all its
-    outputs at once. is_looked_at: whether the watch over fused layers has been asked.
+    their members, by what they read. parts: by class, see `once`. run_made: the last run of fused
+    layers that made all its outputs at once. is_looked_at: whether the watch over fused layers has
+    been asked.
     """
 
     segments: list[Segments] | None = None
@@ -68,10 +71,17 @@ class PassCache:
     tables: dict[Hashable, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
         default_factory=dict
     )
-    static: Any = None
-    remote: Any = None
-    run_made: Any = None
+    parts: dict[type, object] = field(default_factory=dict)
+    run_made: object = None
     is_looked_at: bool = False
+
+    def once(self, kind: type[T], make: Callable[[], T]) -> T:
+        """The pass's own object of a class, made when the first layer asks for it."""
+        known = self.parts.get(kind)
+        if known is None:
+            known = self.parts[kind] = make()
+        assert isinstance(known, kind)
+        return known
 
 
 @dataclass(frozen=True, eq=False)

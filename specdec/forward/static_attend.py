@@ -76,10 +76,7 @@ class StaticReads:
     @classmethod
     def of(cls, pass_: ForwardPass, device: torch.device) -> StaticReads:
         """Those of a pass, made at its first layer."""
-        if pass_.cache.static is None:
-            pass_.cache.static = cls(pass_, device)
-        known: StaticReads = pass_.cache.static
-        return known
+        return pass_.cache.once(cls, lambda: cls(pass_, device))
 
     def stage(self, call: AttentionCall) -> None:
         """Write the call's keys and values behind what is staged, in place."""

@@ -63,10 +63,7 @@ class Stream:
     @classmethod
     def of(cls, pass_: ForwardPass, device: torch.device) -> Stream:
         """The stream of a pass, begun at its first layer that asks."""
-        if pass_.cache.remote is None:
-            pass_.cache.remote = cls(pass_, device)
-        known: Stream = pass_.cache.remote
-        return known
+        return pass_.cache.once(cls, lambda: cls(pass_, device))
 
     def begin(self, call: AttentionCall) -> Callable[[], Partial | None]:
         """Begin with the cold keys of the call's layer; what comes back waits for the partial.
