@@ -27,7 +27,7 @@ def check_prompt(prompt: Prompt, target: Target, name: str) -> None:
                 raise InvalidArgument(
                     f"{where} is of {x.shape[1]} numbers a token, and {kind} has {hidden}"
                 )
-        if span.is_whole and span.length >= PREFILL_CHUNK:
+        if span.bidirectional and span.length >= PREFILL_CHUNK:
             raise InvalidArgument(
                 f"{where} has {span.length} tokens that see each other, and a pass reads "
                 f"{PREFILL_CHUNK - 1} at most: cut it into several"

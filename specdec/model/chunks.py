@@ -47,4 +47,4 @@ def chunks(
 
 def _uncut(end: int, spans: Sequence[Span]) -> int:
     """The last place up to `end` where no span that is read as a whole is cut."""
-    return min([end, *(x.start for x in spans if x.is_whole and x.start < end < x.end)])
+    return min([end, *(x.start for x in spans if x.bidirectional and x.start < end < x.end)])

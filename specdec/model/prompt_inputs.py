@@ -47,7 +47,7 @@ def prompt_inputs(model: PreTrainedModel, prompt: Prompt, chunk: Chunk) -> Promp
             continue
         here, there = slice(first - start, end - start), slice(first - span.start, end - span.start)
         embedded[0, here] = span.read()[there].to(embedded)
-        if span.is_whole:
+        if span.bidirectional:
             blocks[here] = number
         if span.deepstack:
             features.append((here, span, there))

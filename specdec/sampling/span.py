@@ -18,10 +18,11 @@ class Span:
     """`length` tokens from `start` on, whose ids only hold the place.
 
     embeddings: what the first layer is given in their place, `[length, hidden]`; or a function that
-        makes it when it is read, as a vision tower does, and then `length` and `digest` are given.
+        makes it when it is first read, as a vision tower does; then `length` and `digest` are
+        given.
     digest: tells this content from every other; by default one of the embeddings' bytes.
-    is_whole: its tokens see each other in both directions, as Gemma 3's image tokens do; otherwise
-        they are causal.
+    bidirectional: whether its tokens see each other in both directions, as Gemma 3's image tokens
+        do; otherwise they are causal.
     deepstack: `[length, hidden]` each, added to the output of the first layers, as in Qwen3-VL.
     """
 
@@ -29,7 +30,7 @@ class Span:
     embeddings: Tensor | Callable[[], Tensor]
     length: int = -1
     digest: bytes = b""
-    is_whole: bool = False
+    bidirectional: bool = False
     deepstack: Sequence[Tensor] = ()
 
     def __post_init__(self) -> None:
@@ -70,13 +71,16 @@ class Span:
     @cached_property
     def identity(self) -> bytes:
         """Of all that its keys and values depend on, its place apart."""
-        kind = f"{self.length} {self.is_whole} {len(self.deepstack)} ".encode()
+        kind = f"{self.length} {self.bidirectional} {len(self.deepstack)} ".encode()
         return blake2b(kind + self.digest, digest_size=16).digest()
 
     def read(self) -> Tensor:
-        """The embeddings `[length, hidden]`, made now if a function makes them."""
-        if isinstance(self.embeddings, Tensor):
-            return self.embeddings
+        """The embeddings `[length, hidden]`; if a function makes them, now and once."""
+        return self.embeddings if isinstance(self.embeddings, Tensor) else self._made
+
+    @cached_property
+    def _made(self) -> Tensor:
+        assert not isinstance(self.embeddings, Tensor)
         made = self.embeddings()
         self._check(made, "embeddings")
         return made

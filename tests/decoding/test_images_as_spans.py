@@ -25,13 +25,16 @@ def as_transformers_has_it(model, inputs):
     return text[0, inputs["input_ids"].shape[1] :].tolist(), seen[0]
 
 
-def prompt_of(inputs, given, is_whole=False):
+def prompt_of(inputs, given, bidirectional=False):
     """Embeddings, positions and features of the image, as the decoder was given them."""
     ids = inputs["input_ids"][0]
     (places,) = (ids == vision.IMAGE).nonzero(as_tuple=True)
     features = given.get("deepstack_visual_embeds") or ()
     span = Span(
-        int(places[0]), given["inputs_embeds"][0, places], is_whole=is_whole, deepstack=features
+        int(places[0]),
+        given["inputs_embeds"][0, places],
+        bidirectional=bidirectional,
+        deepstack=features,
     )
     positions = given["position_ids"]
     if positions.dim() == 3:  # places, and then time, height and width
@@ -49,7 +52,7 @@ def test_an_image_is_a_span(name):
     for seed in range(2):
         inputs = vision.inputs(name, seed)
         text, given = as_transformers_has_it(model, inputs)
-        prompts.append(prompt_of(inputs, given, is_whole=name == "gemma3"))
+        prompts.append(prompt_of(inputs, given, bidirectional=name == "gemma3"))
         wanted.append(text)
     assert wanted[0] != wanted[1]
     text_alone = model.generate(torch.tensor([[5, 7, 11]]), max_new_tokens=NEW, do_sample=False)
