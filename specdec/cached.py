@@ -18,6 +18,7 @@ _KINDS = {
     "demo": ("demo", r".+\.gguf", "weights of the demo model"),
     "costs": ("costs", r"[0-9a-f]{24}\.json", "how long passes take on this machine"),
     "channels": ("channels", r"[0-9a-f]+", "label channels of models"),
+    "tokenizers": ("tokenizers", r"[0-9a-f]{32}", "tokenizers of GGUF files, as they were built"),
     "llama.cpp": ("gguf", r"[0-9a-f]{32}-llama\.cpp-float32-v\d+", "float32 copies, to measure"),
     "converted": (
         "gguf",

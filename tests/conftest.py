@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from specdec.control import calibration
+from specdec.loading.gguf import built_tokenizers
 from specdec.sparse.calibrations import finding
 
 TESTS = Path(__file__).resolve().parent
@@ -28,10 +29,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests sta
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_costs_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What tiny models cost is measured, but not kept in the user's cache."""
+    """What is measured and built is not kept in the user's cache."""
     folder = tmp_path_factory.mktemp("costs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "cache_root", lambda: folder)
+        for module in (calibration, built_tokenizers):
+            patch.setattr(module, "cache_root", lambda: folder)
         patch.setattr(finding, "cache_root", lambda: folder)
         yield
 

@@ -27,6 +27,7 @@ def full(cache: Path, tmp_path: Path) -> Path:
         "demo/model.gguf": 3000,
         f"costs/{'0' * 24}.json": 10,
         "channels/abc123/order.safetensors": 50,
+        f"tokenizers/{OLD}/tokenizer.json": 60,
         f"gguf/{OLD}-float32-v3/model.safetensors": 9000,
         f"gguf/{OLD}-bfloat16-v4/a/b.bin": 500,
         "gguf/12345678-1234-1234-1234-123456789abc.json": 20,
@@ -56,7 +57,7 @@ def test_entries_have_kinds_sizes_and_ages(full: Path) -> None:
     found = cached.entries()
     sizes = names(found)
     assert sizes["demo/model.gguf"] == 3000 and sizes[f"gguf/{OLD}-float32-v3"] == 9000
-    assert sizes[f"gguf/{OLD}-bfloat16-v4"] == 500 and len(found) == 9
+    assert sizes[f"gguf/{OLD}-bfloat16-v4"] == 500 and len(found) == 10
     kinds = {entry.name: entry.kind for entry in found}
     assert kinds[f"gguf/{OLD}-llama.cpp-float32-v1"] == "llama.cpp"
     assert kinds["demo/.unfinished-1"] == "unfinished"

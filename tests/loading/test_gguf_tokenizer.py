@@ -15,6 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 from specdec.errors import UnsupportedModel, WeightsError
+from specdec.loading.gguf import built_tokenizers
+from specdec.loading.gguf import tokenizer as gguf_tokenizer
 from specdec.loading.gguf.splits import SPLITS
 from specdec.loading.gguf.tokenizer import tokenizer_of
 from specdec.loading.gguf.vocab import end_ids
@@ -278,3 +280,44 @@ def test_what_is_shown(tmp_path: Path, byte_level: dict[str, Any]) -> None:
         text = "ab \n\n 日本é  <tool>a"
         ids = tokenizer(f"{text}<|im_end|>")["input_ids"]
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
+def test_what_takes_long_is_built_once(
+    tmp_path: Path, byte_level: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tokenizer comes back, for the same metadata; a damaged copy is built again."""
+    monkeypatch.setattr(built_tokenizers, "cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr(built_tokenizers, "LONG", -1.0)
+    keys = byte_level if kind == "byte-level" else sentencepiece(PIECES)
+    fields, build, built = write(tmp_path / "x", **keys), gguf_tokenizer._backend, []
+
+    def counted(*given: Any) -> Tokenizer:
+        built.append(given)
+        return build(*given)
+
+    monkeypatch.setattr(gguf_tokenizer, "_backend", counted)
+    first, again = tokenizer_of(fields), tokenizer_of({**fields, "tokenizer.chat_template": "x"})
+    assert first is not None and again is not None and len(built) == 1
+    assert again.chat_template == "x" and again.special_tokens_map == first.special_tokens_map
+    assert again.backend_tokenizer.to_str() == first.backend_tokenizer.to_str()
+    texts = [*TEXTS, *drawn(40, SIGNS), "<|im_start|> a<tool>b<s>"]
+    assert [again(text)["input_ids"] for text in texts] == [first(x)["input_ids"] for x in texts]
+
+    tokenizer_of({**fields, "tokenizer.ggml.add_eos_token": True})
+    assert len(built) == 2, "another tokenizer"
+    for kept in (tmp_path / "cache" / "tokenizers").glob("*/tokenizer.json"):
+        kept.write_bytes(b"x" * kept.stat().st_size)
+    assert tokenizer_of(fields) is not None and len(built) == 3
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(built_tokenizers, "cache_root", lambda: tmp_path / "file")
+    assert tokenizer_of(fields) is not None and len(built) == 4, "nothing can be kept here"
+
+
+def test_what_is_built_fast_is_not_kept(
+    tmp_path: Path, byte_level: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(built_tokenizers, "cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr(built_tokenizers, "LONG", 60.0)
+    assert tokenizer_of(write(tmp_path / "x", **byte_level)) is not None
+    assert not (tmp_path / "cache").exists()

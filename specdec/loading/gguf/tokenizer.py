@@ -18,6 +18,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from specdec.errors import UnsupportedModel, WeightsError
+from specdec.loading.gguf.built_tokenizers import built_once
 from specdec.loading.gguf.merges import SPACE, listed_merges, scored_merges
 from specdec.loading.gguf.splits import DEFAULT, SPLITS, Split
 from specdec.loading.gguf.vocab import GGUFVocab, Kind, vocab_of
@@ -34,6 +35,35 @@ def tokenizer_of(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast | None:
     vocab = vocab_of(fields)
     if vocab is None:
         return None
+    backend = built_once(fields, lambda: _backend(fields, vocab))
+    roles = {
+        f"{role}_token": vocab.tokens[vocab.roles[role]]
+        for role in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+        # A role does not make a token special: one of another kind stays text like any other.
+        if role in vocab.roles and vocab.kinds[vocab.roles[role]] in (Kind.CONTROL, Kind.UNKNOWN)
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_Given(backend),
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        chat_template=_chat_template(fields),
+        **roles,
+    )
+
+
+class _Given:
+    """A tokenizer to keep: transformers deep-copies what it is handed, for a second and more where
+    the vocabulary is large."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Tokenizer:
+        return self._tokenizer
+
+
+def _backend(fields: Mapping[str, Any], vocab: GGUFVocab) -> Tokenizer:
+    """All that cuts a text into ids, and ids into text."""
     split = _split(fields) if vocab.model == "gpt2" else None
     if split is not None:
         backend = _byte_level(vocab, split, fields.get("tokenizer.ggml.merges"))
@@ -43,19 +73,7 @@ def tokenizer_of(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast | None:
     add_bos = fields.get("tokenizer.ggml.add_bos_token", split.add_bos if split else True)
     add_eos = fields.get("tokenizer.ggml.add_eos_token", False)
     backend.post_processor = _frame(vocab, bool(add_bos), bool(add_eos))
-    roles = {
-        f"{role}_token": vocab.tokens[vocab.roles[role]]
-        for role in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
-        # A role does not make a token special: one of another kind stays text like any other.
-        if role in vocab.roles and vocab.kinds[vocab.roles[role]] in (Kind.CONTROL, Kind.UNKNOWN)
-    }
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-        chat_template=_chat_template(fields),
-        **roles,
-    )
+    return backend
 
 
 def _split(fields: Mapping[str, Any]) -> Split:
