@@ -45,13 +45,16 @@ class Gain:
 class Written:
     """A verifier that has read a whole text, and shows as much of its KV as was committed."""
 
-    base = None
-
     @torch.inference_mode()
     def __init__(self, target: Target, text: Sequence[int]) -> None:
         self.target, self.text = target, list(text)
         self.store = target.new_store(1, len(text) + 1)
         target.prefill(self.store, FullView(), 0, text)
+
+    @property
+    def holder(self) -> Written:
+        """Whose KV the target has written: as `CachedModel.holder`."""
+        return self
 
     def settle(self, row: Row | None, upto: int) -> None:
         """Show the KV of the first `upto` tokens."""
