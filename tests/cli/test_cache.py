@@ -86,12 +86,12 @@ def test_a_kind_or_an_entry_is_cleared(full: Path) -> None:
     out = run("cache", "clear", "converted", "demo/model.gguf", "--yes")
     assert out.exit_code == 0 and "deleted 4 entries" in out.stdout
     kinds = {entry.kind for entry in cached.entries()}
-    assert kinds == {"costs", "channels", "llama.cpp", "unfinished"}
+    assert kinds == {"costs", "channels", "tokenizers", "llama.cpp", "unfinished"}
 
 
 def test_all_is_cleared_but_what_is_not_ours(full: Path, tmp_path: Path) -> None:
     document = json.loads(run("cache", "clear", "--all", "--yes", "--json").stdout)
-    assert len(document["entries"]) == 9 and cached.entries() == []
+    assert len(document["entries"]) == 10 and cached.entries() == []
     left = sorted(p.relative_to(full).as_posix() for p in full.rglob("*") if not p.is_dir())
     assert left == ["costs/mine.csv", "gguf/notes.txt", "mine/letter.txt"]
     assert (tmp_path / "other" / "kept").read_text() == "kept"  # behind a link
