@@ -82,18 +82,21 @@ class LayerAsk:
         index, keys = PageIndex.of(level, layer, row, policy.scorer), level.k[layer]
         if policy.queries != "draft" or policy.sharing.exact_anchors or x.readable > 1:
             return None
-        if policy.heads is not None or policy.residue is not None or policy.trigger.looks:
+        if policy.importance is not None or not policy.is_even:
             return None  # no kernel divides pages among heads, makes entries or looks at queries
-        if index is None or keys is None or length < policy.scorer.page_size:
+        if index is None or keys is None or length < policy.page_size:
             return None
         pages = index.update(keys[row], length, keys.device)
         asked = keys[row][:, :1]
         question = policy.scorer.question(asked, index.memo)
         if question is None or question[0] is not asked or index.summary is None:
             return None
-        how = settings(policy, x, pages)
+        how = settings(policy, x, pages, policy.limit(x.total))
         chosen = torch.zeros(keys.shape[1], how.pop("count"), dtype=torch.int64)
         summary = index.summary[:, :pages].flatten(2)
-        choosing = Choosing(summary, chosen.numpy()[None], question[1], **how)
-        size = policy.scorer.page_size
+        choosing = Choosing(
+            summary, chosen.numpy()[None], question[1], votes=policy.votes, pool=policy.pool,
+            all_heads=policy.sharing.all_heads, **how,
+        )  # fmt: skip
+        size = policy.page_size
         return Selection(x.round, chosen, (pages * size,), size), choosing

@@ -17,11 +17,18 @@ def split(pages: int, tail: int, budget: int, size: int) -> tuple[int, int]:
 
 
 def row_plan(selection: Selection, segments: Segments, budget: int) -> RowPlan:
-    """What a sequence reads of a selection, and of what was committed since: see `split`."""
+    """What a sequence reads of a selection, and of what was committed since: see `split`.
+
+    budget: the view's, where the selection has none of its own.
+    """
     assert selection.pages is not None
     size, since = selection.page_size, list(selection.covered)
     tail = sum(segments.lengths[: segments.readable]) - sum(since)
-    count, excess = split(selection.num_pages, tail, budget, size)
+    if selection.is_bounded:
+        own = budget if selection.budget is None else selection.budget
+        count, excess = split(selection.num_pages, tail, own, size)
+    else:
+        count, excess = selection.num_pages, 0
     for at in range(segments.readable):
         cut = min(excess, segments.lengths[at] - since[at])
         since[at], excess = since[at] + cut, excess - cut

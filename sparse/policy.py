@@ -5,35 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 from torch import Tensor
 
 from specdec.errors import InvalidArgument
-from specdec.forward.plan import Entries, Selection
+from specdec.forward.plan import Selection
 from specdec.forward.view_state import ViewState
+from specdec.sparse.budgets.head_budget import HeadBudget
+from specdec.sparse.budgets.layer_budget import LayerBudget
+from specdec.sparse.importances.importance import Importance
 from specdec.sparse.layer_sharing import Sharing
+from specdec.sparse.residues.base import Residue
 from specdec.sparse.scorers.base import Scorer
+from specdec.sparse.scorers.recency import Recency
 from specdec.sparse.triggers.base import Moment, Trigger
 from specdec.sparse.triggers.spelling import trigger_of
 
 QUERIES = ("draft", "verified", "prompt")
 PROMPT_QUERIES = 32  # of the prompt's end, that vote for it (SnapKV) or calibrate labels
-
-
-class HeadBudget(Protocol):
-    """Divides a layer's pages among its KV heads."""
-
-    def counts(self, score: Tensor, count: int) -> Tensor:
-        """How many pages each head keeps, `int64[Hkv]`, of `Hkv * count` in all; score `[Hkv, P]`
-        are the pages' importances."""
-
-
-class Residue(Protocol):
-    """Makes what stands for tokens that are not selected."""
-
-    def entries(self, k: Tensor, v: Tensor, kept: Tensor) -> Entries:
-        """Entries for `k, v[Hkv, S, D]`, of which `kept: bool[Hkv, S]` are read themselves."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +39,14 @@ class Policy:
     votes, pool: see `kernels.selection.select_pages.importance`.
     heads: how the pages are divided among KV heads; None gives each the same number.
     residue: what stands for the tokens that are left out; None is nothing.
+    importance: what judges pages in place of the scorer and of all `queries`, votes and pooling.
     share: of the committed text, that is read instead of `budget` tokens where it is more of them.
+    layers: how `budget` is divided among layers; None gives each the same. It needs `layer_types`,
+        the model's.
     """
 
     name: str
-    scorer: Scorer
+    scorer: Scorer = field(default_factory=Recency)
     sharing: Sharing = field(default_factory=Sharing)
     budget: int = 512
     sink: int = 16
@@ -66,13 +58,16 @@ class Policy:
     heads: HeadBudget | None = None
     residue: Residue | None = None
     share: float | None = None
+    importance: Importance | None = None
+    layers: LayerBudget | None = None
+    layer_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        least = self.sink + self.recent + self.scorer.page_size
+        least = self.sink + self.recent + self.page_size
         if self.budget < least:
             raise InvalidArgument(
                 f"budget={self.budget} is below sink + recent + one page = {self.sink} + "
-                f"{self.recent} + {self.scorer.page_size}: give at least {least}"
+                f"{self.recent} + {self.page_size}: give at least {least}"
             )
         if self.residue is not None and self.sharing.anchors is not None:
             raise InvalidArgument(
@@ -83,16 +78,42 @@ class Policy:
             raise InvalidArgument(f"queries={self.queries!r} is unknown: give {QUERIES}")
         if self.share is not None and not 0 < self.share <= 1:
             raise InvalidArgument(f"share={self.share!r} is outside (0, 1]")
+        asks_late = self.importance is None and self.queries == "draft"
+        if asks_late and self.layers is not None and self.layers.looks:
+            raise InvalidArgument(
+                f"view {self.name!r} divides its budget by the importances of all layers, which "
+                "are not known before they run where a draft's own queries select: give queries "
+                "'verified' or 'prompt'"
+            )
         trigger_of(self.refresh)  # refuses what is none
+
+    def limit(self, total: int) -> int:
+        """The most tokens that are read of a text of so many, by a layer on average."""
+        return self.budget if self.share is None else max(self.budget, round(self.share * total))
+
+    @property
+    def page_size(self) -> int:
+        """Tokens that are selected together."""
+        return self.scorer.page_size if self.importance is None else self.importance.page_size
+
+    @property
+    def is_even(self) -> bool:
+        """Whether every head and layer reads as many pages and nothing stands for the rest, as
+        static passes and fused layers have it, and nobody looks at queries to know when."""
+        parts = (self.heads, self.residue, self.layers)
+        return all(part is None for part in parts) and not self.trigger.looks
+
+    @property
+    def selecting(self) -> list[int]:
+        """The layers that select for themselves, of a model with `layer_types`."""
+        kinds = enumerate(self.layer_types)
+        full = (layer for layer, kind in kinds if kind != "sliding_attention")
+        return [layer for layer in full if self.sharing.anchor_of(layer) == layer]
 
     @cached_property
     def trigger(self) -> Trigger:
         """What `refresh` stands for."""
         return trigger_of(self.refresh)
-
-    def limit(self, total: int) -> int:
-        """The most tokens that are read of a text of so many."""
-        return self.budget if self.share is None else max(self.budget, round(self.share * total))
 
     def is_due(
         self,

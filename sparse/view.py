@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from specdec.cache.store import Level
-from specdec.errors import UnsupportedModel
+from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments
 from specdec.forward.pass_ahead import PassAhead
@@ -36,11 +36,14 @@ class SparseView(Policy):
 
     @property
     def reads(self) -> int | None:
-        return self.budget if self.share is None else None
+        is_bounded = self.heads is None or self.heads.is_bounded
+        return self.budget if is_bounded and self.share is None else None
 
     @property
     def needs(self) -> Needs:
         """The queries that select, and what has moved to slower memory, to be summarised before."""
+        if self.importance is not None:
+            return self.importance.needs
         prompt = self.queries != "draft" or self.scorer.learns
         on_spill = () if self.scorer.learns else (self.summarise,)
         return Needs(PROMPT_QUERIES if prompt else 0, self.queries == "verified", on_spill)
@@ -57,6 +60,11 @@ class SparseView(Policy):
 
     def check(self, target: Target) -> None:
         """Raise unless this view can serve the model."""
+        if self.layers is not None and self.layer_types != tuple(target.layer_types):
+            raise InvalidArgument(
+                f"view {self.name!r} divides its budget among layers and was not told which the "
+                "model has: give layer_types=tuple(target.layer_types)"
+            )
         if all(kind == "sliding_attention" for kind in target.layer_types):
             raise UnsupportedModel(
                 f"view {self.name!r} has nothing to leave out: every layer of this model reads a "

@@ -178,7 +178,7 @@ class ProfiledView:
     def _part(self, choice: Selection, mass: Tensor) -> tuple[int, float]:
         """Keys that a choice reads, and their share of `mass[Hkv, S + N]`, mean over KV heads."""
         assert choice.pages is not None
-        size, covered = self.view.scorer.page_size, choice.covered[0]
+        size, covered = self.view.page_size, choice.covered[0]
         segments = Segments(0, 0, [0], [self.walk.committed], 1, ReadStats())
         plan = row_plan(choice, segments, self.view.budget)
         count, (since,) = plan.count, plan.since

@@ -31,6 +31,12 @@ def select_pages(
     score = importance(logits, votes, pool, per_page)
     if all_heads:
         score = score.amax(dim=0, keepdim=True).expand_as(score).contiguous()
+    return best_pages(score, count=count, first=first, last=last)
+
+
+def best_pages(score: Tensor, *, count: int, first: int, last: int) -> Tensor:
+    """The `count` pages of each head with the greatest finite `score[Hkv, P]`, which may be changed
+    in place; the `first` pages come before all others, then the `last` ones."""
     pages, none = score.new_tensor([score.shape[1], 0], dtype=torch.int32).split(1)
     best = topk_pages(score[None], pages, none, page_size=1, budget=count, sink=first, recent=last)
     return best[0].long()

@@ -17,8 +17,9 @@ class AdaptiveHeads:
     """
 
     safeguard: float = 0.2
+    is_bounded = True
 
-    def counts(self, score: Tensor, count: int) -> Tensor:
+    def counts(self, score: Tensor, count: int, layer: int) -> Tensor:
         """How many pages each head keeps, `int64[Hkv]`, in all `Hkv * count`.
 
         score: `[Hkv, P]`, importances that can be compared between heads. count: pages a head.

@@ -12,6 +12,7 @@ from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments
 from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import WHOLE, LayerPlan, Needs, RowPlan
+from specdec.forward.prompt_queries import PromptQueries
 from specdec.sparse.codecs.codec import Codec
 from specdec.sparse.codecs.coded_copy import CodedCopy, CodedRow
 from specdec.sparse.codecs.coded_read import CodedRead, CodedReads
@@ -90,11 +91,10 @@ class CodedView:
         return CodedRead(copy, pass_.store.levels[at], x.rows[at], start, end, self.sink)
 
     def _queries(self, pass_: ForwardPass, group: tuple[int, ...], x: Segments) -> Tensor | None:
-        if not self.asks_queries:
-            return None
-        assert pass_.state.queries is not None
-        prompt = pass_.state.queries.prompt
-        return torch.cat([prompt[layer, x.rows[0]].q for layer in group])
+        kept = PromptQueries.of(pass_.store).window[x.sequence]
+        if not self.asks_queries or not all(layer in kept for layer in group):
+            return None  # a prompt that was saved has none
+        return torch.cat([kept[layer].q for layer in group])
 
 
 def row_of(x: Segments, reads: list[CodedRead | None]) -> RowPlan:

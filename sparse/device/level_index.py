@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from specdec.cache.store import Level
-from specdec.forward.query_recorder import Queries
+from specdec.forward.prompt_queries import Queries
 from specdec.sparse.scorers.base import Memo, Summary, packed
 
 
@@ -82,11 +82,11 @@ class LevelIndex:
         level: Level,
         layers: list[int],
         device: torch.device,
-        queries: Mapping[tuple[int, int], Queries] | None = None,
+        queries: Sequence[Mapping[int, Queries]] = (),
     ) -> None:
         """Take up, in place, the pages of `layers` that are full now.
 
-        queries: the last ones of the prompts, by (layer, row), if they were recorded.
+        queries: the last ones of the prompts, by row and layer, if they were recorded.
         """
         size = self.scorer.page_size
         full = level.length // size * size
@@ -105,7 +105,7 @@ class LevelIndex:
                 since, most = torch.zeros_like(since), level.capacity // size
             if isinstance(self.scorer, RowScorer):
                 for row in (full > 0).logical_and(is_new | (self.covered == 0)).nonzero():
-                    self._begin(layer, int(row), keys, int(full[row]), queries or {})
+                    self._begin(layer, int(row), keys, int(full[row]), queries)
             length = level.lengths_on(device)
             self.scorer.take_up(self.summaries[layer], keys, since, length, most)
         if pages:
@@ -118,10 +118,10 @@ class LevelIndex:
         row: int,
         keys: Tensor,
         count: int,
-        queries: Mapping[tuple[int, int], Queries],
+        queries: Sequence[Mapping[int, Queries]],
     ) -> None:
         assert isinstance(self.scorer, RowScorer)
-        asked = queries.get((layer, row))
+        asked = queries[row].get(layer) if row < len(queries) else None
         memo = Memo(layer, None if asked is None else packed(asked.q, keys.shape[1]))
         self.scorer.begin(self.summaries[layer], keys[row, :, :count], row, memo)
 

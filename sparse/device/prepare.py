@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping
 from specdec.forward.layout import token_bytes
 from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import Selection
+from specdec.forward.prompt_queries import PromptQueries
 from specdec.sparse.budget import split
 from specdec.sparse.device.level_index import LevelIndex, LevelScorer
 from specdec.sparse.device.selections import StaticSelections
@@ -26,11 +27,11 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
     something stands for what is left out; or layers have no keys yet.
     """
     store = ahead.store
-    level, size = store.levels[0], policy.scorer.page_size
+    level, size = store.levels[0], policy.page_size
     anchors = [layer for layer in ahead.layers if policy.sharing.anchor_of(layer) == layer]
     if len(store.levels) != 1 + bool(store.num_shared) or any(level.k[i] is None for i in anchors):
         return None
-    if policy.heads is not None or policy.residue is not None or policy.trigger.looks:
+    if not policy.is_even:
         return None
     selects, index = _selects(policy), None
     held = {} if selects else standing(policy, ahead, anchors)
@@ -38,8 +39,7 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
         return None
     if selects and isinstance(policy.scorer, LevelScorer):
         index = LevelIndex.of(level, policy.scorer)
-        queries = None if ahead.state.queries is None else ahead.state.queries.prompt
-        index.update(level, anchors, ahead.device, queries)
+        index.update(level, anchors, ahead.device, PromptQueries.of(store).window)
     selections = ahead.state.static
     if selections is None:
         selections = ahead.state.static = StaticSelections(store, selects, index, ahead.device)
@@ -59,6 +59,8 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
 def _selects(policy: Policy) -> bool:
     """Whether passes choose for themselves: for a round at most, by their own queries, and by a
     scorer that scores all rows of a level without the host."""
+    if policy.importance is not None:
+        return False
     if policy.queries != "draft" or policy.trigger not in (EveryPass(), EveryRounds(1)):
         return False
     if isinstance(policy.scorer, ExactMass):
@@ -68,7 +70,7 @@ def _selects(policy: Policy) -> bool:
 
 def _extent(policy: Policy, there: int, selects: bool, known: Selection | None) -> tuple[int, int]:
     """How many chosen pages of `there` tokens are read, and the first token that is besides."""
-    size = policy.scorer.page_size
+    size = policy.page_size
     if selects:
         full, tail = there // size, there % size
         return min(full, max(0, policy.budget - tail) // size), full * size
@@ -86,7 +88,7 @@ def _note(
     each."""
     for sequence, (pages, since) in extents.items():
         there = ahead.store.length(sequence)
-        read = there - since + pages * policy.scorer.page_size
+        read = there - since + pages * policy.page_size
         reads = ahead.state.reads_of(sequence)
         reads.begin(there, token)
         reads.note(read, read * token)

@@ -33,7 +33,7 @@ def static_plan(policy: Policy, pass_: ForwardPass, layer: int, anchor: int) -> 
     selects = held.selects and anchor == layer and is_due
     return LayerPlan(
         static=StaticPlan(
-            policy.scorer.page_size,
+            policy.page_size,
             pages,
             since,
             reads_all=policy.sharing.reads_all(layer),
@@ -59,9 +59,9 @@ class _Select:
         full = self.held.since[sequences]
         best = topk_pages(
             scores,
-            full // policy.scorer.page_size,
+            full // policy.page_size,
             reads.lengths[0][reads.row_maps[0].long()] - full,
-            page_size=policy.scorer.page_size,
+            page_size=policy.page_size,
             budget=policy.budget,
             sink=policy.sink,
             recent=policy.recent,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from specdec.forward.plan import Entries
+from specdec.sparse.residues.base import Rest
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,11 @@ class NeighbourMeans:
     """
 
     size: int = 32
+    replaces = False
 
-    def entries(self, k: Tensor, v: Tensor, kept: Tensor) -> Entries:
-        """Entries for `k, v[Hkv, S, D]` of which `kept: bool[Hkv, S]` are read themselves."""
+    def entries(self, rest: Rest) -> Entries:
+        """Entries for the tokens that are not kept."""
+        k, v, kept = rest.k, rest.v, rest.kept
         heads, tokens, _ = k.shape
         count = -(-tokens // self.size)
         group = (torch.arange(tokens, device=k.device) // self.size).expand(heads, -1)

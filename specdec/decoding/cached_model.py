@@ -70,6 +70,7 @@ class CachedModel:
         below = None if base is None else base.text
         rotation = target.rotation
         self.text: TextFollower = TextFollower(self.store, count, rotation, own, below)
+        self.state.held = self.text.held
         if base is None:
             for row in rows:
                 self.text.begin(row)

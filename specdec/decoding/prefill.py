@@ -57,16 +57,14 @@ class Prefill:
         if ragged.long:
             store = self.target.new_store(len(ragged.long) + 1, ragged.prompts)
             for place, number in enumerate(ragged.long):
-                self._read(store, place, places.pop(number), self.observers)
+                self._read(store, place, places.pop(number))
             store.stack(ragged.row_map(count), ragged.capacity)
         else:
             store = self.target.new_store(count, ragged.capacity)
         if isinstance(store, TieredStore):
             store.on_spill = self.on_spill
-        # Queries are noted by rows of the first level, and these are not in it.
-        observers = () if ragged.long else self.observers
         for place, row in sorted(places.items()):
-            self._read(store, place, row, observers)
+            self._read(store, place, row)
         if samples > 1:
             new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
             store.fork(samples, new + SLACK)
@@ -75,11 +73,8 @@ class Prefill:
     def go_on(self, store: KVStore, row: Row, tokens: Sequence[int]) -> None:
         """Read tokens of a row behind those that its store holds, all of them or none."""
         held = store.length(row.index)
-        # Noted by rows of the first level, where this one may have none of its own.
-        is_first = int(store.row_maps[0][row.index]) == row.index
-        observers = self.observers if is_first else ()
         try:
-            self._run(store, row.index, row, tokens, observers)
+            self._run(store, row.index, row, tokens)
         except BaseException:  # some of it may have been committed
             store.crop(row.index, held)
             raise
@@ -101,20 +96,17 @@ class Prefill:
             return Ragged((), 0, whole, count * whole)
         return found
 
-    def _read(self, store: KVStore, place: int, row: Row, observers: Sequence[Observer]) -> None:
+    def _read(self, store: KVStore, place: int, row: Row) -> None:
         """Have a row's prompt but its last token in an empty row of a store."""
         text, known = row.tokens[:-1], 0
         if self.saved is not None and self._turns_alike(len(self.saved.tokens), row):
             known = min(self.saved.common(row.keys(0, len(text))), len(text))
             self.saved.load(self.target, store, place, known)
-        self._run(store, place, row, text[known:], observers)
+        self._run(store, place, row, text[known:])
 
-    def _run(
-        self, store: KVStore, sequence: int, row: Row, tokens: Sequence[int],
-        observers: Sequence[Observer],
-    ) -> None:  # fmt: skip
+    def _run(self, store: KVStore, sequence: int, row: Row, tokens: Sequence[int]) -> None:
         content = row.content if self.sees_content else None
-        self.target.prefill(store, self.view, sequence, tokens, observers, row.span, content)
+        self.target.prefill(store, self.view, sequence, tokens, self.observers, row.span, content)
 
     def _turns_alike(self, length: int, row: Row) -> bool:
         regime = self.target.rotation.regime

@@ -44,6 +44,8 @@ class Selection:
     covered: tokens of each level that were there to select from.
     round: in which round it was made. entries: what stands for the tokens that are left out.
     per_head: pages that a head has on average, where heads have different numbers.
+    budget: tokens that the layer may read, where that is not the view's; is_bounded: whether there
+        is a bound at all.
     """
 
     round: int
@@ -52,6 +54,8 @@ class Selection:
     page_size: int = 1
     entries: Entries | None = None
     per_head: int | None = None
+    budget: int | None = None
+    is_bounded: bool = True
 
     @property
     def num_pages(self) -> int:

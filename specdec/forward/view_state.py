@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from specdec.cache.cached_tokens import CachedTokens
 from specdec.forward.plan import Selection
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.forward.view_reads import ReadStats
@@ -19,7 +21,9 @@ class ViewState:
     selections: by (sequence, anchor layer); asked: the queries `[H, D]` of the last pass's last
     node, likewise, where the view goes by how they turn. gathered: selected pages brought near,
     with the selection they belong to, by (sequence, layer). reads: what sparse passes read.
-    falling: of which acceptance is falling. queries: those of the verifying model, if it keeps any.
+    budgets: how a view's budget was last divided among layers, by sequence. held: the committed
+    tokens of each sequence, where the store's owner knows them. falling: of which acceptance is
+    falling. queries: those of the verifying model, if it keeps any.
     static: selections of static passes, in the device's memory.
     """
 
@@ -27,6 +31,8 @@ class ViewState:
     asked: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     gathered: dict[tuple[int, int], tuple[Selection, Tensor, Tensor]] = field(default_factory=dict)
     reads: dict[int, ReadStats] = field(default_factory=dict)
+    budgets: dict[int, Any] = field(default_factory=dict)
+    held: Sequence[CachedTokens] = ()
     falling: set[int] = field(default_factory=set)
     queries: QueryRecorder | None = None
     static: Any = None

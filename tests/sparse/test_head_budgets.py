@@ -48,7 +48,7 @@ def test_heads_keep_what_the_algorithm_says(data):
     safeguard = data.draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
     seed = data.draw(st.integers(0, 1 << 20))
     score = torch.from_numpy(np.random.default_rng(seed).random((heads, pages)))
-    counts = AdaptiveHeads(safeguard).counts(score, count).tolist()
+    counts = AdaptiveHeads(safeguard).counts(score, count, 0).tolist()
     assert counts == reference(score.numpy(), count, safeguard)
     assert sum(counts) == heads * count
 
@@ -61,8 +61,8 @@ def test_heads_read_different_numbers_of_pages_and_the_text_is_the_same():
     seen = []
 
     class Noting(AdaptiveHeads):
-        def counts(self, score, count):
-            seen.append(super().counts(score, count))
+        def counts(self, score, count, layer):
+            seen.append(super().counts(score, count, layer))
             return seen[-1]
 
     from specdec.sparse import presets
@@ -82,9 +82,9 @@ def test_own_queries_divide_the_pages_in_fused_layers_too():
     asked, promised = [], []
 
     class Noting(AdaptiveHeads):
-        def counts(self, score, count):
+        def counts(self, score, count, layer):
             asked.append(count)
-            return super().counts(score, count)
+            return super().counts(score, count, layer)
 
     view = SparseView("noting", PageBounds(4), Sharing(), 24, 2, 4, refresh="pass", heads=Noting())
     engine = Engine(models.build("llama", dtype=torch.float32, head_dim=16))

@@ -13,6 +13,7 @@ from specdec.forward.full_view import FullView
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.registry import VIEWS
 from specdec.sampling.tree import TokenTree
+from specdec.sparse.residues.base import Rest
 from specdec.sparse.residues.neighbour_means import NeighbourMeans
 
 from helpers import models
@@ -26,7 +27,7 @@ def test_means_and_counts_are_those_of_the_tokens_left_out():
     k, v = rng.normal(size=(2, 23, 4)), rng.normal(size=(2, 23, 4))
     kept = rng.random((2, 23)) < 0.4
     kept[0, 8:16] = True  # a group with nothing left
-    found = NeighbourMeans(8).entries(*map(torch.from_numpy, (k, v, kept)))
+    found = NeighbourMeans(8).entries(Rest(*map(torch.from_numpy, (k, v, kept, np.ones((2, 23))))))
     for head in range(2):
         for group, start in enumerate(range(0, 23, 8)):
             left = [t for t in range(start, min(23, start + 8)) if not kept[head, t]]

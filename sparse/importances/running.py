@@ -1,0 +1,87 @@
+"""Running: importance by what a step scorer has gathered since the text began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specdec.cache.store import KVStore
+from specdec.forward.attention_call import AttentionCall
+from specdec.forward.follower import Accepted
+from specdec.forward.observer import SeenPass
+from specdec.forward.plan import Needs
+from specdec.sparse.importances.base import Observed, StepScorer, grown
+from specdec.sparse.importances.ledger import Account, Ledger
+from specdec.sparse.maths.window_scores import masked_logits
+from specdec.sparse.text import Text, held, lengths
+
+AT_ONCE = 128  # queries of a chunk; their logits over the whole text stand in memory together
+
+
+@dataclass(frozen=True)
+class Running:
+    """Feeds `step` with every query that the text goes through, and asks it.
+
+    Verification shows it the queries of accepted tokens; on a CPU their keys are read once more for
+    it. sees_prompt: it is shown those of the prompt, too, which costs about as much as reading the
+    prompt's attention a second time.
+    """
+
+    step: StepScorer
+    sees_prompt: bool = True
+    page_size: int = 1
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(verified=True, followers=(self,))
+
+    def scores(self, text: Text) -> Tensor | None:
+        """What the statistics say of each token; one that nobody has looked at yet has none."""
+        known = Ledger.of(text.store, self.step).accounts[text.sequence].layers.get(text.layer)
+        if known is None:
+            return None
+        every = tuple(grown(x, text.length)[:, : text.length] for x in known)
+        return self.step.scores(every, text.length).to(text.device)
+
+    def chunk(self, call: AttentionCall, pass_: SeenPass) -> None:
+        """See `Follower`."""
+        store = pass_.store
+        for b, sequence in enumerate(pass_.sequences):
+            start = store.length(sequence)
+            at = pass_.positions[b]
+            # one more token may stand at the end that nobody sees: see `Target.prefill`
+            count = int((at == start + torch.arange(len(at), device=at.device)).sum())
+            account = Ledger.of(store, self.step).accounts[sequence]
+            account.prompt = start + count
+            if self.sees_prompt:
+                before = lengths(store, sequence)
+                k = call.k[b, :, :count]
+                if start:
+                    k = torch.cat([held(store, sequence, call.layer, before, k.device)[0], k], 1)
+                for first in range(0, count, AT_ONCE):
+                    q = call.q[b, :, first : min(first + AT_ONCE, count)]
+                    seen = Accepted(q, call.scale, call.softcap)
+                    self._update(account, call.layer, seen, k, start + first)
+
+    def accepted(self, store: KVStore, sequence: int, layers: Mapping[int, Accepted]) -> None:
+        """See `Follower`."""
+        account = Ledger.of(store, self.step).accounts[sequence]
+        counts = lengths(store, sequence)
+        for layer, seen in layers.items():
+            k, _ = held(store, sequence, layer, counts, seen.q.device)
+            self._update(account, layer, seen, k, sum(counts) - seen.q.shape[1])
+
+    def _update(self, account: Account, layer: int, seen: Accepted, k: Tensor, first: int) -> None:
+        """Take up queries from position `first` on; those of the text up to the last one count."""
+        end = first + seen.q.shape[1]
+        at = torch.arange(first, end, device=k.device)
+        q = seen.q.unflatten(0, (k.shape[0], -1))
+        logits = masked_logits(q, k[:, :end], seen.scale, at, seen.softcap)
+        known = account.layers.get(layer)
+        if known is None:
+            known = self.step.begin(k.shape[0], logits)
+        observed = Observed(logits, first, account.prompt, layer)
+        account.layers[layer] = self.step.update(known, observed)
