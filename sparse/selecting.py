@@ -24,10 +24,11 @@ def select(
     size, text = policy.page_size, _text(policy, pass_, call, segments)
     if not text.length:
         return Selection(segments.round)
-    budget: int | Tensor = policy.limit(segments.total)
+    limit = policy.limit(segments.total)
+    budget: int | Tensor = limit
     if policy.layers is not None:
         budget = tokens_of(
-            policy.layers, budget, policy.selecting, pass_.state, text, segments.round,
+            policy.layers, limit, policy.selecting, pass_.state, text, segments.round,
             lambda other: scores(policy, other),
         )  # fmt: skip
     mean = budget if isinstance(budget, int) else int(budget.float().mean())
