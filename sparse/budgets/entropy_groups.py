@@ -1,9 +1,27 @@
-"""entropy_groups: heads whose queries are all alike keep half as much as the others (UNComp)."""
+"""EntropyGroups: heads whose queries are all alike keep half as much as the others (UNComp)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EntropyGroups:
+    """Heads keep by `entropy_groups`; `entropies` has a number for each layer and KV head."""
+
+    entropies: tuple[tuple[float, ...], ...]
+    groups: int = 2
+    is_bounded = True
+
+    def counts(self, score: Tensor, count: int, layer: int) -> Tensor:
+        """See `HeadBudget`; what every head keeps anyway is not divided."""
+        forced = int((score == torch.inf).sum(dim=-1).max())
+        entropy = torch.tensor(self.entropies[layer], device=score.device)
+        shares = forced + entropy_groups(entropy, max(0, count - forced), self.groups)
+        return shares.clamp_max(score.shape[1])
 
 
 def entropy_groups(entropy: Tensor, count: int, groups: int = 2) -> Tensor:

@@ -1,8 +1,26 @@
-"""entropy_stages: layers after each fall of their queries' entropy keep less (UNComp)."""
+"""EntropyStages: layers after each fall of their queries' entropy keep less (UNComp)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EntropyStages:
+    """Layers keep by `entropy_stages`; `entropies` has a number for each layer of the model."""
+
+    entropies: tuple[float, ...]
+    least: int
+    drop: float = 1.0
+    looks = False
+
+    def tokens(self, layers: Sequence[int], mean: int, scores: Sequence[Tensor]) -> list[int]:
+        """See `LayerBudget`."""
+        mine = [self.entropies[n] for n in layers]
+        return entropy_stages(mine, mean, self.least, self.drop)
 
 
 def stages(entropies: Sequence[float], drop: float = 1.0) -> list[int]:

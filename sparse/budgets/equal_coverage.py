@@ -1,11 +1,26 @@
-"""equal_coverage: layers keep as many tokens as hold the same share of what matters (PrefixKV)."""
+"""EqualCoverage: layers keep as many tokens as hold the same share of what matters (PrefixKV)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EqualCoverage:
+    """Layers keep by `equal_coverage`, but `least` at any rate: what a view reads in any case."""
+
+    least: int = 0
+    looks = True
+
+    def tokens(self, layers: Sequence[int], mean: int, scores: Sequence[Tensor]) -> list[int]:
+        """See `LayerBudget`. A layer's tokens are those of the mean of its heads."""
+        least = min(self.least, mean)
+        means = [score.mean(dim=0) for score in scores]
+        return [least + n for n in equal_coverage(means, (mean - least) * len(means))]
 
 
 def equal_coverage(scores: Sequence[Tensor], total: int) -> list[int]:

@@ -1,11 +1,27 @@
-"""error_weighted: layers keep more where reading little changes their output more (CompressKV)."""
+"""ErrorWeighted: layers keep more where reading little changes their output more (CompressKV)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
 
 LEAST = 32  # tokens of a layer: the released code's floor
 MOST = 3  # times the mean: the released code's ceiling
+
+
+@dataclass(frozen=True)
+class ErrorWeighted:
+    """Layers keep by their `errors`, of which there is one for each layer of the model."""
+
+    errors: tuple[float, ...]
+    least: int = LEAST
+    looks = False
+
+    def tokens(self, layers: Sequence[int], mean: int, scores: Sequence[Tensor]) -> list[int]:
+        """See `LayerBudget`."""
+        return error_weighted([self.errors[n] for n in layers], mean * len(layers), self.least)
 
 
 def error_weighted(errors: Sequence[float], total: int, least: int = LEAST) -> list[int]:

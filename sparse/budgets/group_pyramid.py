@@ -1,6 +1,26 @@
-"""group_pyramid: groups of neighbouring layers keep less the higher they are (WindowKV)."""
+"""GroupPyramid: groups of neighbouring layers keep less the higher they are (WindowKV)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GroupPyramid:
+    """Layers, of which the model has `count`, keep by `group_pyramid`."""
+
+    count: int
+    group: int = 8
+    beta: float = 14
+    looks = False
+
+    def tokens(self, layers: Sequence[int], mean: int, scores: Sequence[Tensor]) -> list[int]:
+        """See `LayerBudget`; `mean` is over all layers, also those that share another's choice."""
+        line = group_pyramid(self.count, mean, self.group, self.beta)
+        return [line[n] for n in layers]
 
 
 def group_pyramid(layers: int, mean: int, group: int = 8, beta: float = 14) -> list[int]:

@@ -1,11 +1,26 @@
-"""pooled_layers: the best tokens of all heads of all layers together (Layer-DefensiveKV)."""
+"""PooledLayers: the best tokens of all heads of all layers together (Layer-DefensiveKV)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PooledLayers:
+    """Heads of all layers keep by `pooled_layers`, but `least` at any rate: what is always read."""
+
+    least: int = 0
+    safeguard: float = 0.2
+    looks = True
+
+    def tokens(self, layers: Sequence[int], mean: int, scores: Sequence[Tensor]) -> list[Tensor]:
+        """See `LayerBudget`: one number for each KV head of each layer."""
+        least = min(self.least, mean)
+        return [least + n for n in pooled_layers(scores, mean - least, self.safeguard)]
 
 
 def pooled_layers(scores: Sequence[Tensor], mean: int, safeguard: float = 0.2) -> list[Tensor]:

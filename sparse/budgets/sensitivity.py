@@ -1,11 +1,26 @@
-"""sensitivity: layers keep more whose keys change more where less is read (EpiCache)."""
+"""Sensitivity: layers keep more whose keys change more where less is read (EpiCache)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
 
 POWER = 1.1  # EpiCache's alpha
 FLOOR = 0.25  # of the mean: the released code's
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Layers keep by `sensitivity`; `similarities` has a number for each layer of the model."""
+
+    similarities: tuple[float, ...]
+    looks = False
+
+    def tokens(self, layers: Sequence[int], mean: int, scores: Sequence[Tensor]) -> list[int]:
+        """See `LayerBudget`."""
+        return sensitivity([self.similarities[n] for n in layers], mean)
 
 
 def sensitivity(similarities: Sequence[float], mean: int) -> list[int]:

@@ -13,7 +13,7 @@ from specdec.model.target import Target
 from specdec.sparse.calibrations.attention_probe import AttentionProbe, SeenLayer
 from specdec.sparse.calibrations.calibration import Numbers
 from specdec.sparse.calibrations.passkeys import Passkeys
-from specdec.sparse.importances.semantic_votes import SemanticVotes
+from specdec.sparse.importances.semantic_votes import votes
 from specdec.sparse.maths.output_projection import output_projection
 
 HEADS = 4  # of a layer: CompressKV's
@@ -82,7 +82,7 @@ def _on_needles(seen: SeenLayer, keys: Passkeys, right: Tensor) -> Tensor:
 def _error(target: Target, seen: SeenLayer, window: Tensor, heads: Tensor) -> float:
     """How far a layer's output is off where it reads little of what came before the questions."""
     before = window.shape[-1]
-    score = SemanticVotes().score(window, heads)
+    score = votes(window, heads)
     kept = torch.ones(seen.k.shape[1], dtype=torch.bool, device=score.device)
     kept[: before - WINDOW] = False
     kept[score[: before - WINDOW].topk(min(SMALL, before - WINDOW)).indices] = True

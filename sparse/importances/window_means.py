@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from specdec.forward.plan import Needs
+from specdec.sparse.text import Text
+
 
 @dataclass(frozen=True)
 class WindowMeans:
@@ -19,6 +22,22 @@ class WindowMeans:
 
     size: int = 8
     locating: bool = True
+
+    @property
+    def page_size(self) -> int:
+        return self.size
+
+    @property
+    def needs(self) -> Needs:
+        """The suffix's queries: 32 to locate something, else 16."""
+        return Needs(32 if self.locating else 16)
+
+    def scores(self, text: Text) -> Tensor | None:
+        """See `Importance`: the same for every KV head."""
+        if text.window is None:
+            return None
+        attention = text.attention(text.window.last(self.needs.prompt_queries))
+        return self.score(attention).expand(attention.shape[0], -1).contiguous()
 
     def score(self, attention: Tensor) -> Tensor:
         """`[P]` for the P full windows. attention: `[Hkv, G, w, S]`."""

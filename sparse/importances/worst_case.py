@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from specdec.forward.plan import Needs
 from specdec.sparse.maths.pooling import pooled
+from specdec.sparse.text import Text
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,29 @@ class WorstCase:
     (CriticalKV, arXiv 2502.03805). The
     released code takes the window's own mass off that threshold, but measures it over columns that
     are not the window's; here the mean attention is normalised over the tokens that are scored, and
-    the threshold stays as it is.
+    the threshold stays as it is. outputs: gives W_o `[Hq, Dv, hidden]` of a layer; None leaves
+    values out.
     """
 
+    outputs: Callable[[int], Tensor] | None = field(default=None, compare=False)
+    window: int = 32
     pool: int = 5
     mass: float = 0.9
+    page_size = 1
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(self.window)
+
+    def scores(self, text: Text) -> Tensor | None:
+        """See `Importance`."""
+        if text.window is None:
+            return None
+        norms = None
+        if self.outputs is not None:
+            output = self.outputs(text.layer).unflatten(0, (text.k.shape[0], -1))
+            norms = value_norms(text.v, output)
+        return self.score(text.attention(text.window.last(self.window)), norms)
 
     def score(self, attention: Tensor, value_norm: Tensor | None) -> Tensor:
         """Importances `[Hkv, S]`; those of protected tokens are above all others.

@@ -12,7 +12,7 @@ from specdec.sparse.importances.column_sums import column_sums
 from specdec.sparse.importances.crush import ANCHORS, Crush
 from specdec.sparse.importances.global_local import global_local
 from specdec.sparse.importances.look_once import LookOnce
-from specdec.sparse.importances.semantic_votes import SemanticVotes
+from specdec.sparse.importances.semantic_votes import votes
 from specdec.sparse.importances.window_means import WindowMeans
 from specdec.sparse.importances.worst_case import WorstCase, value_norms
 from specdec.sparse.maths.window_scores import window_scores
@@ -90,7 +90,7 @@ def test_compresskv_lets_some_heads_vote(text, data):
         st.lists(st.integers(0, len(every) - 1), min_size=1, max_size=4, unique=True)
     )
     want = smoothed(sum(every[h].sum(axis=0) for h in chosen) / len(chosen), 5)
-    got = SemanticVotes(5).score(torch.from_numpy(a), torch.tensor(chosen))
+    got = votes(torch.from_numpy(a), torch.tensor(chosen), 5)
     np.testing.assert_allclose(got, want, atol=1e-12)
 
 
@@ -196,7 +196,7 @@ def test_kvcrush_replaces_the_worst_by_representatives(data):
         ordered = sorted(left, key=lambda t: int((bits[:, t] != point).sum()))
         picked = [ordered[i * len(ordered) // extra] for i in range(extra)]
         want.append([*ranked[h, : count - extra], *picked])
-    got = Crush(share, anchor).choose(torch.from_numpy(score), count)
+    got = Crush(None, count, share=share, anchor=anchor).choose(torch.from_numpy(score), count)
     assert got.tolist() == want
     assert all(len(set(row)) == count for row in got.tolist())
 
@@ -209,7 +209,7 @@ def test_the_smallest_texts_have_scores(what):
     for score in (
         WorstCase().score(a, torch.ones(1, tokens, dtype=torch.float64)),
         LookOnce().score(a),
-        SemanticVotes().score(a, torch.tensor([0])),
+        votes(a, torch.tensor([0])),
         global_local(a[:, 0, 0], a[:, 0, 0]),
     ):
         assert score.isfinite().all()
