@@ -53,3 +53,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long the tests of each part took, which docs/testing.md bounds."""
+    seconds = dict.fromkeys(("fast", "default", "slow"), 0.0)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                marks = report.keywords
+                part = "slow" if "slow" in marks else "fast" if "fast" in marks else "default"
+                seconds[part] += report.duration
+    told = ", ".join(f"{part} {took:.0f} s" for part, took in seconds.items())
+    terminalreporter.write_line(f"in tests, in all processes: {told}")

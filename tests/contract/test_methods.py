@@ -91,7 +91,7 @@ def test_its_drafts_never_change_the_text(tried, method, model, batch, tier, mod
     """Greedy and coupled, chains and trees, on the device and out of slower memory."""
     engine, want = tried(model).engine, tried(model).plain(batch, mode)
     options = {
-        **smallest(method, engine.target),
+        **smallest(method, engine),
         **(as_a_tree(method) if mode == "coupled" else {}),
     }
     with patch.object(engine.target, "kv_memory", KVMemory(tier, sizes=SIZES)):
@@ -105,7 +105,7 @@ def test_its_drafts_never_change_the_text(tried, method, model, batch, tier, mod
 def test_nothing_comes_of_what_was_rejected(tried, method, model):
     """NaN in slots that are not committed reaches no logits, of a draft or of a lossy pass."""
     engine = tried(model).engine
-    common = {**smallest(method, engine.target), "max_new_tokens": NEW}
+    common = {**smallest(method, engine), "max_new_tokens": NEW}
     lossy = engine.generate(PROMPTS, view=method, drafter=hostile.RandomTrees, **common)
     assert not any(g.lossless for g in lossy)
     with logits_of_passes() as seen:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.options import DraftOptions
 from specdec.decoding.stream import GenerationStream
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.model.target import Target
@@ -27,7 +26,7 @@ BESIDES: dict[str, dict[str, object]] = {}
 EVERYTHING: dict[str, dict[str, object]] = {}
 
 
-def smallest(name: str, target: Target) -> dict[str, object]:
+def smallest(name: str, engine: Engine) -> dict[str, object]:
     """Options under which a method reads as little as it agrees to; a test is skipped where it
     cannot serve the model."""
     known = VIEWS[name].options
@@ -39,7 +38,7 @@ def smallest(name: str, target: Target) -> dict[str, object]:
     refused = None
     for budget in (24, 32, 40, 48, 64, 80):
         try:
-            VIEWS[name].load()(target, DraftOptions(budget=budget, **options))
+            engine.stream([1], view=name, budget=budget, **options).close()
         except InvalidArgument as error:
             refused = error
         except UnsupportedModel as error:
