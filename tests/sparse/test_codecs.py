@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from specdec.sparse.codecs.base import Place
 from specdec.sparse.codecs.grouped import CHANNELS, HEADS, TOKENS, Grouped
+from specdec.sparse.codecs.joint import Joint
 from specdec.sparse.codecs.paired import Paired
 from specdec.sparse.codecs.plain import Plain
 from specdec.sparse.codecs.projected import Projected
@@ -182,6 +183,25 @@ def test_projected_is_the_best_of_its_rank(seed, share, layers):
         at = place(tuple(range(layers)), heads, which=which)
         got = through(Projected(share), x, at)
         np.testing.assert_allclose(got, best[which * heads : (which + 1) * heads], atol=1e-6)
+
+
+@EXAMPLES
+@given(seeds, st.sampled_from([0.25, 0.5, 1.0]))
+def test_joint_is_one_svd_of_keys_and_values(seed, share):
+    """The rank-r part of [k; v] over all heads (X-EcoMLA's start), back in its two halves."""
+    k, v = drawn(seed), drawn(seed + 1)
+    flat = np.concatenate([np.moveaxis(x, 0, 2).reshape(-1, HEADS_ * DIM) for x in (k, v)], axis=1)
+    u, s, vt = np.linalg.svd(flat, full_matrices=False)
+    rank = round(share * flat.shape[1])
+    best = (u[:, :rank] * s[:rank]) @ vt[:rank]
+    codec, (k, v) = Joint(Projected(share), None, TOKENS_), map(torch.from_numpy, (k, v))
+    learned = codec.learn(k, v, place())
+    coded = codec.encode(k, v, place(), learned)
+    assert coded[0][0].shape == (1, BLOCKS, TOKENS_, rank)
+    for part, got in enumerate(codec.decode(coded, place(), learned)):
+        half = best[:, part * HEADS_ * DIM : (part + 1) * HEADS_ * DIM]
+        want = np.moveaxis(half.reshape(BLOCKS, TOKENS_, HEADS_, DIM), 2, 0)
+        np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 @EXAMPLES

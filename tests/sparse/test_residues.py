@@ -13,7 +13,9 @@ from specdec.forward.full_view import FullView
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.registry import VIEWS
 from specdec.sampling.tree import TokenTree
+from specdec.sparse.maths.merge_runs import merge_runs, runs
 from specdec.sparse.residues.base import Rest
+from specdec.sparse.residues.merged_runs import MergedRuns
 from specdec.sparse.residues.neighbour_means import NeighbourMeans
 
 from helpers import models
@@ -36,6 +38,25 @@ def test_means_and_counts_are_those_of_the_tokens_left_out():
             if left:
                 np.testing.assert_allclose(found.k[head, group], k[head, left].mean(0))
                 np.testing.assert_allclose(found.v[head, group], v[head, left].mean(0))
+
+
+def test_runs_of_what_is_left_out_are_entries():
+    """Counts are those of the tokens; there are no more runs than a share, where they can merge."""
+    rng = np.random.default_rng(0)
+    k, v = rng.normal(size=(2, 40, 4)), rng.normal(size=(2, 40, 4))
+    kept = rng.random((2, 40)) < 0.1
+    rest = Rest(*map(torch.from_numpy, (k, v, kept, rng.random((2, 40)))))
+    found = MergedRuns(0.5, 1.0).entries(rest)
+    left = (~kept).sum(1)
+    torch.testing.assert_close(found.log_weight.exp().sum(1), torch.from_numpy(left).double())
+    assert found.k.shape == found.v.shape == (2, found.log_weight.shape[1], 4)
+    assert found.log_weight.shape[1] <= round(0.5 * left.max())
+    run = runs(rest.k, ~rest.kept, round(0.5 * left.max()), 1.0)
+    keys, values, number = merge_runs(rest.k, rest.v, ~rest.kept, rest.score, run)
+    for got, whole in ((found.k, keys), (found.v, values)):
+        for head in range(2):
+            mine = found.log_weight[head].isfinite()
+            torch.testing.assert_close(got[head, mine], whole[head, number[head] > 0])
 
 
 @torch.inference_mode()
