@@ -69,7 +69,7 @@ def _indices(policy: Policy, text: Text) -> list[Indexed]:
             index = PageIndex.of(level, text.layer, row, policy.scorer)
             if index is None:
                 asked = None if text.window is None else _packed(text, text.window.q)
-                memo = Memo(text.layer, asked)
+                memo = Memo(text.layer, asked, scale=text.scale)
                 index = PageIndex.add(level, text.layer, row, policy.scorer, memo)
             index.update(keys[row], count, text.device)
             found.append((index, keys[row]))

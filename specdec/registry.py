@@ -18,6 +18,7 @@ _NGRAM = _TREE | {"min_ngram", "max_ngram"}
 _GROWN = frozenset({"draft_tree", "draft_nodes"})
 _MODEL = _TREE | _GROWN | {"draft_model", "min_draft_prob"}
 _VIEW = frozenset({"budget", "sink", "recent", "refresh", "anchors", "dense"})
+_MEASURED = _VIEW | {"calibration"}
 _SELF_DRAFT = _TREE | _GROWN | {"min_draft_prob", "draft_layers", "draft_weights"}
 
 
@@ -46,6 +47,11 @@ class Entry:
         module, attribute = self.path.split(":")
         loaded = getattr(import_module(module), attribute)
         return partial(loaded, self.argument) if self.argument else loaded
+
+
+def _method(path: str, summary: str, options: frozenset[str] = _VIEW) -> Entry:
+    """A view that is a file of `sparse/methods`."""
+    return Entry("specdec.sparse.methods.by_options:view", summary, options, argument=path)
 
 
 VIEWS = {
@@ -101,6 +107,54 @@ VIEWS = {
         "specdec.sparse.presets:oracle",
         "exact top tokens of every layer: to measure the others against",
         _VIEW,
+    ),
+    "mpcache": _method(
+        "mpcache:MPCache", "groups of what was looked at, by a linear bound (MPCache)"
+    ),
+    "compresskv": _method(
+        "compresskv:CompressKV",
+        "tokens that a few retrieval heads look at, layers by their error (CompressKV)",
+        _MEASURED,
+    ),
+    "defensive": _method(
+        "defensive:Defensive",
+        "tokens by their worst case over the prompt's last queries (DefensiveKV)",
+    ),
+    "layer-defensive": _method(
+        "defensive:LayerDefensive",
+        "as defensive, with one budget for the heads of all layers (Layer-DefensiveKV)",
+    ),
+    "prefixkv": _method(
+        "prefixkv:PrefixKV",
+        "tokens by all attention, the same share of it in every layer (PrefixKV)",
+    ),
+    "windowkv": _method(
+        "windowkv:WindowKV", "windows of 8 tokens, chosen once for 8 layers (WindowKV)"
+    ),
+    "uncomp": _method(
+        "uncomp:UNComp",
+        "as snapkv, less for heads and layers whose queries are alike (UNComp)",
+        _MEASURED,
+    ),
+    "kvcrush": _method("kvcrush:KVCrush", "as snapkv, and samples of what it leaves out (KVCrush)"),
+    "ems": _method(
+        "ems:EMS", "tokens by global or local attention, the redundant ones merged (EMS)"
+    ),
+    "razor": _method(
+        "razor:Razor",
+        "everything for retrieval heads, a window and a mean for others (RazorAttention)",
+        _MEASURED,
+    ),
+    "duo": _method(
+        "duo:Duo",
+        "everything for half of the heads, sinks and a window for others (DuoAttention)",
+        _MEASURED,
+    ),
+    "epicache": _method(
+        "epicache:EpiCache", "tokens that the topic of a question looks at (EpiCache)", _MEASURED
+    ),
+    "locret": _method(
+        "locret:Locret", "tokens by what small trained heads foretell of each (Locret)", _MEASURED
     ),
     "kivi": Entry(
         "specdec.sparse.codecs.kivi_view:kivi",

@@ -64,7 +64,7 @@ class Calibration:
                 f"{type(target.model).__name__} of {target.num_layers} layers; {how} for a model "
                 "that --model names"
             )
-        layers = document.get("layers")
+        layers: Any = document.get("layers")
         if not _is_whole(layers, target):
             raise InvalidArgument(f"calibration: {path} is cut or changed; {how}")
         return cls(method, document["fingerprint"], str(document.get("text")), tuple(layers))

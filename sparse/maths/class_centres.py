@@ -14,12 +14,12 @@ CHUNK = 1024  # tokens compared with all centres at a time
 
 
 class Merged(NamedTuple):
-    """k, v: `[Hkv, n, D]` of the centres with what went into them; count: `[Hkv, n]`, how many
+    """k, v: `[Hkv, n, D]` of the centres with what went into them; size: `[Hkv, n]`, how many
     tokens that is, the centre included."""
 
     k: Tensor
     v: Tensor
-    count: Tensor
+    size: Tensor
 
 
 def class_centres(

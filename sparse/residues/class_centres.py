@@ -34,4 +34,4 @@ class ClassCentres:
         top = finite.amax(dim=1, keepdim=True)
         weight = torch.where(rest.score == torch.inf, top, finite).clamp_min(1e-12).to(rest.k)
         merged = class_centres(rest.k, rest.v, weight, centres, self.threshold)
-        return Entries(merged.k, merged.v, merged.count.log())
+        return Entries(merged.k, merged.v, merged.size.log())

@@ -15,12 +15,15 @@ class Memo:
     """What a scorer knows of one layer of one row besides its summaries.
 
     queries: the last ones of the prompt, `[Hkv, M, D]`, if they were recorded. channels: those that
-    `LabelChannels` keeps, `int64[Hkv, channels]`, once it has chosen them.
+    `LabelChannels` keeps, `int64[Hkv, channels]`, once it has chosen them. scale: of the layer's
+    logits. has_looked: `LookedAt` has told once which tokens take part.
     """
 
     layer: int = 0
     queries: Tensor | None = None
     channels: Tensor | None = None
+    scale: float = 1.0
+    has_looked: bool = False
 
 
 class Scorer(Protocol):

@@ -74,6 +74,14 @@ Channels = Annotated[
         rich_help_panel=_SPARSE,
     ),
 ]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        help="What was measured of the model for a method that goes by it: auto, or a file of "
+        "`specdec calibrate`.",
+        rich_help_panel=_SPARSE,
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(

@@ -36,6 +36,7 @@ def calibrate(
     Examples:
       specdec calibrate razor heads.json
       specdec calibrate compresskv heads.json --model ./my-model --prompt-file corpus.txt
+      specdec generate --drafter compresskv --calibration heads.json
     """
     words = None if prompt_file is None else prompts.read_prompt(None, prompt_file)
     engine = console.load_engine(model, dtype, device, trust_remote_code)

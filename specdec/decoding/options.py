@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from specdec.errors import InvalidArgument
@@ -44,6 +44,9 @@ class DraftOptions:
     channels: where the label channels of `double-sparsity` come from: "prompt", "text" (measured
         once on a text that is always there, and kept in the cache folder), or a file that
         `specdec profile --calibrate-channels` made.
+    calibration: what was measured of the model for a method that goes by it: "auto" (comes with the
+        package, or is measured at the first use and kept in the cache folder), or a file that
+        `specdec calibrate` made. tokenizer: of the model, for that; no option of a call.
     """
 
     num_draft_tokens: int | None = None
@@ -66,6 +69,8 @@ class DraftOptions:
     anchors: tuple[int, ...] | None = None
     dense: tuple[int, ...] | None = None
     channels: Any = None
+    calibration: Any = None
+    tokenizer: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -113,4 +118,4 @@ def _levels(tree: Any) -> tuple[int, ...]:
     return levels
 
 
-NAMES = frozenset(f.name for f in fields(DraftOptions))
+NAMES = frozenset(f.name for f in fields(DraftOptions)) - {"tokenizer"}

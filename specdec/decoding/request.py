@@ -114,7 +114,7 @@ class Request:
             prompts=[one.ids for one in prompts],
             contents=tuple(None if one.is_plain else one for one in prompts),
             params=params,
-            options=DraftOptions(**drafting),
+            options=DraftOptions(**drafting, tokenizer=host.tokenizer),
             tokenizer=host.tokenizer,
             eos_token_ids=_eos(params, host),
             stop_token_ids=_given_ids("stop_token_ids", params.stop_token_ids, host),

@@ -41,7 +41,7 @@ def test_tokens_go_into_the_centre_that_they_resemble(data):
             np.testing.assert_allclose(
                 got.v[h, i], sum(a * v[h, t] for a, t in zip(w, own, strict=True)), atol=1e-9
             )
-            assert got.count[h, i] == len(own)
+            assert got.size[h, i] == len(own)
 
 
 def test_equal_tokens_merged_lose_nothing():
@@ -52,8 +52,8 @@ def test_equal_tokens_merged_lose_nothing():
     kind[:4] = range(4)
     k, v = torch.from_numpy(kinds_k[kind])[None], torch.from_numpy(kinds_v[kind])[None]
     merged = class_centres(k, v, torch.ones(1, 50).double(), torch.tensor([[0, 1, 2, 3]]))
-    assert merged.count.sum() == 50
+    assert merged.size.sum() == 50
     q = torch.from_numpy(rng.normal(size=(1, 1, 4)))
     want = (q @ k.mT).softmax(-1) @ v
-    got = (q @ merged.k.mT + merged.count.log()[:, None]).softmax(-1) @ merged.v
+    got = (q @ merged.k.mT + merged.size.log()[:, None]).softmax(-1) @ merged.v
     torch.testing.assert_close(got, want)

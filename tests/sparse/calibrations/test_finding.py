@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from specdec import Engine
 from specdec.errors import InvalidArgument
@@ -81,3 +82,7 @@ def test_what_is_shipped_is_whole():
         assert document["fingerprint"] == file.parent.name
         assert len(document["layers"]) == 30
         assert all(layer for layer in document["layers"])
+    for file in finding.SHIPPED.glob("*/*.safetensors"):
+        with safe_open(file, "pt") as held:
+            assert json.loads(held.metadata()["specdec"])["fingerprint"] == file.parent.name
+            assert len(list(held.keys())) == 60
