@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from specdec.cachedir import build_folder, cache_root
-from specdec.errors import unknown_name
+from specdec.errors import InvalidArgument, unknown_name
 from specdec.model.target import Target
 from specdec.sparse.calibrations.calibration import Calibration, Numbers
 from specdec.sparse.calibrations.copying import copying
@@ -35,6 +35,7 @@ MEASURES: dict[str, Measure] = {
     "uncomp": query_entropy,
     "epicache": key_change,
 }
+LEAST = 64  # tokens that something can be measured on
 TRAINED = "locret"  # whose calibration is a network
 BASES = "cskv"  # whose calibration is a pair of matrices a layer
 
@@ -48,14 +49,18 @@ class Sample:
 
 
 def sample(target: Target, tokenizer: Any, text: str | None = None, name: str = "") -> Sample:
-    """A text as tokens, by default the Python manual; random ones where there is no tokenizer."""
-    if tokenizer is None:
-        draw = Random(0)
-        return Sample([draw.randrange(target.vocab_size) for _ in range(4096)], "random tokens")
+    """A text as tokens, by default the Python manual; random ones where there is no tokenizer, or
+    one that makes nothing of the manual."""
     from pydoc_data.topics import topics  # a megabyte
 
     words = "\n\n".join(topics.values()) if text is None else text
-    return Sample(tokenizer(words)["input_ids"], name or "the Python manual")
+    ids = [] if tokenizer is None else tokenizer(words)["input_ids"]
+    if text is not None and len(ids) < LEAST:
+        raise InvalidArgument(f"{name or 'the text'} has {len(ids)} tokens: give {LEAST} or more")
+    if len(ids) < LEAST:
+        draw = Random(0)
+        return Sample([draw.randrange(target.vocab_size) for _ in range(4096)], "random tokens")
+    return Sample(ids, name or "the Python manual")
 
 
 def calibration_of(target: Target, method: str, source: Any, tokenizer: Any = None) -> Calibration:

@@ -44,7 +44,12 @@ def test_a_model_without_a_tokenizer_reads_random_tokens(target):
     text = sample(target, None)
     assert text.name == "random tokens"
     assert {0 <= t < target.vocab_size for t in text.tokens} == {True}
-    assert sample(target, lambda words: {"input_ids": [len(words)]}, "abc", "mine").tokens == [3]
+    nothing = sample(target, lambda words: {"input_ids": []})
+    assert nothing.tokens == text.tokens
+    read = sample(target, lambda words: {"input_ids": [1] * len(words)}, "ab" * 50, "mine")
+    assert (read.tokens, read.name) == ([1] * 100, "mine")
+    with pytest.raises(InvalidArgument, match="mine has 3 tokens: give 64 or more"):
+        sample(target, lambda words: {"input_ids": [1] * len(words)}, "abc", "mine")
 
 
 def test_retaining_heads_are_trained_and_kept(target, tmp_path, monkeypatch):
