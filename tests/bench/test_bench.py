@@ -33,6 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return letters.save(tmp_path_factory.mktemp("bench") / "letters")
 
 
+@pytest.fixture(scope="module")
+def engine(folder: str) -> Engine:
+    return Engine.from_pretrained(folder)
+
+
 def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["bench", *arguments])
 
@@ -89,12 +94,11 @@ def test_a_run_writes_tables_pictures_and_a_report(measured: tuple[Path, Any]) -
 
 
 @pytest.mark.parametrize("after", [1, 3, 5])
-def test_ctrl_c_keeps_what_was_measured(folder: str, after: int) -> None:
+def test_ctrl_c_keeps_what_was_measured(engine: Engine, folder: str, after: int) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == after:
             raise KeyboardInterrupt
 
-    engine = Engine.from_pretrained(folder)
     plan = runner.Plan([Workload("a", "a", "abc", 8), Workload("b", "b", "bcd", 8)], repeats=2)
     document = runner.run(engine, folder, "quick", plan, ["ngram"], [], {}, interrupt)
     assert not document["finished"]
@@ -103,15 +107,13 @@ def test_ctrl_c_keeps_what_was_measured(folder: str, after: int) -> None:
     assert sum(map(len, runs)) == after and "INTERRUPTED" in markdown(document)
 
 
-def test_the_time_limit_ends_after_a_whole_turn(folder: str) -> None:
-    engine = Engine.from_pretrained(folder)
+def test_the_time_limit_ends_after_a_whole_turn(engine: Engine, folder: str) -> None:
     plan = runner.Plan([Workload("a", "a", "abc", 8)], repeats=50, time_limit=0.0)
     document = runner.run(engine, folder, "quick", plan, [], [])
     assert document["finished"] and document["settings"]["repeats"] == 1
 
 
-def test_what_does_not_fit_is_left_out_with_its_reason(folder: str) -> None:
-    engine = Engine.from_pretrained(folder)
+def test_what_does_not_fit_is_left_out_with_its_reason(engine: Engine, folder: str) -> None:
     plan = runner.Plan([Workload("a", "a", "a" * 600, 8), Workload("b", "b", "abc", 8)], repeats=1)
     document = runner.run(engine, folder, "quick", plan, [], [])
     assert [row["workload"] for row in document["workloads"]] == ["b"]

@@ -12,45 +12,39 @@ from hypothesis import strategies as st
 from specdec import Engine
 
 from helpers import hostile, models
-from helpers.contract import CONTROLS, DRAFTERS, EVERYWHERE, NEW, PROMPTS, outcome, run
+from helpers.contract import (
+    ARCHITECTURES,
+    CONTROLS,
+    DRAFTERS,
+    EVERYWHERE,
+    NEW,
+    draft_for,
+    engine_of,
+    outcome,
+    plain_of,
+    run,
+)
 from helpers.matrix import crossed
-
-ARCHITECTURES = ["llama", "gemma3", "gpt-oss"]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def engine(request):
-    return Engine(models.build(request.param), hostile.tokenizer(models.VOCAB))
+    return engine_of(request.param)
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return Engine(models.build("llama"), hostile.tokenizer(models.VOCAB))
+    return engine_of("llama")
 
 
 @pytest.fixture(scope="module")
 def draft(engine):
-    return models.disturbed(engine.model, 0.03)
-
-
-@pytest.fixture(scope="module")
-def llamas_draft(llama):
-    return models.disturbed(llama.model, 0.03)
+    return draft_for(engine)
 
 
 @pytest.fixture(scope="module")
 def plain(engine):
-    """Plain decoding, row by row: the reference."""
-    known = {}
-
-    def reference(**kwargs):
-        key = repr(sorted(kwargs.items(), key=str))
-        if key not in known:
-            one = {"max_new_tokens": NEW, **kwargs, "drafter": "none"}
-            known[key] = outcome([engine.generate(p, **one) for p in PROMPTS])
-        return known[key]
-
-    return reference
+    return plain_of(engine)
 
 
 @crossed(
@@ -66,12 +60,10 @@ def test_same_text(engine, draft, plain, drafter, controls):
 
 
 @crossed(together=1, drafter=DRAFTERS, controls=[x for x in CONTROLS if x not in EVERYWHERE])
-def test_same_text_under_every_control(llama, llamas_draft, drafter, controls):
+def test_same_text_under_every_control(llama, drafter, controls):
     """The other sampling controls; they do not meet the architecture, so one will do."""
-    kwargs = {"max_new_tokens": NEW, **CONTROLS[controls]}
-    want = llama.generate(PROMPTS, drafter="none", **kwargs)
-    out = run(llama, llamas_draft, **DRAFTERS[drafter], **kwargs)
-    assert outcome(out) == outcome(want)
+    out = run(llama, draft_for(llama), **DRAFTERS[drafter], **CONTROLS[controls])
+    assert outcome(out) == plain_of(llama)(**CONTROLS[controls])
 
 
 @crossed(together=1, indirect=["engine"], drafter=DRAFTERS, engine=ARCHITECTURES)

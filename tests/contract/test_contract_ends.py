@@ -5,29 +5,35 @@ from __future__ import annotations
 import pytest
 import torch
 
-from specdec import Engine
-
-from helpers import hostile, models
-from helpers.contract import DRAFTERS, NEW, PROMPTS, outcome, run
+from helpers import hostile
+from helpers.contract import (
+    ARCHITECTURES,
+    DRAFTERS,
+    NEW,
+    PROMPTS,
+    draft_for,
+    engine_of,
+    outcome,
+    run,
+)
 from helpers.matrix import crossed
 
-ARCHITECTURES = ["llama", "gemma3", "gpt-oss"]
 RULES = ["coupled", "rejection"]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def engine(request):
-    return Engine(models.build(request.param), hostile.tokenizer(models.VOCAB))
+    return engine_of(request.param)
 
 
 @pytest.fixture(scope="module")
 def llama():
-    return Engine(models.build("llama"), hostile.tokenizer(models.VOCAB))
+    return engine_of("llama")
 
 
 @pytest.fixture(scope="module")
 def draft(engine):
-    return models.disturbed(engine.model, 0.03)
+    return draft_for(engine)
 
 
 @pytest.mark.parametrize("wrong_every", [0, 1, 2, 5])

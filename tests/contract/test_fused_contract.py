@@ -8,6 +8,7 @@ itself makes wrong at that place, times a small factor. A real error is far larg
 from __future__ import annotations
 
 import copy
+from functools import cache
 from unittest.mock import patch
 
 import pytest
@@ -126,9 +127,12 @@ class Fused:
         assert ties <= 1  # they are rare
 
 
+fused_of = cache(Fused)  # once a process
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def fused(request):
-    return Fused(request.param)
+    return fused_of(request.param)
 
 
 def test_the_fused_path_is_the_one_that_runs(fused):
@@ -255,7 +259,7 @@ def test_same_text_out_of_tiers(fused, drafter):
         fused.compare(PROMPTS, fused.generate(PROMPTS, **options), {})
 
 
-@crossed(indirect=["fused"], drafter=DRAFTERS, mode=MODES, fused=MODELS)
+@crossed(together=1, indirect=["fused"], drafter=DRAFTERS, mode=MODES, fused=MODELS)
 def test_same_text(fused, drafter, mode):
     """One ragged batch, and one row alone."""
     kwargs = {**DRAFTERS[drafter], **MODES[mode]}

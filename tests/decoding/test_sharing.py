@@ -20,6 +20,7 @@ from specdec.forward.cuda_graphs import Graphs
 from specdec.progress import quiet_transformers
 
 from helpers import models
+from helpers.matrix import crossed
 
 PROMPTS = [[1, 5, 2, 8, 3], [7, 7, 2], [3, 4] * 6, [9, 8, 7, 9, 8, 7]]
 SELF = {"budget": 20, "sink": 2, "recent": 2}
@@ -41,10 +42,10 @@ def together(*jobs):
         return [x.result(60) for x in [pool.submit(run, job) for job in jobs]]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["packed", "plain"])
+@crossed(together=1, name=["llama", "gemma3"], dtype=["float32", "float64"])
 def test_one_engine(name, dtype):
-    engine = Engine(models.build(name, dtype=dtype))
+    """Packed and plain."""
+    engine = Engine(models.build(name, dtype=getattr(torch, dtype)))
 
     def text(prompt, options):
         return engine.generate(prompt, max_new_tokens=16, **options).token_ids

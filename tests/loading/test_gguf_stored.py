@@ -120,6 +120,7 @@ def test_a_draft_model_is_read_as_it_is_stored(tiny: Path) -> None:
     assert draft.model.lm_head.weight is draft.model.model.embed_tokens.weight
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_the_demo_says_in_its_precision_what_it_says_in_float32() -> None:
     """Greedily, 32 tokens each; a divergence is named with the gap between its top two logits."""

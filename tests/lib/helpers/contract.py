@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import cache
 
-from specdec import registry
+from specdec import Engine, registry
 from specdec.control.controller import Controller
 from specdec.drafts.auto.drafter import AutoDrafter
 
-from helpers import hostile, longspec_models
+from helpers import hostile, longspec_models, models
 
 PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [9, 8, 7, 9, 8, 7, 9]]
-NEW = 24
+NEW = 16
+ARCHITECTURES = ["llama", "gemma3", "gpt-oss"]
 
 
 class Whim(Controller):
@@ -95,6 +97,33 @@ CONTROLS = {
     "eos": {"eos_token_id": [2, 9], "temperature": 1.0, "seed": 11},
 }  # fmt: skip
 EVERYWHERE = {"greedy", "sampled", "penalties", "eos"}
+
+
+@cache
+def engine_of(name):
+    """An engine of a process: who tries every drafter on it changes nothing of it."""
+    return Engine(models.build(name), hostile.tokenizer(models.VOCAB))
+
+
+@cache
+def draft_for(engine):
+    """A draft model that is right often and wrong often."""
+    return models.disturbed(engine.model, 0.03)
+
+
+@cache
+def plain_of(engine):
+    """A function of the controls: plain decoding, row by row, the reference."""
+    known = {}
+
+    def reference(**kwargs):
+        key = repr(sorted(kwargs.items(), key=str))
+        if key not in known:
+            one = {"max_new_tokens": NEW, **kwargs, "drafter": "none"}
+            known[key] = outcome([engine.generate(p, **one) for p in PROMPTS])
+        return known[key]
+
+    return reference
 
 
 def run(engine, draft=None, **kwargs):
