@@ -22,6 +22,7 @@ def main() -> None:
     model = models.build("llama", dtype=torch.float32, max_position_embeddings=1 << 14)
     engine = Engine(model)
     engine.target.kv_memory = KVMemory("disk", folder=folder)
+    engine.generate(list(range(40)) * 10, drafter="none", max_new_tokens=2)  # compiles and keeps
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     try:
