@@ -15,6 +15,7 @@ from specdec.errors import InvalidArgument, PromptTooLong
 from specdec.model import chunks
 
 from helpers import graphed, models, vision
+from helpers.matrix import crossed
 from helpers.passes import make_row
 
 IDS = [5, 7, 9, 9, 9, 9, 9, 9, 3, 4, 9, 9, 9, 8, 6, 3, 4]
@@ -184,8 +185,7 @@ def test_a_function_makes_embeddings_when_they_are_read(llama, monkeypatch):
         text_of(engine, Prompt(IDS, [Span(2, lambda: made, length=5, digest=b"x")]))
 
 
-@pytest.mark.parametrize("size", [4, 7, 1024])
-@pytest.mark.parametrize("drafter", ["none", "ngram", "quest", "streaming", "auto"])
+@crossed(together=1, drafter=["none", "ngram", "quest", "streaming", "auto"], size=[4, 7, 1024])
 def test_positions_in_three_dimensions(vl, monkeypatch, size, drafter):
     """However the prompt is cut into chunks."""
     monkeypatch.setattr(chunks, "PREFILL_CHUNK", size)

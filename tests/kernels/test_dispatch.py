@@ -72,8 +72,12 @@ sys.meta_path.insert(0, Refused())
 
 @pytest.mark.parametrize(
     ("block", "message"),
-    [(MISSING, "numba is not installed"), (BROKEN, "cannot be imported (Numba needs NumPy 0.1")],
-    ids=["missing", "broken"],
+    [
+        pytest.param(MISSING, "numba is not installed", id="missing"),
+        pytest.param(
+            BROKEN, "cannot be imported (Numba needs NumPy 0.1", marks=pytest.mark.slow, id="broken"
+        ),
+    ],
 )
 def test_without_numba(block, message):
     """Everything works, and one warning says what is lost."""
@@ -162,6 +166,7 @@ tempfile.TemporaryFile = refuse
 """
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_written(tmp_path):
     """Kernels are kept in the user's cache, and found again."""
     program = READ_ONLY.format(words=["__pycache__"]) + KERNEL

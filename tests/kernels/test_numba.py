@@ -47,9 +47,17 @@ FORMATS = {
     "int8affine/float16": (4,), "int8affine/float32": (8,),
     "int4affine/float16": (1, 2, 8), "int4affine/float32": (4,),
 }  # fmt: skip
+# By default a height of each format, so that all heights are among them: each is compiled anew.
+TILES = [
+    pytest.param(
+        name, height, marks=[] if height == heights[i % len(heights)] else pytest.mark.slow
+    )
+    for i, (name, heights) in enumerate(FORMATS.items())
+    for height in heights
+]
 
 
-@pytest.mark.parametrize(("name", "height"), [(n, h) for n, hs in FORMATS.items() for h in hs])
+@pytest.mark.parametrize(("name", "height"), TILES)
 def test_skinny_linear(name, height):
     @EXAMPLES
     @given(data=st.data())
@@ -76,7 +84,7 @@ def test_skinny_linear(name, height):
 
 
 @pytest.mark.parametrize("group", [96, 4128])  # 43 groups make no even stretches, one no two
-@pytest.mark.parametrize(("name", "height"), [(n, h) for n, hs in FORMATS.items() for h in hs])
+@pytest.mark.parametrize(("name", "height"), TILES)
 def test_inputs_of_several_stretches(name, height, group):
     """Panels longer than what is multiplied at a time where registers are few."""
     numbers = np.random.default_rng(group)
@@ -93,7 +101,7 @@ def test_inputs_of_several_stretches(name, height, group):
     judge(skinny_linear(x, weight), x @ weight.dense().T, x.double() @ dense.T, size)
 
 
-@pytest.mark.parametrize(("name", "height"), [(n, h) for n, hs in FORMATS.items() for h in hs])
+@pytest.mark.parametrize(("name", "height"), TILES)
 def test_head_argmax(name, height):
     """The very token that the kernel's own logits give: ties, infinities, no numbers, any width."""
 

@@ -20,6 +20,7 @@ from specdec.offload.saved_prompt import SavedPrompt
 from specdec.offload.split import Sizes
 
 from helpers import hostile, models
+from helpers.matrix import crossed
 
 BOOK = [(7 * i * i + i) % models.VOCAB for i in range(90)]
 QUESTIONS = [BOOK + [3, 4, 5], BOOK + [9]]
@@ -38,9 +39,7 @@ def folder(engine, tmp_path):
     return tmp_path / "book"
 
 
-@pytest.mark.parametrize("tier", ["device", "disk"])
-@pytest.mark.parametrize("drafter", ["none", "ngram", "snapkv"])
-@pytest.mark.parametrize("samples", [1, 2])
+@crossed(tier=["device", "disk"], drafter=["none", "ngram", "snapkv"], samples=[1, 2])
 def test_same_text(engine, folder, tier, drafter, samples):
     kwargs = {"max_new_tokens": 20, "temperature": 0.8, "seed": 1, "num_return_sequences": samples}
     want = engine.generate(QUESTIONS, drafter="none", **kwargs)
