@@ -18,7 +18,6 @@ _NGRAM = _TREE | {"min_ngram", "max_ngram"}
 _GROWN = frozenset({"draft_tree", "draft_nodes"})
 _MODEL = _TREE | _GROWN | {"draft_model", "min_draft_prob"}
 _VIEW = frozenset({"budget", "sink", "recent", "refresh", "anchors", "dense"})
-_MEASURED = _VIEW | {"calibration"}
 _SELF_DRAFT = _TREE | _GROWN | {"min_draft_prob", "draft_layers", "draft_weights"}
 
 
@@ -49,9 +48,10 @@ class Entry:
         return partial(loaded, self.argument) if self.argument else loaded
 
 
-def _method(path: str, summary: str, options: frozenset[str] = _VIEW) -> Entry:
-    """A view that is a file of `sparse/methods`."""
-    return Entry("specdec.sparse.methods.by_options:view", summary, options, argument=path)
+def _method(path: str, summary: str, *options: str) -> Entry:
+    """A view that is a file of `sparse/methods`, with options of its own."""
+    place = "specdec.sparse.methods.by_options:view"
+    return Entry(place, summary, _VIEW.union(options), argument=path)
 
 
 VIEWS = {
@@ -109,52 +109,74 @@ VIEWS = {
         _VIEW,
     ),
     "mpcache": _method(
-        "mpcache:MPCache", "groups of what was looked at, by a linear bound (MPCache)"
+        "mpcache:MPCache",
+        "groups of what was looked at, by a linear bound (MPCache)",
+        "looked_share",
     ),
     "compresskv": _method(
         "compresskv:CompressKV",
         "tokens that a few retrieval heads look at, layers by their error (CompressKV)",
-        _MEASURED,
+        "calibration",
     ),
     "defensive": _method(
         "defensive:Defensive",
         "tokens by their worst case over the prompt's last queries (DefensiveKV)",
+        "by_output",
     ),
     "layer-defensive": _method(
         "defensive:LayerDefensive",
         "as defensive, with one budget for the heads of all layers (Layer-DefensiveKV)",
+        "by_output",
     ),
     "prefixkv": _method(
         "prefixkv:PrefixKV",
         "tokens by all attention, the same share of it in every layer (PrefixKV)",
     ),
     "windowkv": _method(
-        "windowkv:WindowKV", "windows of 8 tokens, chosen once for 8 layers (WindowKV)"
+        "windowkv:WindowKV",
+        "windows of 8 tokens, chosen once for 8 layers (WindowKV)",
+        "window_task",
     ),
     "uncomp": _method(
         "uncomp:UNComp",
         "as snapkv, less for heads and layers whose queries are alike (UNComp)",
-        _MEASURED,
+        "calibration",
     ),
-    "kvcrush": _method("kvcrush:KVCrush", "as snapkv, and samples of what it leaves out (KVCrush)"),
+    "kvcrush": _method(
+        "kvcrush:KVCrush",
+        "as snapkv, and samples of what it leaves out (KVCrush)",
+        "crush_share",
+        "crush_anchor",
+    ),
     "ems": _method(
-        "ems:EMS", "tokens by global or local attention, the redundant ones merged (EMS)"
+        "ems:EMS",
+        "tokens by global or local attention, the redundant ones merged (EMS)",
+        "redundancy",
     ),
     "razor": _method(
         "razor:Razor",
         "everything for retrieval heads, a window and a mean for others (RazorAttention)",
-        _MEASURED,
+        "calibration",
+        "induction_heads",
+        "echo_heads",
     ),
     "duo": _method(
         "duo:Duo",
         "everything for half of the heads, sinks and a window for others (DuoAttention)",
-        _MEASURED,
+        "calibration",
+        "streaming_heads",
     ),
     "epicache": _method(
-        "epicache:EpiCache", "tokens that the topic of a question looks at (EpiCache)", _MEASURED
+        "epicache:EpiCache",
+        "tokens that the topic of a question looks at (EpiCache)",
+        "calibration",
+        "episodes",
+        "episode_tokens",
     ),
     "locret": _method(
-        "locret:Locret", "tokens by what small trained heads foretell of each (Locret)", _MEASURED
+        "locret:Locret",
+        "tokens by what small trained heads foretell of each (Locret)",
+        "calibration",
     ),
     "kivi": Entry(
         "specdec.sparse.codecs.kivi_view:kivi",

@@ -28,7 +28,7 @@ class Duo(SplitHeads):
 
     budget: int = 321  # 64 sinks, 256 recent tokens
     sink: int = 64
-    sparsity: float = option(
+    streaming_heads: float = option(
         0.5, "Share of KV heads that stream (the paper's for grouped heads; 0.75 without groups).",
         Number(),
     )  # fmt: skip
@@ -43,6 +43,6 @@ class Duo(SplitHeads):
     def view(self, target: Target) -> SparseView:
         layers = self.measured(target).layers
         gates = sorted(gate for x in layers if x for gate in x["gate"])
-        least = [*gates, float("inf")][int(self.sparsity * len(gates))]
+        least = [*gates, float("inf")][int(self.streaming_heads * len(gates))]
         far = [[gate >= least for gate in x["gate"]] if x else [] for x in layers]
         return self.split("duo", target, far)

@@ -33,7 +33,9 @@ class EpiCache(Calibrated):
 
     refresh: str | int = "prompt"
     episodes: int = option(4, "Topics that a text is cut into.", Whole())
-    piece: int = option(128, "Tokens of a piece of text that has one topic.", Whole(1, 4096))
+    episode_tokens: int = option(
+        128, "Tokens of a piece of text that has one topic.", Whole(1, 4096)
+    )
 
     def view(self, target: Target) -> SparseView:
         from specdec.sparse.budgets.adaptive_heads import AdaptiveHeads
@@ -43,7 +45,10 @@ class EpiCache(Calibrated):
 
         similarities = [x["similarity"][0] if x else 1.0 for x in self.measured(target).layers]
         probe = EpisodeProbe(
-            _embedder(target), KeyRotation.of(target, "epicache"), self.piece, self.episodes
+            _embedder(target),
+            KeyRotation.of(target, "epicache"),
+            self.episode_tokens,
+            self.episodes,
         )
         return self.policy(
             "epicache", target, importance=probe, heads=AdaptiveHeads(),

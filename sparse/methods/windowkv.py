@@ -43,7 +43,7 @@ class WindowKV(PageBudget):
     recent: int = 32
     refresh: str | int = "prompt"
     anchors: tuple[int, ...] | LayerRule | None = FirstOfGroups()
-    task: str = option(
+    window_task: str = option(
         "locate", "Whether the text is asked for something in it, so that a window counts by its "
         "better half, or for all of it.", OneOf("locate", "aggregate"),
     )  # fmt: skip
@@ -54,6 +54,6 @@ class WindowKV(PageBudget):
 
         kinds = tuple(target.layer_types)
         return self.policy(
-            "windowkv", target, importance=WindowMeans(locating=self.task == "locate"),
+            "windowkv", target, importance=WindowMeans(locating=self.window_task == "locate"),
             layers=GroupPyramid(len(kinds), GROUP), layer_types=kinds,
         )  # fmt: skip

@@ -47,6 +47,14 @@ class DraftOptions:
     calibration: what was measured of the model for a method that goes by it: "auto" (comes with the
         package, or is measured at the first use and kept in the cache folder), or a file that
         `specdec calibrate` made. tokenizer: of the model, for that; no option of a call.
+    looked_share: of the prompt's tokens, those that `mpcache` does not drop. by_output: whether
+        `defensive` weighs values by what they add to a layer's output. window_task: whether
+        `windowkv` shall "locate" something in a text or "aggregate" it. crush_share, crush_anchor:
+        of `kvcrush`, how much goes to representatives, and how they are told apart. redundancy:
+        how alike tokens are that `ems` merges. induction_heads, echo_heads: shares of heads that
+        `razor` lets read all; streaming_heads: that `duo` does not. episodes, episode_tokens:
+        topics and tokens of a piece of `epicache`. They are checked, and have their defaults, in
+        the methods' files (`sparse/methods`).
     """
 
     num_draft_tokens: int | None = None
@@ -70,6 +78,17 @@ class DraftOptions:
     dense: tuple[int, ...] | None = None
     channels: Any = None
     calibration: Any = None
+    looked_share: float | None = None
+    by_output: bool | None = None
+    window_task: str | None = None
+    crush_share: float | None = None
+    crush_anchor: str | None = None
+    redundancy: float | None = None
+    induction_heads: float | None = None
+    echo_heads: float | None = None
+    streaming_heads: float | None = None
+    episodes: int | None = None
+    episode_tokens: int | None = None
     tokenizer: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -173,3 +173,21 @@ def test_bench_offload(long: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert shape.exit_code == 0, shape.stderr
     assert json.loads(shape.stdout)["cells"][1]["texts"] == {}
+
+
+def test_heads_are_measured_and_used(long: str, tmp_path: Path) -> None:
+    """A file that `calibrate` wrote serves its model, and is refused for another method."""
+    file = tmp_path / "heads.json"
+    result = run("calibrate", "duo", str(file), "-m", long, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["method"] == "duo"
+    how = ("-m", long, "-n", "8", "--json", "--no-compare", "--calibration", str(file))
+    prompt = "abcd efgh " * 60
+    drafted = run("generate", prompt, *how, "-d", "duo", "--budget", "80")
+    assert drafted.exit_code == 0, drafted.stderr
+    plain = json.loads(run("generate", prompt, "-m", long, "-n", "8", "--json").stdout)
+    assert json.loads(drafted.stdout)["text"] == plain["text"]
+    other = run("generate", prompt, *how, "-d", "razor")
+    assert other.exit_code == 2 and "made for 'duo' and not for 'razor'" in other.stderr
+    unknown = run("calibrate", "dou", str(file), "-m", long)
+    assert unknown.exit_code == 2 and "did you mean 'duo'" in unknown.stderr

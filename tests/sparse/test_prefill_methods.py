@@ -177,7 +177,7 @@ def test_prefixkv_reads_by_probes_and_covers_layers_alike(run):
 
 @pytest.mark.parametrize(("task", "window"), [("locate", 32), ("aggregate", 16)])
 def test_windowkv_reads_windows_of_the_first_layer(run, task, window):
-    found = run.select(WindowKV(budget=64, task=task))
+    found = run.select(WindowKV(budget=64, window_task=task))
     assert list(found) == [0]  # the group's first layer chooses for both
     tokens = run.maps[0][:, :, S - window :, :].sum(2).mean(axis=(0, 1))
     pages = tokens[: S // 8 * 8].reshape(-1, 8)
@@ -267,7 +267,7 @@ def test_razor_compensates_heads_that_do_not_look_far(run):
 
 def test_duo_lets_heads_with_small_gates_stream(run):
     made = run.measured("duo", gate=lambda n: [float(h == n) for h in range(run.heads)])
-    found = run.select(Duo(budget=40, sink=8, calibration=made, sparsity=1 - 1 / run.heads))
+    found = run.select(Duo(budget=40, sink=8, calibration=made, streaming_heads=1 - 1 / run.heads))
     window = set(range(8)) | set(range(S - 31, S))
     for n in run.layers:
         for h, read in enumerate(run.read(found[n])):
@@ -296,7 +296,7 @@ def test_locret_reads_what_its_heads_foretell(run):
 def test_epicache_probes_with_a_topics_pieces(run):
     """Pieces of two topics; the question is about the second, so its pieces' queries decide."""
     made = run.measured("epicache", similarity=lambda n: [0.5])
-    found = run.select(EpiCache(budget=60, sink=2, recent=4, calibration=made, piece=16))
+    found = run.select(EpiCache(budget=60, sink=2, recent=4, calibration=made, episode_tokens=16))
     assert all(sum(map(len, run.read(found[n]))) == 60 * run.heads for n in run.layers)
     table = torch.eye(40)
     probe = EpisodeProbe(lambda ids: table[list(ids)], None, piece=4, clusters=2, medoids=2)
