@@ -176,20 +176,29 @@ class ProfiledView:
         }
 
     def _part(self, choice: Selection, mass: Tensor) -> tuple[int, float]:
-        """Keys that a choice reads, and their share of `mass[Hkv, S + N]`, mean over KV heads."""
+        """Keys that a choice reads, entries that stand for others among them, and their share of
+        `mass[Hkv, S + N]`, of which entries have none: means over KV heads."""
         assert choice.pages is not None
         size, covered = self.view.page_size, choice.covered[0]
         segments = Segments(0, 0, [0], [self.walk.committed], 1, ReadStats())
         plan = row_plan(choice, segments, self.view.budget)
         count, (since,) = plan.count, plan.since
         pages = mass[:, :covered].unflatten(1, (-1, size)).sum(dim=-1)
-        share = pages.gather(1, choice.pages[:, :count]).sum(dim=1)
+        chosen = choice.pages[:, :count]
+        is_there = chosen >= 0  # heads may read different numbers
+        share = (pages.gather(1, chosen.clamp_min(0)) * is_there).sum(dim=1)
         share = share + mass[:, self.walk.committed :].sum(dim=1)  # the draft's own tokens
         share = share + mass[:, since : self.walk.committed].sum(dim=1)
-        return count * size + self.walk.committed - since, float(share.mean())
+        read = int(is_there.sum(dim=1).float().mean() * size)
+        if choice.entries is not None:
+            read += choice.entries.k.shape[1]
+        return read + self.walk.committed - since, float(share.mean())
 
     def _index_bytes(self, layer: int, keys: Tensor) -> int:
-        """What choosing anew read: the summaries, or every key where there are none."""
+        """What choosing anew read: the summaries, or every key where there are none, as for an
+        importance, whatever it looks at."""
+        if self.view.importance is not None:
+            return keys.nbytes
         index = PageIndex.of(self.walk.model.store.levels[0], layer, 0, self.view.scorer)
         assert index is not None
         return keys.nbytes if index.summary is None else index.summary[:, : index.pages].nbytes

@@ -60,6 +60,20 @@ def test_the_oracle_holds_most(target):
     assert streaming["bytes_share"] == pytest.approx(streaming["keys_share"])
 
 
+def test_heads_that_read_different_numbers_and_entries_are_counted():
+    """Means over heads of what each reads; entries are keys that are read, and hold no mass."""
+    target = Target(models.build("llama"))
+    views = ["snapkv", "ada-snapkv", "duo", "snapkv-merged", "ems"]
+    document = profile(target, TEXT, views, [40], sink=2, depth=3, rounds=6)
+    snap, ada, duo, merged, ems = document["views"]
+    assert ada["keys_share"] == pytest.approx(snap["keys_share"], abs=0.02)
+    assert duo["keys_share"] > 0.6  # half of the heads read all of it
+    assert merged["keys_share"] > snap["keys_share"]
+    assert ems["keys_share"] == pytest.approx(snap["keys_share"], abs=0.02)
+    assert max(ems["recall"]) < min(merged["recall"])
+    assert all(0 < x["overlap"][0] <= 1 for x in document["views"])
+
+
 def test_more_budget_keeps_more():
     target = Target(models.build("llama"))
     rows = profile(target, TEXT, ["oracle", "quest"], [32, 64], dense=(), **SMALL)["views"]
