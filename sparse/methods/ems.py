@@ -19,7 +19,7 @@ class EMS(PageBudget):
     """What is kept is read as class centres, with what was merged into them; the rest is dropped.
 
     The paper does the same again at intervals while decoding; here what is generated is read as it
-    is, unless `refresh` says otherwise.
+    is, unless `refresh` says otherwise, besides the budget and up to as much again.
     """
 
     paper = "2412.08521"

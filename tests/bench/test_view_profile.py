@@ -64,12 +64,13 @@ def test_heads_that_read_different_numbers_and_entries_are_counted():
     """Means over heads of what each reads; entries are keys that are read, and hold no mass."""
     target = Target(models.build("llama"))
     views = ["snapkv", "ada-snapkv", "duo", "snapkv-merged", "ems"]
-    document = profile(target, TEXT, views, [40], sink=2, depth=3, rounds=6)
+    document = profile(target, TEXT, views, [40], **SMALL)
     snap, ada, duo, merged, ems = document["views"]
     assert ada["keys_share"] == pytest.approx(snap["keys_share"], abs=0.02)
-    assert duo["keys_share"] > 0.6  # half of the heads read all of it
+    assert duo["keys_share"] > 0.5  # half of the heads read all of it
     assert merged["keys_share"] > snap["keys_share"]
-    assert ems["keys_share"] == pytest.approx(snap["keys_share"], abs=0.02)
+    # what came since a choice makes no entry go, as it does pages
+    assert snap["keys_share"] < ems["keys_share"] < snap["keys_share"] + 0.12
     assert max(ems["recall"]) < min(merged["recall"])
     assert all(0 < x["overlap"][0] <= 1 for x in document["views"])
 
