@@ -10,10 +10,11 @@ import torch
 
 from specdec import Engine, TokenTree
 from specdec.decoding.drafter import Wants
+from specdec.decoding.options import DraftOptions
 from specdec.drafts.self_draft import SelfDraft
 from specdec.errors import InvalidArgument
 from specdec.forward.query_recorder import QueryRecorder
-from specdec.registry import SPARSE_VIEWS
+from specdec.registry import SPARSE_VIEWS, VIEWS
 from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.scorers.chunk_means import ChunkMeans
 from specdec.sparse.scorers.exact_mass import ExactMass
@@ -232,15 +233,31 @@ def test_early_exit(llama):
     assert inner["num_spec_steps"] >= out.stats.num_spec_steps
 
 
+# Views that give some layers more than the budget, so that such a layer may read everything.
+LAYERED = {"compresskv", "layer-defensive", "prefixkv", "windowkv", "uncomp", "epicache"}
+
+
+def most(llama, view):
+    """How many tokens a layer of a view with a budget of 32 may read."""
+    made = VIEWS[view].load()(llama.target, DraftOptions(budget=32, sink=3, recent=4))
+    if made.reads is None:
+        return 200  # some heads read everything
+    if made.layers is not None:
+        return 32 * llama.target.num_layers  # one layer may have all of it
+    # entries stand for tokens beyond the budget: a few means, or as many as were kept
+    return 32 + {"snapkv-merged": 3, "ems": 32}.get(view, 0)
+
+
 def test_reads_are_counted(llama):
     """What a pass reads stays within the budget however long the text grows, or is everything."""
     for view in PRESETS:
         out = llama.generate(PROMPTS, drafter=view, max_new_tokens=40, budget=32, sink=3, recent=4)
         long, _, short, _ = (g.stats.reads[view] for g in out)
-        entries = 3 if view == "snapkv-merged" else 0  # which stand for tokens beyond the budget
-        assert 0 < max(long.tokens) <= 32 + entries and long.full_passes == 0 and long.passes > 20
+        assert 0 < max(long.tokens) <= most(llama, view) and long.passes > 20
+        is_even = most(llama, view) <= 64 and view not in LAYERED
+        assert long.full_passes == 0 or not is_even
         assert min(long.context) >= 69
-        assert 0 < short.full_passes < short.passes  # 5 to 45 tokens
+        assert 0 < short.full_passes < short.passes or not is_even  # 5 to 45 tokens
         whole = llama.generate(PROMPTS[0], drafter=view, max_new_tokens=9, budget=200)
         reads = whole.stats.to_dict()["reads"][view]
         assert reads["full_passes"] == reads["passes"] > 0
