@@ -38,21 +38,24 @@ class ColumnSums:
 
 
 def summed(text: Text, queries: Queries) -> Tensor:
-    """`column_sums` of some queries of a text, `[Hkv, G, S]`."""
+    """Attention that some queries pay to each token of a text, `per_sight`: `[Hkv, G, S]`."""
     total = None
     for part in torch.arange(len(queries.at), device=queries.at.device).split(AT_ONCE):
         found = text.attention(Queries(queries.q[:, part], queries.at[part])).sum(dim=2)
         total = found if total is None else total.add_(found)
     assert total is not None
-    return total / visible(queries.at, text.length).clamp_min(1).to(total)
+    return per_sight(total, queries.at)
+
+
+def per_sight(sums: Tensor, positions: Tensor) -> Tensor:
+    """Sums `[..., S]` of the attention of queries at `positions`, by how many of them see a token.
+
+    Sums over all queries of a prompt favour its first tokens, which all of them see (ZipCache,
+    arXiv 2405.14256, eq. 8). A token that none of them sees gets 0.
+    """
+    return sums / visible(positions, sums.shape[-1]).clamp_min(1).to(sums)
 
 
 def column_sums(attention: Tensor, positions: Tensor) -> Tensor:
-    """Attention per query that could see a token, summed over queries: `[Hkv, G, S]`.
-
-    attention: `[Hkv, G, w, S]` of queries at `positions: int64[w]`. Sums over all queries of a
-    prompt favour its first tokens, which all of them see; so each is divided by how many of these
-    queries see it (ZipCache, arXiv 2405.14256, eq. 8). A token that none of them sees gets 0.
-    """
-    count = visible(positions, attention.shape[-1]).clamp_min(1)
-    return attention.sum(dim=2) / count.to(attention)
+    """`[Hkv, G, S]` of attention `[Hkv, G, w, S]`: summed over the queries, `per_sight`."""
+    return per_sight(attention.sum(dim=2), positions)

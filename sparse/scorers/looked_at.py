@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from specdec.sparse.importances.look_once import LookOnce
-from specdec.sparse.maths.linear_bound import ALPHA, SHARE
 from specdec.sparse.scorers.base import Memo
 
+ALPHA = 0.6  # MPCache's weight of the largest key
+SHARE = 0.5  # of the pairs of pages that are looked into
 NEVER = -1e9  # a logit that nothing real comes near, and that a softmax can be made of
 
 
