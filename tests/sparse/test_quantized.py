@@ -17,6 +17,7 @@ from specdec.sparse.codecs.kivi_cache import QuantizedCopy
 
 from helpers import hostile, models
 from helpers.dense import dense
+from helpers.matrix import crossed
 
 RNG = random.Random(0)
 PROMPTS = [[RNG.randrange(models.VOCAB) for _ in range(n)] for n in (130, 67, 5, 96)]
@@ -29,7 +30,10 @@ MODES = {
 KIVI = {"kv_group": 32, "recent": 4}
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma3", "gpt-oss"])
+ARCHITECTURES = ["llama", "gemma3", "gpt-oss"]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def engine(request):
     return Engine(models.build(request.param), hostile.tokenizer(models.VOCAB))
 
@@ -39,8 +43,7 @@ def llama():
     return Engine(models.build("llama"), hostile.tokenizer(models.VOCAB))
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("mode", MODES)
+@crossed(indirect=["engine"], engine=ARCHITECTURES, mode=MODES, bits=[2, 4, 8])
 def test_drafts_losslessly(engine, mode, bits):
     """Ragged batches, samples that share a prompt, chains and trees, single levels and several."""
     kwargs = {"max_new_tokens": NEW, **MODES[mode]}

@@ -30,7 +30,10 @@ from helpers.sparse_texts import NEW, PROMPTS, SMALL
 PRESETS = SPARSE_VIEWS
 
 
-@pytest.fixture(scope="module", params=["llama", "llama-mha", "qwen3", "gemma3"])
+ARCHITECTURES = ["llama", "llama-mha", "qwen3", "gemma3"]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def engine(request):
     return Engine(models.build(request.param), hostile.tokenizer(models.VOCAB))
 
@@ -145,8 +148,10 @@ def test_a_view_that_reads_next_to_nothing(llama):
     assert [g.token_ids for g in out] == [g.token_ids for g in want]
 
 
-@pytest.mark.parametrize("acceptance", ["coupled", "rejection"])
-@pytest.mark.parametrize("inner", ["ngram", "model"])
+@crossed(
+    indirect=["engine"], engine=ARCHITECTURES, inner=["ngram", "model"],
+    acceptance=["coupled", "rejection"],
+)  # fmt: skip
 def test_triforce(engine, plain, inner, acceptance):
     """Three levels, greedy in both rules and sampled under the coupled one."""
     kwargs = {"drafter": "triforce", "max_new_tokens": NEW, "min_ngram": 1, **SMALL}
