@@ -17,6 +17,7 @@ from specdec.forward.full_view import FullView
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.calibrations.calibration import Calibration
 from specdec.sparse.importances.episode_probe import EpisodeProbe
+from specdec.sparse.importances.retained import RetainedNotes
 from specdec.sparse.maths.output_projection import output_projection
 from specdec.sparse.methods.compresskv import CompressKV
 from specdec.sparse.methods.defensive import Defensive, LayerDefensive
@@ -25,6 +26,7 @@ from specdec.sparse.methods.ems import EMS
 from specdec.sparse.methods.epicache import EpiCache
 from specdec.sparse.methods.kvcrush import KVCrush
 from specdec.sparse.methods.locret import Locret
+from specdec.sparse.methods.mpcache import MPCache
 from specdec.sparse.methods.prefixkv import PrefixKV
 from specdec.sparse.methods.razor import Razor
 from specdec.sparse.methods.uncomp import UNComp
@@ -291,6 +293,39 @@ def test_locret_reads_what_its_heads_foretell(run):
     found = run.select(method)
     assert all(len(read) == 60 for n in run.layers for read in run.read(found[n]))
     assert heads.fingerprint == fingerprint(run.target)
+
+
+def test_locrets_scores_are_of_the_text_alone(run):
+    """After rounds with rejections they are what a reading of the text gives."""
+    engine, method = Engine(run.target.model), Locret(budget=40, recent=10)
+    heads = method.measured(run.target)
+    stream = engine.stream(
+        TEXT[:60], drafter="locret", calibration=heads, budget=40, recent=10, max_new_tokens=30,
+        eos_token_id=[], num_draft_tokens=4, temperature=1.0, seed=5,
+    )  # fmt: skip
+    for _ in stream:
+        pass
+    stats = stream.generations[0].stats
+    assert 0 < stats.num_accepted_draft_tokens < stats.num_draft_tokens
+    store = stream.model.store
+    kept, text = RetainedNotes.of(store).rows[0], stream.rows[0].tokens[: store.length(0)]
+    recorder = Wants.of_view(method.view(run.target)).recorder()
+    again = CachedModel(run.target, FullView(), [make_row(0, [*text, 0])], recorder=recorder)
+    fresh = RetainedNotes.of(again.store).rows[0]
+    assert len(text) > 80
+    for n in run.layers:
+        assert kept[n].shape == fresh[n].shape
+        torch.testing.assert_close(kept[n], fresh[n], rtol=1e-5, atol=1e-5)
+
+
+def test_mpcache_reads_what_its_bound_says(run):
+    """The choice of the first layer, which the second shares, by the draft's own query."""
+    found = run.select(MPCache(budget=64))
+    assert list(found) == [0]
+    assert found[0].page_size == 16
+    for row in found[0].pages.tolist():
+        assert len(row) == len(set(row)) == (64 - S % 16) // 16
+        assert {0, S // 16 - 1} <= set(row)
 
 
 def test_epicache_probes_with_a_topics_pieces(run):
