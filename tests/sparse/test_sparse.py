@@ -253,20 +253,24 @@ def most(llama, view):
     return 32 + {"snapkv-merged": 3, "ems": 32}.get(view, 0)
 
 
-def test_reads_are_counted(llama):
+@pytest.mark.parametrize("view", PRESETS)
+def test_reads_are_counted(llama, view):
     """What a pass reads stays within the budget however long the text grows, or is everything."""
-    for view in PRESETS:
-        out = llama.generate(PROMPTS, drafter=view, max_new_tokens=40, budget=32, sink=3, recent=4)
-        long, _, short, _ = (g.stats.reads[view] for g in out)
-        assert 0 < max(long.tokens) <= most(llama, view) and long.passes > 20
-        is_even = most(llama, view) <= 64 and view not in LAYERED
-        assert long.full_passes == 0 or not is_even
-        assert min(long.context) >= 69
-        assert 0 < short.full_passes < short.passes or not is_even  # 5 to 45 tokens
-        whole = llama.generate(PROMPTS[0], drafter=view, max_new_tokens=9, budget=200)
-        reads = whole.stats.to_dict()["reads"][view]
-        assert reads["full_passes"] == reads["passes"] > 0
-        assert reads["tokens_per_pass"] == reads["context_per_pass"]
+    out = llama.generate(PROMPTS, drafter=view, max_new_tokens=40, budget=32, sink=3, recent=4)
+    long, _, short, _ = (g.stats.reads[view] for g in out)
+    assert 0 < max(long.tokens) <= most(llama, view) and long.passes > 20
+    is_even = most(llama, view) <= 64 and view not in LAYERED
+    assert long.full_passes == 0 or not is_even
+    assert min(long.context) >= 69
+    assert 0 < short.full_passes < short.passes or not is_even  # 5 to 45 tokens
+    whole = llama.generate(PROMPTS[0], drafter=view, max_new_tokens=9, budget=200)
+    reads = whole.stats.to_dict()["reads"][view]
+    assert reads["full_passes"] == reads["passes"] > 0
+    assert reads["tokens_per_pass"] == reads["context_per_pass"]
+
+
+def test_whose_reads_are_counted(llama):
+    """Those of a lossy view, of drafters in a combination and inside each other; no others."""
     lossy = llama.generate(PROMPTS[0], view="snapkv", drafter="none", max_new_tokens=40, budget=16,
                            sink=2, recent=2)  # fmt: skip
     assert max(lossy.stats.reads["snapkv"].tokens) == 16
