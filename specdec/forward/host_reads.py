@@ -191,8 +191,11 @@ def _levels(selection: Selection | None) -> list[tuple[int, int]]:
 
 
 def _key(row: RowPlan) -> Hashable:
-    covered = None if row.selection is None else row.selection.covered
-    return row.since, covered, None if row.entries is None else _num_entries(row)
+    """What tables go by, and the shape of `pages`, too: fused layers with one table share both."""
+    chosen = None
+    if row.selection is not None:
+        chosen = row.selection.covered, row.selection.page_size, row.count
+    return row.since, chosen, None if row.entries is None else _num_entries(row)
 
 
 def _pages(rows: Sequence[RowPlan]) -> tuple[NDArray[np.int64], int]:
