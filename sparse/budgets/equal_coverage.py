@@ -29,8 +29,8 @@ def equal_coverage(scores: Sequence[Tensor], total: int) -> list[int]:
     PrefixKV (arXiv 2412.03409): with C_l(n) the share of layer l's importance that its n best
     tokens hold, n_l = min{n: C_l(n) >= p}, and p, the same for all layers, is found by bisection.
     scores: a layer's importances, `[S_l]`, each. The released code stops within 5 tokens of the
-    total; here what p leaves over or takes too much is dealt one by one: to the layer whose next
-    token holds the greatest share, from the one whose last holds the least.
+    total; here what p leaves over or takes too much is dealt one by one, as a growing p would: to
+    the layer that covers least, and of equals the one whose next token holds the greatest share.
     """
     shares = [
         s.double().sort(descending=True).values / s.double().sum().clamp_min(1e-300) for s in scores
@@ -47,11 +47,20 @@ def equal_coverage(scores: Sequence[Tensor], total: int) -> list[int]:
     counts = [_prefix(curve, low) for curve in curves]
     while sum(counts) < total:
         free = [i for i, n in enumerate(counts) if n < len(shares[i])]
-        counts[max(free, key=lambda i: float(shares[i][counts[i]]))] += 1
+        need = {i: (_covered(curves[i], counts[i]), -float(shares[i][counts[i]])) for i in free}
+        counts[min(free, key=need.__getitem__)] += 1
     while sum(counts) > total:
         held = [i for i, n in enumerate(counts) if n]
-        counts[min(held, key=lambda i: float(shares[i][counts[i] - 1]))] -= 1
+        last = {
+            i: (_covered(curves[i], counts[i] - 1), -float(shares[i][counts[i] - 1])) for i in held
+        }
+        counts[max(held, key=last.__getitem__)] -= 1
     return counts
+
+
+def _covered(curve: Tensor, count: int) -> float:
+    """The share that the first `count` tokens hold."""
+    return float(curve[count - 1]) if count else 0.0
 
 
 def _prefix(curve: Tensor, share: float) -> int:

@@ -29,7 +29,7 @@ def group_pyramid(layers: int, mean: int, group: int = 8, beta: float = 14) -> l
     WindowKV (arXiv 2503.17922): the last group keeps mean * group / beta, the first 2 mean minus
     that, those between lie on a line; groups of 8 layers and beta 14 are the released code's, which
     asks for at least two groups. Here a last, smaller group is one, too, and one group keeps the
-    mean; the line is shifted by whole tokens so that the sum is layers * mean at most.
+    mean; the line is lowered, nowhere below 0, so that the sum is layers * mean at most.
     """
     groups = -(-layers // group)
     if groups == 1:
@@ -38,5 +38,11 @@ def group_pyramid(layers: int, mean: int, group: int = 8, beta: float = 14) -> l
     first = 2 * mean - last
     line = [first + (last - first) * i / (groups - 1) for i in range(groups)]
     sizes = [min(group, layers - i * group) for i in range(groups)]
-    excess = sum(n * x for n, x in zip(sizes, line, strict=True)) / layers - mean
-    return [int(line[i // group] - excess) for i in range(layers)]
+    parts = list(zip(sizes, line, strict=True))
+    while True:
+        excess = (sum(n * x for n, x in parts) - layers * mean) / sum(n for n, _ in parts)
+        rest = [(n, x) for n, x in parts if x >= excess]
+        if len(rest) == len(parts):
+            break
+        parts = rest  # what has nothing left gives nothing
+    return [int(max(0.0, line[i // group] - excess)) for i in range(layers)]
