@@ -54,6 +54,12 @@ def _method(path: str, summary: str, *options: str) -> Entry:
     return Entry(place, summary, _VIEW.union(options), argument=path)
 
 
+def _codec(path: str, summary: str, *options: str) -> Entry:
+    """A view of `sparse/methods` that reads a copy of everything, by its options alone."""
+    place = "specdec.sparse.methods.by_options:view"
+    return Entry(place, summary, frozenset(options), argument=path)
+
+
 VIEWS = {
     "full": Entry(
         "specdec.forward.full_view:full", "every key of the context: the target's own law"
@@ -183,6 +189,80 @@ VIEWS = {
         "every key and value in 2, 4 or 8 bits, but for the newest (KIVI)",
         frozenset({"kv_bits", "kv_group", "recent"}),
     ),
+    "gear": _codec(
+        "gear:Gear",
+        "every key and value in few bits, with outliers and errors apart (GEAR)",
+        "kv_bits",
+        "kv_group",
+        "rank",
+        "outliers",
+        "recent",
+    ),
+    "rotatekv": _codec(
+        "rotatekv:RotateKV",
+        "every key and value in few bits, spread by a Hadamard transform (RotateKV)",
+        "kv_bits",
+        "sink",
+        "recent",
+    ),
+    "cskv": _codec(
+        "cskv:CSKV",
+        "every key and value in a share of the directions, measured once (CSKV)",
+        "key_share",
+        "value_share",
+        "latent_bits",
+        "recent",
+        "calibration",
+    ),
+    "xkv": _codec(
+        "xkv:XKV",
+        "the prompt in directions that neighbouring layers share (xKV)",
+        "key_share",
+        "value_share",
+        "group_layers",
+        "recent",
+    ),
+    "x-ecomla": _codec(
+        "x_ecomla:XEcoMLA",
+        "keys and values as one latent, without training (X-EcoMLA's start)",
+        "latent_share",
+        "recent",
+    ),
+    "minicache": _codec(
+        "minicache:MiniCache",
+        "two deep layers as one direction and two lengths (MiniCache)",
+        "interpolation",
+        "retained",
+        "latent_bits",
+        "recent",
+    ),
+    "mikv": _method(
+        "mikv:MiKV",
+        "every token, those that matter as they are, others in few bits (MiKV)",
+        "kv_bits",
+        "exact_share",
+    ),
+    "zipcache": _codec(
+        "zipcache:ZipCache",
+        "every token, salient ones in more bits (ZipCache)",
+        "kv_bits",
+        "salient_bits",
+        "salient_share",
+        "recent",
+    ),
+    "kvmerger": _method(
+        "kvmerger:KVMerger",
+        "the most attended tokens, and the others in runs that are merged (KVMerger)",
+        "merge_cosine",
+        "merged_share",
+    ),
+    "lizard": _codec(
+        "lizard:Lizard",
+        "sinks, a window, and one state for all between (experimental, after Lizard)",
+        "features",
+        "sink",
+        "recent",
+    ),
 }
 SPARSE_VIEWS = [name for name, entry in VIEWS.items() if "budget" in entry.options]
 
@@ -208,6 +288,13 @@ DRAFTERS = {
         "specdec.drafts.longspec.drafter:LongSpec",
         "a trained block that reads the target's own KV, in constant memory (LongSpec)",
         _MODEL,
+        own_format=True,
+    ),
+    "block": Entry(
+        "specdec.drafts.block.drafter:BlockDrafter",
+        "a Block Transformer (draft_model=) that shares the target's tokens: blocks of four",
+        frozenset({"num_draft_tokens", "draft_model"}),
+        needs_model=True,
         own_format=True,
     ),
     "cascade": Entry(

@@ -53,8 +53,12 @@ class DraftOptions:
         of `kvcrush`, how much goes to representatives, and how they are told apart. redundancy:
         how alike tokens are that `ems` merges. induction_heads, echo_heads: shares of heads that
         `razor` lets read all; streaming_heads: that `duo` does not. episodes, episode_tokens:
-        topics and tokens of a piece of `epicache`. They are checked, and have their defaults, in
-        the methods' files (`sparse/methods`).
+        topics and tokens of a piece of `epicache`. rank, outliers: of `gear`. key_share,
+        value_share, latent_share, latent_bits, group_layers: of `cskv`, `xkv`, `x-ecomla`.
+        interpolation, retained: of `minicache`. exact_share: of `mikv`. salient_bits,
+        salient_share: of `zipcache`. merge_cosine, merged_share: of `kvmerger`. features: of
+        `lizard`. They are
+        checked, and have their defaults, in the methods' files (`sparse/methods`).
     """
 
     num_draft_tokens: int | None = None
@@ -89,6 +93,21 @@ class DraftOptions:
     streaming_heads: float | None = None
     episodes: int | None = None
     episode_tokens: int | None = None
+    rank: int | None = None
+    outliers: float | None = None
+    key_share: float | None = None
+    value_share: float | None = None
+    latent_share: float | None = None
+    latent_bits: int | None = None
+    group_layers: int | None = None
+    interpolation: float | None = None
+    retained: float | None = None
+    exact_share: float | None = None
+    salient_bits: int | None = None
+    salient_share: float | None = None
+    merge_cosine: float | None = None
+    merged_share: float | None = None
+    features: int | None = None
     tokenizer: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
