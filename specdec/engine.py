@@ -180,6 +180,9 @@ class Engine:
         streamer: a transformers streamer, fed as tokens are committed (one row only).
         generation_config: a transformers GenerationConfig, under what is given by name.
         saved_prompt: a folder of `save_prompt`, with which every prompt starts.
+        saved_documents: such folders, in the order in which the model is to see them before the
+            prompt; each may have been read alone. drafter="cacheblend" drafts from what they hold,
+            and view="cacheblend" reads them so, and changes the text.
         Every other keyword is a field of SamplingParams or DraftOptions, or a synonym of one; an
         unknown one raises InvalidArgument with the nearest name.
         With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.

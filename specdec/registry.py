@@ -27,6 +27,7 @@ class Entry:
 
     options: fields of DraftOptions that it has a use for. needs_model: a drafter that cannot do
     without draft_model. own_format: its draft_model is no causal LM, and it loads that by itself.
+    needs_documents: it can do nothing without saved_documents.
     argument: given to what is loaded before all others, if not empty.
     """
 
@@ -35,6 +36,7 @@ class Entry:
     options: frozenset[str] = frozenset()
     needs_model: bool = False
     own_format: bool = False
+    needs_documents: bool = False
     argument: str = ""
 
     @property
@@ -263,6 +265,12 @@ VIEWS = {
         "sink",
         "recent",
     ),
+    "cacheblend": Entry(
+        "specdec.sparse.blend.view:cacheblend",
+        "saved documents, read apart, with a share of tokens read again (CacheBlend)",
+        frozenset({"recomputed_share"}),
+        needs_documents=True,
+    ),
 }
 SPARSE_VIEWS = [name for name, entry in VIEWS.items() if "budget" in entry.options]
 
@@ -319,6 +327,12 @@ DRAFTERS = {
         for name, view in VIEWS.items()
         if name != "full"
     },
+    "cacheblend": Entry(
+        "specdec.drafts.cacheblend:CacheBlendDrafter",
+        f"the target itself, on {VIEWS['cacheblend'].summary}",
+        _TREE | _GROWN | {"min_draft_prob", "draft_weights", "recomputed_share"},
+        needs_documents=True,
+    ),
 }
 
 COMBINED = Entry("specdec.drafts.combined:Combined", "several drafters, named as in a+b")

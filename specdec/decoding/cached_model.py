@@ -12,7 +12,7 @@ from specdec.cache.store import KVStore
 from specdec.control.calibration import costs_of
 from specdec.control.costs import PassCosts
 from specdec.decoding.pass_runner import PassRunner
-from specdec.decoding.prefill import LONG, SLACK, Prefill, Spill
+from specdec.decoding.prefill import LONG, SLACK, Prefill, SavedText, Spill
 from specdec.decoding.text_follower import TextFollower
 from specdec.forward.forward_pass import View
 from specdec.forward.observer import Observer
@@ -20,7 +20,6 @@ from specdec.forward.query_recorder import QueryRecorder
 from specdec.forward.view_reads import ReadStats
 from specdec.forward.view_state import ViewState
 from specdec.model.target import Target
-from specdec.offload.saved_prompt import SavedPrompt
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 
@@ -51,7 +50,7 @@ class CachedModel:
         base: CachedModel | None = None,
         recorder: QueryRecorder | None = None,
         watch: Sequence[Observer] = (),
-        saved: SavedPrompt | None = None,
+        saved: SavedText | None = None,
         on_spill: Sequence[Spill] = (),
         sees_content: bool = True,
     ) -> None:

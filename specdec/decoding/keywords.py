@@ -18,7 +18,7 @@ from specdec.sampling.params import SamplingParams
 
 _OWN = (
     "drafter", "acceptance", "view", "streamer", "generation_config", "sampling_params",
-    "saved_prompt",
+    "saved_prompt", "saved_documents",
 )  # fmt: skip
 
 

@@ -57,7 +57,8 @@ class DraftOptions:
         value_share, latent_share, latent_bits, group_layers: of `cskv`, `xkv`, `x-ecomla`.
         interpolation, retained: of `minicache`. exact_share: of `mikv`. salient_bits,
         salient_share: of `zipcache`. merge_cosine, merged_share: of `kvmerger`. features: of
-        `lizard`. They are
+        `lizard`. recomputed_share: of the documents' tokens, those that `cacheblend` reads again.
+        documents: the `SavedDocuments` of the call, for that; no option of its own. They are
         checked, and have their defaults, in the methods' files (`sparse/methods`).
     """
 
@@ -108,7 +109,9 @@ class DraftOptions:
     merge_cosine: float | None = None
     merged_share: float | None = None
     features: int | None = None
+    recomputed_share: float | None = None
     tokenizer: Any = field(default=None, compare=False, repr=False)
+    documents: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -156,4 +159,4 @@ def _levels(tree: Any) -> tuple[int, ...]:
     return levels
 
 
-NAMES = frozenset(f.name for f in fields(DraftOptions)) - {"tokenizer"}
+NAMES = frozenset(f.name for f in fields(DraftOptions)) - {"tokenizer", "documents"}

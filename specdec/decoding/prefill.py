@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
@@ -11,7 +12,6 @@ from specdec.cache.store import KVStore, Level
 from specdec.forward.forward_pass import View
 from specdec.forward.observer import Observer
 from specdec.model.target import Target
-from specdec.offload.saved_prompt import SavedPrompt
 from specdec.offload.tiered_store import TieredStore
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import MAX_NODES
@@ -22,6 +22,18 @@ LONG = 64  # pending tokens from which a causal prefill is better than a tree pa
 SLACK = 2 * (MAX_NODES + LONG)
 
 Spill = Callable[[Level, int, int, torch.device], None]
+
+
+class SavedText(Protocol):
+    """What prompts begin with and need not be read again, such as a `SavedPrompt`."""
+
+    tokens: list[int]
+
+    def common(self, tokens: Sequence[int]) -> int:
+        """How many of the saved tokens `tokens` starts with, as `Prompt.keys` gives them."""
+
+    def load(self, target: Target, store: KVStore, sequence: int, count: int) -> None:
+        """Commit the first `count` tokens' keys and values to an empty row of a store."""
 
 
 class Prefill:
@@ -36,7 +48,7 @@ class Prefill:
         target: Target,
         view: View,
         observers: Sequence[Observer] = (),
-        saved: SavedPrompt | None = None,
+        saved: SavedText | None = None,
         on_spill: Sequence[Spill] = (),
         sees_content: bool = True,
     ) -> None:

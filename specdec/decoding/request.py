@@ -14,6 +14,7 @@ from specdec.decoding.prompt import read_prompts, split_keywords, whole_prompt
 from specdec.decoding.prompt_check import check_goes_on, check_prompt
 from specdec.errors import InvalidArgument, PromptTooLong, unknown_name
 from specdec.model.target import Target
+from specdec.offload.saved_documents import SavedDocuments
 from specdec.offload.saved_prompt import SavedPrompt
 from specdec.registry import ACCEPTANCE, CHANNELS, DRAFTERS, VIEWS, drafter_names
 from specdec.sampling.params import SamplingParams
@@ -45,7 +46,8 @@ class Request:
     padding); such a batch is turned by its longest row, as transformers does it (`Rotation`).
     eos_token_ids, stop_token_ids: both end a text; only the former are what `min_new_tokens` keeps
         away.
-    saved_prompt: what every prompt starts with, already read.
+    saved_prompt: what every prompt starts with, already read. saved_documents: what every prompt
+    consists of but for the question; each was read alone.
     """
 
     prompts: list[list[int]]
@@ -62,6 +64,7 @@ class Request:
     before: Sequence[Sequence[int]] | None = None
     returns_list: bool = False
     saved_prompt: SavedPrompt | None = None
+    saved_documents: SavedDocuments | None = None
     contents: Sequence[Prompt | None] = ()
 
     def __post_init__(self) -> None:
@@ -71,6 +74,8 @@ class Request:
             raise unknown_name("acceptance rule", self.acceptance, ACCEPTANCE)
         if self.view not in VIEWS:
             raise unknown_name("view", self.view, VIEWS)
+        if self.saved_documents is None:
+            self._check_documents()
         rows = len(self.prompts) * self.params.num_return_sequences
         if self.streamer is not None and rows != 1:
             raise InvalidArgument(f"streamer takes one sequence, and this call makes {rows}")
@@ -92,6 +97,17 @@ class Request:
                 "that has, such as 'ngram+model'"
             )
 
+    def _check_documents(self) -> None:
+        """Nobody that needs documents is asked for where there are none."""
+        named = drafter_names(self.drafter) if isinstance(self.drafter, str) else []
+        entries = {f"drafter {name!r}": DRAFTERS[name] for name in named}
+        for what, entry in {**entries, f"view {self.view!r}": VIEWS[self.view]}.items():
+            if entry.needs_documents:
+                raise InvalidArgument(
+                    f"{what} needs saved_documents=: a list of folders that Engine.save_prompt "
+                    "wrote, which stand before the prompt"
+                )
+
     @classmethod
     def parse(cls, host: Host, prompt: Any, kwargs: Mapping[str, Any]) -> Request:
         """The request for `engine.generate(prompt, **kwargs)`."""
@@ -103,6 +119,10 @@ class Request:
         for i, one in enumerate(prompts):
             check_prompt(one, host.target, f"prompt {i}")
             check_goes_on(one, f"prompt {i}")
+        if own.get("saved_documents") is not None:
+            documents = _documents(own, host)
+            prompts = [documents.before(one) for one in prompts]
+            own["saved_prompt"] = documents.parts[0]  # whose place is the one it was read at
         _check_room(prompts, params, host.target.max_positions)
         if own.get("saved_prompt") is not None:
             own["saved_prompt"] = _saved(own["saved_prompt"], host, prompts)
@@ -114,7 +134,9 @@ class Request:
             prompts=[one.ids for one in prompts],
             contents=tuple(None if one.is_plain else one for one in prompts),
             params=params,
-            options=DraftOptions(**drafting, tokenizer=host.tokenizer),
+            options=DraftOptions(
+                **drafting, tokenizer=host.tokenizer, documents=own.get("saved_documents")
+            ),
             tokenizer=host.tokenizer,
             eos_token_ids=_eos(params, host),
             stop_token_ids=_given_ids("stop_token_ids", params.stop_token_ids, host),
@@ -145,6 +167,21 @@ def _saved(folder: Any, host: Host, prompts: Sequence[Prompt]) -> SavedPrompt:
     for prompt in prompts:
         saved.common(prompt.keys)
     return saved
+
+
+def _documents(own: dict[str, Any], host: Host) -> SavedDocuments:
+    """The documents of a call, which this model has read; they take their folders' place."""
+    if own.get("saved_prompt") is not None:
+        raise InvalidArgument(
+            "saved_documents and saved_prompt exclude each other: give the start of the prompt as "
+            "the first of the documents"
+        )
+    given = own["saved_documents"]
+    bos = getattr(host.tokenizer, "bos_token_id", None)
+    documents = given if isinstance(given, SavedDocuments) else SavedDocuments(given, bos)
+    documents.check(host.target)
+    own["saved_documents"] = documents
+    return documents
 
 
 def _eos(params: SamplingParams, host: Host) -> tuple[int, ...]:

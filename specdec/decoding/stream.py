@@ -113,7 +113,8 @@ class GenerationStream:
         with torch.inference_mode():
             self._model = CachedModel(
                 self.target, self.view, self.rows, recorder=self._wants.recorder(),
-                saved=self.request.saved_prompt, on_spill=self._wants.on_spill,
+                saved=getattr(self.view, "saved", self.request.saved_prompt),
+                on_spill=self._wants.on_spill,
             )  # fmt: skip
             calibration_s = self._calibrate(self.rows)
             self.drafter.begin(self.rows, self.model)

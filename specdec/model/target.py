@@ -209,6 +209,13 @@ class Target:
         reader(**inputs)
 
     @torch.inference_mode()
+    def read(self, tokens: Sequence[Sequence[int]], pass_: ForwardPass) -> None:
+        """A pass over `tokens[B][N]` for their keys and values alone: no logits are made."""
+        with self._turn:
+            self.model.base_model(**self.inputs(tokens, pass_))
+        self._check_heard(pass_)
+
+    @torch.inference_mode()
     def forward(self, tokens: Sequence[Sequence[int]] | Tensor, pass_: ForwardPass) -> Tensor:
         """Logits `[B, N, V]` after each of `tokens[B][N]`, whose KV is staged in the store."""
         with self._turn:

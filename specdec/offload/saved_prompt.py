@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,14 @@ class SavedPrompt:
 
     tokens: what has been read, as `Prompt.keys` tells it from all else. Raises InvalidArgument for
     a folder that holds no saved prompt, and from `check` for one of another model; WeightsError for
-    files that are damaged or another's.
+    files that are damaged or another's. argument: what a call names it by.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, argument: str = "saved_prompt") -> None:
         kept = PromptFolder(folder)
         self.folder = kept.folder
-        document = kept.read("saved_prompt")
+        self._named = f"{argument}={str(self.folder)!r}"
+        document = kept.read(argument)
         self.tokens: list[int] = document["tokens"]
         self.about: dict[str, Any] = document["model"]
         self._sha256: dict[str, str] = document["files"]
@@ -52,15 +53,15 @@ class SavedPrompt:
         for name in _SIZES:
             if mine[name] != self.about.get(name):
                 raise InvalidArgument(
-                    f"saved_prompt={str(self.folder)!r} was read by another model: {name} is "
+                    f"{self._named} was read by another model: {name} is "
                     f"{self.about.get(name)!r} there and {mine[name]!r} here"
                 )
         ours, theirs = torch.tensor(mine["logits"]), torch.tensor(self.about["logits"])
         gap = float((ours - theirs).abs().max())
         if not gap <= _TOLERANCE * max(1.0, float(theirs.abs().max())):
             raise InvalidArgument(
-                f"saved_prompt={str(self.folder)!r} was read by other weights of this "
-                f"architecture: logits differ by {gap:.3g}"
+                f"{self._named} was read by other weights of this architecture: logits differ by "
+                f"{gap:.3g}"
             )
 
     def common(self, tokens: Sequence[int]) -> int:
@@ -97,6 +98,13 @@ class SavedPrompt:
                     )
                     store.stage(layer, [sequence], k, v, 0)
                 store.commit(sequence, range(end - start))
+
+    def layers(self, target: Target) -> Iterator[tuple[Tensor, Tensor]]:
+        """All keys and values, layer by layer, on the host: `[Hkv, T, D]` and `[Hkv, T, Dv]`."""
+        for layer in range(target.num_layers):
+            with ExitStack() as opened:
+                file = self._open(opened, layer, target)
+                yield file.get_tensor("k"), file.get_tensor("v")
 
     def _open(self, opened: ExitStack, layer: int, target: Target) -> Any:
         """A layer's file, closed with `opened`. Raises WeightsError unless it is the one that was

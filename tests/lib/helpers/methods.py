@@ -18,7 +18,7 @@ from specdec.model.target import Target
 from specdec.registry import DRAFTERS, VIEWS
 from specdec.sampling.sequence import Row
 
-METHODS = [name for name in VIEWS if name != "full"]
+METHODS = [name for name, x in VIEWS.items() if name != "full" and not x.needs_documents]
 
 # What a method needs that is no number, such as a file that it was calibrated with.
 BESIDES: dict[str, dict[str, object]] = {}

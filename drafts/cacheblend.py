@@ -1,0 +1,37 @@
+"""CacheBlendDrafter: the target drafts for itself, on documents that were read apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Traits
+from specdec.decoding.options import DraftOptions
+from specdec.drafts.model import ModelDrafter
+from specdec.model.draft_weights import low_precision
+from specdec.model.target import Target
+from specdec.sampling.sequence import Row
+from specdec.sparse.blend.fused_documents import FusedDocuments
+from specdec.sparse.blend.view import Blended
+
+
+class CacheBlendDrafter(ModelDrafter):
+    """The target's own weights on a store of its own, which begins with fused documents.
+
+    What the fused keys and values are wrong about costs acceptance, never changes the text: the
+    target verifies with documents that it has read as one text. A draft token takes as long as one
+    of the target's, unless `draft_weights` has it read a low-precision copy of the weights.
+    """
+
+    def __init__(self, target: Target, options: DraftOptions) -> None:
+        draft = target
+        if options.draft_weights is not None:
+            model = low_precision(target.model, target.packing, options.draft_weights)
+            draft = Target(model, borrowed=True)
+        self.start(target, draft, options)
+        self.fused = FusedDocuments(options.documents, target, options.recomputed_share)
+        self.name, self.view = "cacheblend", Blended(self.fused)
+        self.traits = Traits(f"cacheblend-{options.draft_weights}", self.depth)
+
+    def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
+        return CachedModel(self.draft, self.view, rows, saved=self.fused)

@@ -1,0 +1,167 @@
+"""FusedDocuments: saved documents as one text that need not be read, with some of it read again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from specdec.cache.store import KVStore
+from specdec.errors import InvalidArgument, UnsupportedModel
+from specdec.forward.full_view import FullView
+from specdec.model.chunks import PREFILL_CHUNK
+from specdec.model.early_exit import first_layers
+from specdec.model.target import Target
+from specdec.offload.saved_documents import SavedDocuments
+from specdec.sparse.blend.deviation import deviation, farthest
+from specdec.sparse.blend.fused_kv import FusedKV
+from specdec.sparse.blend.rereading import reread
+from specdec.sparse.maths.key_rotation import KeyRotation
+
+SHARE = 0.15  # of the tokens: the paper's section 5.1 and its released code
+CHECK = 1  # first layer whose keys and values depend on what stands before a token
+WIDER = 1.5  # ours: how many times as many are chosen there as in the layer after it
+_PROBED = 8  # tokens of a document that show whether its keys were turned rightly
+_TOLERANCE = 0.05  # of their length; bfloat16 rounds to 0.004
+
+
+class FusedDocuments:
+    """What a store holds of documents that were read apart, after CacheBlend (arXiv 2405.16444).
+
+    1. Keys are turned to their places in the text (`FusedKV`); the first document's are exact.
+    2. All tokens of the others go through the layers up to CHECK, whose keys and values are then
+       exact, too. Those `WIDER * share` of all tokens that deviate most there (`deviation`) are
+       read again up to the next layer, and `share` of all tokens, those of them that deviate most
+       there, through all layers: the paper's gradual filtering, in two steps.
+    3. New keys and values take the old ones' places layer by layer, as tokens are read.
+
+    Departures: passes are of an unmodified model, so the chosen tokens begin at its first layer
+    again (their keys and values there are the same), and filtering ends after two layers, as the
+    paper's released code does after one. The code there looks at values alone; the paper, and this,
+    at both. The text after the documents is read as any prompt is, over what this holds.
+
+    Made once and held for a call, on the target's device. share: from 0 to 1; with 1 all is exact.
+    Raises UnsupportedModel for a model whose keys cannot be moved, and InvalidArgument.
+    """
+
+    def __init__(self, documents: SavedDocuments, target: Target, share: float | None) -> None:
+        self.documents, self.target = documents, target
+        self.tokens = documents.tokens
+        self.share = SHARE if share is None else share
+        is_number = isinstance(self.share, (int, float)) and not isinstance(self.share, bool)
+        if not is_number or not 0 <= self.share <= 1:
+            raise InvalidArgument(f"recomputed_share={share!r}: give a number from 0 to 1")
+        self.rotation = _rotation(target)
+
+    def common(self, tokens: Sequence[int]) -> int:
+        """All of the documents' tokens, with which every prompt of the call starts."""
+        assert list(tokens[: len(self.tokens)]) == self.tokens
+        return len(self.tokens)
+
+    def load(self, target: Target, store: KVStore, sequence: int, count: int) -> None:
+        """Commit the first `count` tokens' keys and values to an empty row of a store."""
+        for start in range(0, count, PREFILL_CHUNK):
+            end = min(start + PREFILL_CHUNK, count)
+            for layer in range(target.num_layers):
+                k, v = (x[layer][None, :, start:end] for x in (self.kv.k, self.kv.v))
+                store.stage(layer, [sequence], k, v, 0)
+            store.commit(sequence, range(end - start))
+
+    @property
+    def first_moved(self) -> int:
+        """The first token whose keys and values are not those of the whole text already."""
+        return self.documents.starts[1] if len(self.documents.starts) > 1 else len(self.tokens)
+
+    @cached_property
+    @torch.inference_mode()
+    def kv(self) -> FusedKV:
+        """Keys and values of all documents, with those tokens read again that deviate most."""
+        kv = FusedKV(self.documents, self.target, self.rotation)
+        self._check_turned(kv)
+        chosen = self._chosen(kv)
+        if len(chosen):
+            reread(self.target, self.tokens, chosen, kv)
+        return kv
+
+    def _chosen(self, kv: FusedKV) -> Tensor:
+        """Places of the tokens to read again, in order; layers up to the last that was looked at
+        have been brought up to date in `kv`."""
+        moved = torch.arange(self.first_moved, len(self.tokens))
+        count = min(len(moved), math.ceil(self.share * len(self.tokens)))
+        if count == len(moved) or not count or self.target.num_layers <= CHECK:
+            return moved[:count]
+        filters = self.target.num_layers > CHECK + 1
+        wide = min(len(moved), math.ceil(WIDER * count)) if filters else count
+        old = kv.at(CHECK, moved)
+        self._read_first_layers(kv)
+        chosen = moved[farthest(deviation(*old, *kv.at(CHECK, moved)), wide).cpu()]
+        if wide > count:
+            old = kv.at(CHECK + 1, chosen)
+            reread(self._short(CHECK + 2), self.tokens, chosen, kv)
+            chosen = chosen[farthest(deviation(*old, *kv.at(CHECK + 1, chosen)), count).cpu()]
+        return chosen
+
+    def _read_first_layers(self, kv: FusedKV) -> None:
+        """All tokens but the first document's go through the layers up to CHECK, as a prompt."""
+        short, start = self._short(CHECK + 1), self.first_moved
+        store = KVStore(short.num_layers, 1, len(self.tokens) + PREFILL_CHUNK)
+        for layer in range(short.num_layers):
+            k, v = kv.k[layer][None, :, :start], kv.v[layer][None, :, :start]
+            store.stage(layer, [0], k, v, 0)
+        store.commit(0, range(start))
+        short.prefill(store, FullView(), 0, self.tokens[start:])
+        places = torch.arange(start, len(self.tokens))
+        for layer in range(CHECK + 1):
+            read = store.levels[0].k[layer], store.levels[0].v[layer]
+            k, v = (x[0, :, start : len(self.tokens)] for x in read if x is not None)
+            kv.put(layer, places, k, v)
+
+    def _short(self, count: int) -> Target:
+        """The first `count` layers of the model."""
+        if count >= self.target.num_layers:
+            return self.target
+        return Target(first_layers(self.target.model, count), borrowed=True)
+
+    def _check_turned(self, kv: FusedKV) -> None:
+        """Raise UnsupportedModel unless turned keys are what the model makes of these tokens.
+
+        In the first layer they depend on nothing but a token and its place.
+        """
+        starts = self.documents.starts[1:]
+        if not starts:
+            return
+        ends = [*starts[1:], len(self.tokens)]
+        places = [
+            p for s, e in zip(starts, ends, strict=True) for p in range(s, min(s + _PROBED, e))
+        ]
+        where = torch.tensor(places)
+        old = kv.at(0, where)
+        reread(self._short(1), self.tokens, where, kv)
+        new = kv.at(0, where)
+        gap, size = ((x.float().square().sum()).sqrt() for x in (new[0] - old[0], new[0]))
+        if not bool(gap <= _TOLERANCE * size):
+            raise UnsupportedModel(
+                f"saved documents cannot be moved in {type(self.target.model).__name__}: keys "
+                "turned to another place are not those that it makes there; leave out cacheblend, "
+                "and the documents are read as they stand"
+            )
+
+
+def _rotation(target: Target) -> KeyRotation:
+    """The model's rotation of keys, by which they can be moved; raises UnsupportedModel."""
+    name = type(target.model).__name__
+    if not target.rotation.is_fixed:
+        raise UnsupportedModel(
+            f"saved documents cannot be moved in {name}, whose rotation depends on how long the "
+            "text is: leave out cacheblend, and the documents are read as they stand"
+        )
+    rotation = KeyRotation.of(target, "cacheblend")
+    if rotation is None:
+        raise UnsupportedModel(
+            f"saved documents cannot be moved in {name}, which adds positions to its embeddings: "
+            "leave out cacheblend, and the documents are read as they stand"
+        )
+    return rotation
