@@ -11,6 +11,7 @@ from specdec.drafts.model import ModelDrafter
 from specdec.model.draft_weights import low_precision
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
+from specdec.sampling.tree import TokenTree
 from specdec.sparse.blend.fused_documents import FusedDocuments
 from specdec.sparse.blend.view import Blended
 
@@ -31,7 +32,21 @@ class CacheBlendDrafter(ModelDrafter):
         self.start(target, draft, options)
         self.fused = FusedDocuments(options.documents, target, options.recomputed_share)
         self.name, self.view = "cacheblend", Blended(self.fused)
+        self._opened: CachedModel | None = None
         self.traits = Traits(f"cacheblend-{options.draft_weights}", self.depth)
 
+    def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        """Chains from the fused documents, before the target has read them as one text."""
+        self.model = self._opened = self._open(rows)
+        depth, width, shape, budget = self.depth, self.width, self.shape, self.budget
+        self.depth, self.width, self.shape, self.budget = max(limits), 1, (), None
+        try:
+            return self.propose(rows, limits)
+        finally:
+            self.depth, self.width, self.shape, self.budget = depth, width, shape, budget
+
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
+        return self._opened or self._open(rows)
+
+    def _open(self, rows: Sequence[Row]) -> CachedModel:
         return CachedModel(self.draft, self.view, rows, saved=self.fused)

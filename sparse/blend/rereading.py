@@ -17,7 +17,8 @@ from specdec.model.target import Target
 from specdec.sampling.tree import ancestor_words
 from specdec.sparse.blend.fused_kv import FusedKV
 
-CHUNK = 256  # tokens of a pass: their logits over all keys are held at once
+CHUNK = 256  # tokens of a pass
+BLOCK = 32  # of them, whose logits over all keys are held at once
 
 
 def reread(target: Target, tokens: list[int], places: Tensor, kv: FusedKV) -> None:
@@ -66,21 +67,37 @@ class _Before:
     places: Tensor
 
     def attend(self, call: AttentionCall) -> Partial:
-        q, places = call.q[0], self.places.to(call.q.device)
+        places = self.places.to(call.q.device)
+        parts = [
+            self._of_block(call, call.q[0, :, at : at + BLOCK], places[at : at + BLOCK])
+            for at in range(0, len(places), BLOCK)
+        ]
+        return torch.cat([o for o, _ in parts], 1)[None], torch.cat([x for _, x in parts], 1)[None]
+
+    def _of_block(self, call: AttentionCall, q: Tensor, places: Tensor) -> Partial:
+        """`o[H, n, Dv]` and `lse[H, n]` of the queries `q[H, n, D]`."""
+        heads, count, _ = q.shape
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-        end = int(places[-1])
-        first = 0 if call.window is None else max(0, int(places[0]) - call.window + 1)
+        lowest, end = int(places[0]), int(places[-1])
+        first = 0 if call.window is None else max(0, lowest - call.window + 1)
         k, v = (x[call.layer][:, first:end].to(q.device, wide) for x in (self.kv.k, self.kv.v))
-        grouped = q.to(wide).reshape(k.shape[0], -1, q.shape[-1])  # [Hkv, G * n, D]
-        logits = (grouped @ k.transpose(1, 2)).view(q.shape[0], q.shape[1], -1) * call.scale
+        grouped = (q.to(wide) * call.scale).reshape(k.shape[0], -1, q.shape[-1])  # [Hkv, G * n, D]
+        logits = (grouped @ k.transpose(1, 2)).view(heads, count, end - first)
         if call.softcap is not None:
             logits = call.softcap * (logits / call.softcap).tanh()
-        ahead = places[:, None] - torch.arange(first, end, device=q.device)
+        # what stands before all of them needs no mask, unless a window hides it
+        since = first if call.window is not None else lowest
+        ahead = places[:, None] - torch.arange(since, end, device=q.device)
         hidden = ahead <= 0
         if call.window is not None:
             hidden |= ahead >= call.window
-        logits.masked_fill_(hidden, -torch.inf)
-        lse = logits.logsumexp(-1)
-        weights = (logits - lse[..., None]).exp_().nan_to_num_(0.0)  # of one that sees nothing
+        logits[..., since - first :].masked_fill_(hidden, -torch.inf)
+        if end == first:
+            nothing = logits.new_full((heads, count), -torch.inf)
+            return logits.new_zeros(heads, count, v.shape[-1]), nothing
+        weights = logits.softmax(-1)  # NaN where a query sees nothing
+        top = logits.amax(-1)
+        lse = (top - weights.amax(-1).log()).nan_to_num_(-torch.inf, neginf=-torch.inf)
+        weights.nan_to_num_(0.0)
         o = weights.view(k.shape[0], -1, k.shape[1]) @ v
-        return o.view(1, q.shape[0], q.shape[1], -1), lse[None]
+        return o.view(heads, count, -1), lse

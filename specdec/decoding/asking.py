@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Drafter, Traits, Wants, reach_of, traits_of, wants_of
+from specdec.decoding.drafter import (
+    Drafter,
+    Foreteller,
+    Traits,
+    Wants,
+    reach_of,
+    traits_of,
+    wants_of,
+)
 from specdec.decoding.stats import Stats
+from specdec.errors import InvalidArgument
 from specdec.forward.view_reads import ReadStats
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
@@ -50,6 +60,18 @@ class Asking:
         if mine or not rows:
             self.drafter.begin(mine, verifier)
         self._met = {row.index for row in mine}
+
+    def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        """See `Foreteller`. Raises InvalidArgument where the drafter is none."""
+        if not hasattr(self.drafter, "foretell"):
+            raise InvalidArgument(
+                f"drafter {self.name!r} drafts from what the target has read, so nothing is "
+                "provisional: give drafter='cacheblend' and saved_documents"
+            )
+        ahead = cast(Foreteller, self.drafter)
+        trees = ahead.foretell(rows, limits)
+        self._asked = {row.index for row in rows}
+        return [_ended(tree, row.ends) for row, tree in zip(rows, trees, strict=True)]
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees: dict[int, TokenTree] = {}

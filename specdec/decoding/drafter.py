@@ -133,6 +133,15 @@ def traits_of(drafter: Drafter) -> Traits:
     return traits
 
 
+class Foreteller(Protocol):
+    """A drafter that needs nothing of the verifier, so that it can draft before that has read."""
+
+    def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        """A chain for each row, as deep as its limit, in place of the first `propose`.
+
+        Called at most once, and before `begin`."""
+
+
 class Drafter(Protocol):
     """Proposes a token tree for every active row of a batch, once a round.
 

@@ -68,6 +68,18 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Provisional:
+    """What a drafter expects a row to begin with, before the target has read its prompt.
+
+    Nothing of it is verified: `Step`s say what the text is, and may say something else.
+    """
+
+    row: int
+    token_ids: list[int]
+    text: str
+
+
+@dataclass(frozen=True)
 class Step:
     """The tokens that one round added to one row.
 

@@ -13,11 +13,13 @@ from specdec.control.calibration import calibrate
 from specdec.control.crowd import crowd
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.detokenizer import Detokenizer
 from specdec.decoding.drafter import Drafter, Wants, wants_of
-from specdec.decoding.output import Generation, Step
+from specdec.decoding.output import Generation, Provisional, Step
 from specdec.decoding.request import Request
 from specdec.decoding.setup import make_rows, make_stopper
 from specdec.decoding.stats import Stats
+from specdec.errors import InvalidArgument
 from specdec.forward.forward_pass import View
 from specdec.model.target import Target
 from specdec.ranks import agreed
@@ -50,6 +52,7 @@ class GenerationStream:
         self.stats = [Stats() for _ in self.rows]
         self.generations: list[Generation] = []
         self._rounds = 0
+        self._foretold: list[TokenTree] | None = None
         self._model: CachedModel | None = None
         self._is_left = False
         self._steps = self._generate()
@@ -71,6 +74,31 @@ class GenerationStream:
         """Take no more steps; `generations` stays empty if they were not all taken."""
         self._steps.close()
         self._leave()  # a stream that was never begun has nobody else to do so
+
+    def provisional(self, count: int = 16) -> list[Provisional]:
+        """What the text of each row may begin with, up to `count` tokens, before the target has
+        read the prompts; the first round verifies it.
+
+        With drafter="cacheblend" alone; at most once, and before the first step.
+        Raises InvalidArgument otherwise.
+        """
+        if type(count) is not int or not 1 <= count < MAX_NODES:
+            raise InvalidArgument(f"provisional({count!r}): give 1 to {MAX_NODES - 1} tokens")
+        if self._model is not None or self._foretold is not None or self._is_left:
+            raise InvalidArgument("provisional text comes once, and before the first step")
+        limits = [min(count, self._limit(row)) for row in self.rows]
+        with self.target.threads.used(), torch.inference_mode():
+            self._foretold = self.drafter.foretell(self.rows, limits)
+        return [
+            self._provisional(row, tree)
+            for row, tree in zip(self.rows, self._foretold, strict=True)
+        ]
+
+    def _provisional(self, row: Row, tree: TokenTree) -> Provisional:
+        ids = tree.path_tokens(len(tree) - 1)
+        shown = Detokenizer(self.request.tokenizer, row.tokens)
+        text = "".join([*(shown.push(token) for token in ids), shown.flush()])
+        return Provisional(row.index, ids, text)
 
     def run(self) -> list[Generation]:
         """All steps at once; the results in order of the rows."""
@@ -139,9 +167,9 @@ class GenerationStream:
         clock = self.target.clock
         start = clock()
         limits = [self._limit(row) for row in rows]
+        proposed, self._foretold = self._foretold or self.drafter.propose(rows, limits), None
         trees = [
-            tree.cropped(MAX_NODES, limit)
-            for tree, limit in zip(self.drafter.propose(rows, limits), limits, strict=True)
+            tree.cropped(MAX_NODES, limit) for tree, limit in zip(proposed, limits, strict=True)
         ]
         drafted = clock()
         keys = sum(len(row.tokens) for row in rows)

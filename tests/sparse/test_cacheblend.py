@@ -214,6 +214,39 @@ def test_as_the_cache_itself(engine, tmp_path, tier):
     assert sum(other[0].stats.accepted) == sum(other[0].stats.drafted), "who reads the same, agrees"
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_provisional_text(engine, tmp_path, monkeypatch, temperature):
+    """It is there before the target has read the documents, and the first round verifies it."""
+    kwargs = {"max_new_tokens": 12, "seed": 4, "temperature": temperature}
+    questions = [QUESTION, [9]]
+    want = engine.generate([TEXT + q for q in questions], drafter="none", **kwargs)
+    kwargs |= {"saved_documents": saved(engine, tmp_path)}
+    read = []
+    prefill = Target.prefill
+    monkeypatch.setattr(
+        Target, "prefill",
+        lambda self, *args, **more: read.append(len(args[3])) or prefill(self, *args, **more),
+    )  # fmt: skip
+    stream = engine.stream(
+        questions, drafter="cacheblend", draft_width=2, recomputed_share=1, **kwargs
+    )
+    found = stream.provisional(8)
+    assert max(read) < 5, "nothing but the questions has been read"
+    assert [one.token_ids for one in found] == [g.token_ids[:8] for g in want], "all is exact"
+    first = next(stream)
+    assert first.token_ids == want[0].token_ids[:9] and max(read) > LENGTHS[1]
+    assert [g.token_ids for g in stream.run()] == [g.token_ids for g in want]
+    stream = engine.stream(questions, drafter="cacheblend", recomputed_share=0, **kwargs)
+    assert len(stream.provisional(10)[1].token_ids) == 10
+    assert [g.token_ids for g in stream.run()] == [g.token_ids for g in want]
+    with pytest.raises(InvalidArgument, match="once, and before the first step"):
+        stream.provisional()
+    with pytest.raises(InvalidArgument, match="drafter 'ngram' drafts from what the target has"):
+        engine.stream(questions, drafter="ngram", **kwargs).provisional()
+    with pytest.raises(InvalidArgument, match="give 1 to 255 tokens"):
+        engine.stream(questions, drafter="cacheblend", **kwargs).provisional(0)
+
+
 def test_few_tokens_are_read(engine, tmp_path, monkeypatch):
     """As many as the share says through all layers; the others through the first two."""
     read = Counter()
