@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from specdec import hf
     from specdec.decoding.drafter import Drafter
     from specdec.decoding.options import DraftOptions
-    from specdec.decoding.output import Generation, Step
+    from specdec.decoding.output import Generation, Provisional, Step
     from specdec.engine import Engine
     from specdec.errors import SpecdecError
     from specdec.sampling.params import SamplingParams
@@ -33,6 +33,7 @@ _PLACES = {
     "Generation": "specdec.decoding.output",
     "Law": "specdec.sampling.tree",
     "Prompt": "specdec.sampling.prompt",
+    "Provisional": "specdec.decoding.output",
     "SamplingParams": "specdec.sampling.params",
     "Span": "specdec.sampling.span",
     "SpecdecError": "specdec.errors",
@@ -42,8 +43,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "DraftOptions", "Drafter", "Engine", "Generation", "Law", "Prompt", "SamplingParams", "Span",
-    "SpecdecError", "Step", "TokenTree", "__version__", "hf",
+    "DraftOptions", "Drafter", "Engine", "Generation", "Law", "Prompt", "Provisional",
+    "SamplingParams", "Span", "SpecdecError", "Step", "TokenTree", "__version__", "hf",
 ]  # fmt: skip
 
 

@@ -128,6 +128,13 @@ DeviceMap = Annotated[
     str | None,
     typer.Option(help="auto spreads weights that do not fit.", rich_help_panel=_MEMORY),
 ]
+SavedDocuments = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A folder that --saved-prompt has made, to stand before the prompt; may be repeated.",
+        rich_help_panel=_MEMORY,
+    ),
+]
 SavedPrompt = Annotated[
     Path | None,
     typer.Option(

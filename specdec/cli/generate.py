@@ -84,6 +84,7 @@ def generate(
     kv_tier: arguments.KvTier = "auto",
     device_map: arguments.DeviceMap = None,
     saved_prompt: arguments.SavedPrompt = None,
+    saved_documents: arguments.SavedDocuments = None,
     as_json: arguments.AsJson = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say who drafted in which rounds, and why.")
@@ -151,6 +152,8 @@ def generate(
     )
     if not as_json and (gpu_memory or cpu_memory or kv_tier != "auto"):
         _print_plan(engine, request, max_new_tokens)
+    if saved_documents:
+        settings["saved_documents"] = saved_documents
     if saved_prompt is not None:
         settings["saved_prompt"] = saved_prompt
         if not saved_prompt.exists():

@@ -147,6 +147,27 @@ def test_tiers_and_a_saved_prompt(long: str, tmp_path: Path) -> None:
     assert other.exit_code == 2 and "does not start with --saved-prompt" in other.stderr
 
 
+def test_saved_documents(long: str, tmp_path: Path) -> None:
+    """Read apart and put together: the text is that of all of it, whoever drafts."""
+    documents = ["abcd efgh " * 9, "hgfe abcd " * 7]
+    for number, document in enumerate(documents):
+        folder = str(tmp_path / str(number))
+        assert (
+            run("generate", document, "-m", long, "-n", "1", "--saved-prompt", folder).exit_code
+            == 0
+        )
+    options = ["-m", long, "-n", "9", "--json"]
+    plain = json.loads(run("generate", "".join(documents) + "ab", *options).stdout)
+    for number in range(2):
+        options += ["--saved-documents", str(tmp_path / str(number))]
+    for drafter in ("none", "cacheblend"):
+        result = run("generate", "ab", *options, "--drafter", drafter)
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["token_ids"] == plain["token_ids"]
+    lossy = json.loads(run("generate", "ab", *options, "--view", "cacheblend").stdout)
+    assert lossy["lossless"] is False
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_memory_of_a_gpu_that_is_not_there(folder: str) -> None:
     result = run("generate", "abc", "-m", folder, "--gpu-memory", "22GiB")
