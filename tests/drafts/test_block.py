@@ -10,34 +10,18 @@ from transformers import DynamicCache
 
 from specdec import Engine
 from specdec.drafts.block.checkpoint import load, save
-from specdec.drafts.block.model import BlockTransformer
 from specdec.errors import InvalidArgument, WeightsError
 
-from helpers import models
+from helpers import block_models, models
 
-SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-         "max_position_embeddings": 64}  # fmt: skip
-CONFIG = {
-    "block_length": 4, "prefix": 2, "pad": 0,
-    "block_decoder": {**SIZES, "hidden_size": 32, "vocab_size": 40},
-    "token_decoder": {**SIZES, "hidden_size": 16, "vocab_size": 40},
-}  # fmt: skip
+CONFIG = block_models.config(40)
 PROMPTS = [[(7 * i * i + 3) % 40 for i in range(n)] for n in (30, 17, 3)]
-
-
-def build(seed=0):
-    torch.manual_seed(seed)
-    model = BlockTransformer(**CONFIG)
-    for p in model.parameters():
-        if p.dim() > 1:
-            torch.nn.init.normal_(p, std=0.3)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("block")
-    save(build(), CONFIG, where)
+    save(block_models.build(40), CONFIG, where)
     return where
 
 
@@ -124,7 +108,7 @@ def test_others_are_refused(folder, tmp_path):
         ({"more": 1}, WeightsError, "nothing else"),
         ({"prefix": 3}, WeightsError, "cannot be read"),
     ):
-        save(build(), CONFIG, tmp_path)
+        save(block_models.build(40), CONFIG, tmp_path)
         path = tmp_path / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
         with pytest.raises(error, match=message):

@@ -10,7 +10,7 @@ from specdec import Engine, registry
 from specdec.control.controller import Controller
 from specdec.drafts.auto.drafter import AutoDrafter
 
-from helpers import hostile, longspec_models, models
+from helpers import block_models, hostile, longspec_models, models
 
 PROMPTS = [[1, 2, 3, 4, 5], [7], [3, 4] * 6, [9, 8, 7, 9, 8, 7, 9]]
 NEW = 16
@@ -66,6 +66,7 @@ DRAFTERS = {
         "num_draft_tokens": 9,
         "min_draft_prob": 0.1,
     },
+    "block": {"drafter": block_models.untrained},
     "kivi": {"drafter": "kivi", "kv_group": 32, "recent": 0},
     **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},
 }
