@@ -46,7 +46,7 @@ def select(
     forced = _forced(score, how)
     if policy.heads is not None:
         counts = policy.heads.counts(forced, how["count"], call.layer)
-    best = _best(score, counts, how)
+    best = _best(score.clone(), counts, how)  # it may be what an importance keeps
     per_head = None if counts is None else -(-int(counts.sum()) // len(counts))
     entries = None
     if policy.residue is not None:
@@ -98,7 +98,8 @@ def _forced(score: Tensor, how: dict[str, int]) -> Tensor:
 
 
 def _best(score: Tensor, counts: Tensor | None, how: dict[str, int]) -> Tensor:
-    """The best pages of each head; -1 behind the last where heads keep different numbers."""
+    """The best pages of each head; -1 behind the last where heads keep different numbers. The
+    scores may be changed in place."""
     if counts is None:
         return best_pages(score, **how)
     best = best_pages(score, **{**how, "count": int(counts.max())})

@@ -186,6 +186,28 @@ VIEWS = {
         "tokens by what small trained heads foretell of each (Locret)",
         "calibration",
     ),
+    "h2o": _method("h2o:H2O", "the tokens that all queries have looked at most (H2O)"),
+    "scissorhands": _method(
+        "scissorhands:Scissorhands",
+        "the tokens that late queries ignored least often (Scissorhands)",
+    ),
+    "keyformer": _method(
+        "keyformer:Keyformer",
+        "tokens by attention gathered under noise and a rising temperature (Keyformer)",
+    ),
+    "lazy-eviction": _method(
+        "lazy_eviction:LazyEviction",
+        "the tokens that are not overdue against their own gaps (LazyEviction)",
+    ),
+    "critic": _method(
+        "critic:CRITIC",
+        "tokens by attention and its entropy (CRITIC)",
+        "attention_weight",
+    ),
+    "d2o": _method(
+        "d2o:D2O",
+        "as h2o, more for spread layers, what is dropped merged into its like (D2O)",
+    ),
     "kivi": Entry(
         "specdec.sparse.codecs.kivi_view:kivi",
         "every key and value in 2, 4 or 8 bits, but for the newest (KIVI)",

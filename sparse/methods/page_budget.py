@@ -81,7 +81,7 @@ class PageBudget(ViewMethod):
         sharing = Sharing(dense=dense, anchors=anchors, exact_anchors=exact_anchors)
         view = SparseView(
             name, scorer or Recency(), sharing, budget=self.budget, sink=self.sink,
-            recent=self.recent, refresh=self.refresh, **more,
+            recent=self.recent, **{"refresh": self.refresh, **more},
         )  # fmt: skip
         view.check(target)
         return view

@@ -56,10 +56,11 @@ class DraftOptions:
         topics and tokens of a piece of `epicache`. rank, outliers: of `gear`. key_share,
         value_share, latent_share, latent_bits, group_layers: of `cskv`, `xkv`, `x-ecomla`.
         interpolation, retained: of `minicache`. exact_share: of `mikv`. salient_bits,
-        salient_share: of `zipcache`. merge_cosine, merged_share: of `kvmerger`. features: of
-        `lizard`. recomputed_share: of the documents' tokens, those that `cacheblend` reads again.
-        documents: the `SavedDocuments` of the call, for that; no option of its own. They are
-        checked, and have their defaults, in the methods' files (`sparse/methods`).
+        salient_share: of `zipcache`. merge_cosine, merged_share: of `kvmerger`. attention_weight:
+        of `critic`. features: of `lizard`. recomputed_share: of the documents' tokens, those that
+        `cacheblend` reads again. documents: the `SavedDocuments` of the call, for that; no option
+        of its own. They are checked, and have their defaults, in the methods' files
+        (`sparse/methods`).
     """
 
     num_draft_tokens: int | None = None
@@ -108,6 +109,7 @@ class DraftOptions:
     salient_share: float | None = None
     merge_cosine: float | None = None
     merged_share: float | None = None
+    attention_weight: float | None = None
     features: int | None = None
     recomputed_share: float | None = None
     tokenizer: Any = field(default=None, compare=False, repr=False)

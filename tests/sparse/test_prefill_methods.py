@@ -3,8 +3,6 @@ attention maps that transformers gives; and what they refuse."""
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -14,8 +12,6 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
-from specdec.sampling.tree import TokenTree
-from specdec.sparse.calibrations.calibration import Calibration
 from specdec.sparse.importances.episode_probe import EpisodeProbe
 from specdec.sparse.importances.retained import RetainedNotes
 from specdec.sparse.maths.output_projection import output_projection
@@ -33,51 +29,8 @@ from specdec.sparse.methods.uncomp import UNComp
 from specdec.sparse.methods.windowkv import WindowKV
 from specdec.sparse.scorers.channel_order import fingerprint
 
-from helpers import models
 from helpers.passes import make_row
-
-TEXT = [(7 * i * i + 3) % 40 for i in range(120)]
-S = len(TEXT) - 1  # what is committed when the first draft begins
-
-
-class Run:
-    """A model, its maps of a text, and what a method selects in its first draft of it."""
-
-    def __init__(self, name):
-        model = models.build(name, dtype=torch.float64)
-        plain = copy.deepcopy(model)
-        plain.set_attn_implementation("eager")
-        with torch.no_grad():
-            out = plain(torch.tensor([TEXT[:S]]), output_attentions=True, use_cache=True)
-        self.target = Engine(model).target
-        self.layers = range(self.target.num_layers)
-        self.heads = self.target.kv_shape.kv_heads
-        self.maps = [a[0].numpy().reshape(self.heads, -1, S, S) for a in out.attentions]
-        self.v = [layer.values[0].numpy() for layer in out.past_key_values.layers]
-        self.k = [layer.keys[0].numpy() for layer in out.past_key_values.layers]
-
-    def select(self, method):
-        """The selection of each layer."""
-        view = method.view(self.target)
-        row = make_row(0, TEXT)
-        recorder = Wants.of_view(view).recorder()
-        base = CachedModel(self.target, FullView(), [row], recorder=recorder)
-        draft = CachedModel(self.target, view, [row], base=base)
-        draft.forward([row], [TokenTree.root(TEXT[-1])])
-        return {layer: x for (_, layer), x in draft.state.selections.items()}
-
-    def read(self, chosen):
-        """The tokens that each head reads, of one layer's selection."""
-        size = chosen.page_size
-        return [
-            {p * size + i for p in row if p >= 0 for i in range(size)}
-            for row in chosen.pages.tolist()
-        ]
-
-    def measured(self, method, **numbers):
-        """A calibration with such numbers in every layer."""
-        layers = tuple({key: of(n) for key, of in numbers.items()} for n in self.layers)
-        return Calibration(method, fingerprint(self.target), "", layers)
+from helpers.selected import TEXT, Run, S, best
 
 
 @pytest.fixture(scope="module", params=["llama", "llama-mha"])
@@ -89,13 +42,6 @@ def smooth(x, width):
     half = width // 2
     parts = [x[..., max(0, t - half) : t + half + 1].mean(-1) for t in range(x.shape[-1])]
     return np.stack(parts, axis=-1)
-
-
-def best(score, count, first=0, last=0):
-    """The first, the last, and the best of the others, `count` in all."""
-    forced = score.copy()
-    forced[:first] = forced[len(score) - last :] = np.inf
-    return set(np.argsort(-forced, kind="stable")[:count].tolist())
 
 
 def test_compresskv_reads_what_its_heads_look_at(run):

@@ -239,7 +239,7 @@ def test_early_exit(llama):
 
 
 # Views that give some layers more than the budget, so that such a layer may read everything.
-LAYERED = {"compresskv", "layer-defensive", "prefixkv", "windowkv", "uncomp", "epicache"}
+LAYERED = {"compresskv", "layer-defensive", "prefixkv", "windowkv", "uncomp", "epicache", "d2o"}
 
 
 def most(llama, view):
