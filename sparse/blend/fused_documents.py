@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from specdec.cache.store import KVStore
-from specdec.errors import InvalidArgument, UnsupportedModel
+from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
 from specdec.model.chunks import PREFILL_CHUNK
 from specdec.model.early_exit import first_layers
@@ -18,14 +19,14 @@ from specdec.model.target import Target
 from specdec.offload.saved_documents import SavedDocuments
 from specdec.sparse.blend.deviation import deviation, farthest
 from specdec.sparse.blend.fused_kv import FusedKV
+from specdec.sparse.blend.key_moves import KeyMoves
 from specdec.sparse.blend.rereading import reread
-from specdec.sparse.maths.key_rotation import KeyRotation
+
+log = logging.getLogger("specdec")
 
 SHARE = 0.15  # of the tokens: the paper's section 5.1 and its released code
 CHECK = 1  # first layer whose keys and values depend on what stands before a token
 WIDER = 1.5  # ours: how many times as many are chosen there as in the layer after it
-_PROBED = 8  # tokens of a document that show whether its keys were turned rightly
-_TOLERANCE = 0.05  # of their length; bfloat16 rounds to 0.004
 
 
 class FusedDocuments:
@@ -41,7 +42,8 @@ class FusedDocuments:
     Departures: passes are of an unmodified model, so the chosen tokens begin at its first layer
     again (their keys and values there are the same), and filtering ends after two layers, as the
     paper's released code does after one. The code there looks at values alone; the paper, and this,
-    at both. The text after the documents is read as any prompt is, over what this holds.
+    at both. Files are read before passes begin, not layer by layer beside them. The text after the
+    documents is read as any prompt is, over what this holds.
 
     Made once and held for a call, on the target's device. share: from 0 to 1; with 1 all is exact.
     Raises UnsupportedModel for a model whose keys cannot be moved, and InvalidArgument.
@@ -54,7 +56,7 @@ class FusedDocuments:
         is_number = isinstance(self.share, (int, float)) and not isinstance(self.share, bool)
         if not is_number or not 0 <= self.share <= 1:
             raise InvalidArgument(f"recomputed_share={share!r}: give a number from 0 to 1")
-        self.rotation = _rotation(target)
+        self._moves = KeyMoves(target, self.tokens[0])
 
     def common(self, tokens: Sequence[int]) -> int:
         """All of the documents' tokens, with which every prompt of the call starts."""
@@ -79,9 +81,12 @@ class FusedDocuments:
     @torch.inference_mode()
     def kv(self) -> FusedKV:
         """Keys and values of all documents, with those tokens read again that deviate most."""
-        kv = FusedKV(self.documents, self.target, self.rotation)
-        self._check_turned(kv)
+        kv = FusedKV(self.documents, self.target, self._moves)
         chosen = self._chosen(kv)
+        log.info(
+            "%d documents of %d tokens fused, of which %d are read again",
+            len(self.documents.parts), len(self.tokens), len(chosen),
+        )  # fmt: skip
         if len(chosen):
             reread(self.target, self.tokens, chosen, kv)
         return kv
@@ -124,44 +129,3 @@ class FusedDocuments:
         if count >= self.target.num_layers:
             return self.target
         return Target(first_layers(self.target.model, count), borrowed=True)
-
-    def _check_turned(self, kv: FusedKV) -> None:
-        """Raise UnsupportedModel unless turned keys are what the model makes of these tokens.
-
-        In the first layer they depend on nothing but a token and its place.
-        """
-        starts = self.documents.starts[1:]
-        if not starts:
-            return
-        ends = [*starts[1:], len(self.tokens)]
-        places = [
-            p for s, e in zip(starts, ends, strict=True) for p in range(s, min(s + _PROBED, e))
-        ]
-        where = torch.tensor(places)
-        old = kv.at(0, where)
-        reread(self._short(1), self.tokens, where, kv)
-        new = kv.at(0, where)
-        gap, size = ((x.float().square().sum()).sqrt() for x in (new[0] - old[0], new[0]))
-        if not bool(gap <= _TOLERANCE * size):
-            raise UnsupportedModel(
-                f"saved documents cannot be moved in {type(self.target.model).__name__}: keys "
-                "turned to another place are not those that it makes there; leave out cacheblend, "
-                "and the documents are read as they stand"
-            )
-
-
-def _rotation(target: Target) -> KeyRotation:
-    """The model's rotation of keys, by which they can be moved; raises UnsupportedModel."""
-    name = type(target.model).__name__
-    if not target.rotation.is_fixed:
-        raise UnsupportedModel(
-            f"saved documents cannot be moved in {name}, whose rotation depends on how long the "
-            "text is: leave out cacheblend, and the documents are read as they stand"
-        )
-    rotation = KeyRotation.of(target, "cacheblend")
-    if rotation is None:
-        raise UnsupportedModel(
-            f"saved documents cannot be moved in {name}, which adds positions to its embeddings: "
-            "leave out cacheblend, and the documents are read as they stand"
-        )
-    return rotation

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from specdec.model.target import Target
 from specdec.offload.saved_documents import SavedDocuments
-from specdec.sparse.maths.key_rotation import KeyRotation
+from specdec.sparse.blend.key_moves import KeyMoves
 
 
 class FusedKV:
@@ -17,7 +17,7 @@ class FusedKV:
     they were read at to those they have now. The first document's are what they were.
     """
 
-    def __init__(self, documents: SavedDocuments, target: Target, rotation: KeyRotation) -> None:
+    def __init__(self, documents: SavedDocuments, target: Target, moves: KeyMoves) -> None:
         self.k: list[Tensor] = []
         self.v: list[Tensor] = []
         layers = [part.layers(target) for part in documents.parts]
@@ -27,11 +27,7 @@ class FusedKV:
                 read, documents.starts, documents.skipped, strict=True
             ):
                 k, v = k[:, skipped:].to(target.device), v[:, skipped:].to(target.device)
-                if start != skipped:
-                    places = torch.arange(k.shape[1], device=target.device)
-                    bare = rotation.turn_back(k, places + skipped, layer)
-                    k = rotation.turn(bare, places + start, layer)
-                keys.append(k)
+                keys.append(moves(layer, k, skipped, start))
                 values.append(v)
             self.k.append(torch.cat(keys, 1))
             self.v.append(torch.cat(values, 1))

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from specdec.errors import UnsupportedModel
 from specdec.model.target import Target
 
+_PROJECTIONS = ("k_proj", "qkv_proj", "query_key_value")  # by which an attention is known
+
 Apply = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -23,13 +25,15 @@ class KeyRotation:
 
     embedding: gives cosines and sines; apply: turns queries and keys by them; kinds: those of the
     layers, where the model turns them differently. Turning back turns by the negative angle and
-    divides out the scale that some kinds have (YaRN's), in float32 at least. It is exact for any
-    angles, so a wrong guess at positions or frequencies costs quality of a codec, never a key.
+    divides out the scale that some kinds have (YaRN's), in float32 at least. channels: the first
+    ones, which alone are handed to `apply`, where attention itself says how many. It is exact for
+    any angles, so a wrong guess at positions or frequencies costs quality of a codec, never a key.
     """
 
     embedding: nn.Module
     apply: Apply
     kinds: tuple[str, ...] | None
+    channels: int | None = None
 
     @classmethod
     def of(cls, target: Target, view: str) -> KeyRotation | None:
@@ -40,18 +44,19 @@ class KeyRotation:
         base = target.model.base_model
         named = {name.rsplit(".", 1)[-1]: module for name, module in base.named_modules()}
         embedding = named.get("rotary_emb")
-        attentions = [m for m in base.modules() if hasattr(m, "k_proj") or hasattr(m, "qkv_proj")]
+        attentions = [m for m in base.modules() if any(hasattr(m, name) for name in _PROJECTIONS)]
         if embedding is None and getattr(base, "wpe", None) is not None:
             return None
         module = sys.modules[type(attentions[0]).__module__] if attentions else None
         apply: Any = getattr(module, "apply_rotary_pos_emb", None)
         if embedding is None or apply is None:
             raise UnsupportedModel(
-                f"view {view!r} stores keys before their rotation, and that of "
-                f"{type(target.model).__name__} was not found: give another view"
+                f"view {view!r} goes by how keys are rotated, and how "
+                f"{type(target.model).__name__} does it was not found: give another view"
             )
         by_layer = "layer_type" in signature(embedding.forward).parameters
-        return cls(embedding, apply, tuple(target.layer_types) if by_layer else None)
+        kinds = tuple(target.layer_types) if by_layer else None
+        return cls(embedding, apply, kinds, getattr(attentions[0], "rotary_ndims", None))
 
     def turn(self, k: Tensor, positions: Tensor, layer: int) -> Tensor:
         """Keys `[Hkv, n, D]` of a layer as attention caches them, from those before rotation."""
@@ -72,6 +77,7 @@ class KeyRotation:
 
     def _applied(self, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         wide = k[None].to(cos)
-        out = self.apply(wide[:, :1], wide, cos, sin)[1][0]  # it wants queries, too
-        assert out.shape == k.shape
-        return out.to(k)
+        count = self.channels or k.shape[-1]
+        turned, rest = wide.split([count, k.shape[-1] - count], -1)
+        out = self.apply(turned[:, :1], turned, cos, sin)[1]  # it wants queries, too
+        return torch.cat([out, rest], -1)[0].to(k)

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import transformers as t
 
 from specdec import Engine
 from specdec.errors import InvalidArgument, PromptTooLong, UnsupportedModel
@@ -17,6 +18,7 @@ from specdec.offload.kv_memory import KVMemory
 from specdec.offload.saved_documents import SavedDocuments
 from specdec.offload.split import Sizes
 from specdec.sampling.prompt import Prompt
+from specdec.sampling.span import Span
 from specdec.sparse.blend.deviation import deviation, farthest
 from specdec.sparse.blend.fused_documents import FusedDocuments
 from specdec.sparse.maths.key_rotation import KeyRotation
@@ -31,8 +33,35 @@ DOCUMENTS = [
 TEXT = sum(DOCUMENTS, [])
 QUESTION = [3, 4, 5]
 SMALL = Sizes(window=16, block=8, room=1024, staging_bytes=8000)
+SIZES = dict(
+    vocab_size=models.VOCAB, hidden_size=32, intermediate_size=32, num_attention_heads=4,
+    num_key_value_heads=2, num_hidden_layers=3, max_position_embeddings=256, bos_token_id=None,
+    eos_token_id=None, pad_token_id=None,
+)  # fmt: skip
 # grouped heads, q/k norm, sliding and full layers that turn differently, sinks, softcap, windows
-NAMES = ["llama", "qwen3", "gemma3", "gpt-oss", "gemma2", "mistral", "phi3"]
+OTHERS = {
+    "yarn": lambda: t.LlamaConfig(
+        **SIZES, rope_parameters={
+            "rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "phi": lambda: t.PhiConfig(  # half of the channels turn, as its attention slices them
+        **SIZES, rope_parameters={
+            "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5
+        },
+    ),
+    "glm": lambda: t.GlmConfig(**SIZES, head_dim=8),  # half of them, in neighbouring pairs
+    "neox": lambda: t.GPTNeoXConfig(**SIZES),
+    "smollm3": lambda: t.SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1]),  # one layer never turns
+}  # fmt: skip
+NAMES = [*OTHERS, "llama", "qwen3", "gemma3", "gpt-oss", "gemma2", "mistral", "phi3"]
+
+
+@pytest.fixture(autouse=True)
+def others(monkeypatch):
+    for name, config in OTHERS.items():
+        monkeypatch.setitem(models.ARCHITECTURES, name, config)
 
 
 def saved(engine, folder, documents=DOCUMENTS):
@@ -268,7 +297,8 @@ def test_few_tokens_are_read(engine, tmp_path, monkeypatch):
         QUESTION, saved_documents=folders, view="cacheblend", drafter="none", max_new_tokens=2
     )
     count = 11  # 15 % of 71
-    assert read == {1: 16, 2: LENGTHS[1] + LENGTHS[2], 3: 17, 4: count + len(QUESTION) - 1}
+    tried = 2  # single tokens that show how keys turn
+    assert read == {2: LENGTHS[1] + LENGTHS[2], 3: 17, 4: tried + count + len(QUESTION) - 1}
 
 
 def test_a_text_begins_once(engine, tmp_path):
@@ -314,6 +344,27 @@ def test_what_cannot_be_is_refused(engine, tmp_path):
         engine.generate(QUESTION, max_new_tokens=2, saved_documents=folders * 5)
 
 
+def test_what_cannot_be_moved_is_refused(engine, tmp_path):
+    """Embeddings in place of tokens, in a document or in the question."""
+    span = Span(1, torch.ones(2, 24, dtype=torch.float64))
+    engine.save_prompt(Prompt([1, 2, 3, 4], [span]), tmp_path / "rich")
+    with pytest.raises(InvalidArgument, match="rich'?, a prompt of more than token ids"):
+        engine.generate(QUESTION, saved_documents=[tmp_path / "rich"], max_new_tokens=2)
+    folders = saved(engine, tmp_path)
+    with pytest.raises(InvalidArgument, match="take a question of token ids or text"):
+        engine.generate(Prompt([1, 2, 3, 4], [span]), saved_documents=folders, max_new_tokens=2)
+
+
+def test_one_document_is_exact(engine, tmp_path):
+    folders = saved(engine, tmp_path)[:1]
+    want = engine.generate(DOCUMENTS[0] + QUESTION, drafter="none", max_new_tokens=6)
+    for view in ("full", "cacheblend"):
+        out = engine.generate(
+            QUESTION, saved_documents=folders, drafter="none", view=view, max_new_tokens=6
+        )
+        assert out.token_ids == want.token_ids
+
+
 def test_another_models_documents_are_refused(engine, tmp_path):
     folders = saved(engine, tmp_path)
     other = Engine(models.build("llama", seed=1, num_hidden_layers=4))
@@ -324,11 +375,23 @@ def test_another_models_documents_are_refused(engine, tmp_path):
 def test_keys_that_cannot_be_moved(engine, tmp_path, monkeypatch):
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     model = Engine(models.build("llama", rope_parameters=rope))
-    with pytest.raises(UnsupportedModel, match="LlamaForCausalLM, whose rotation depends on how"):
+    with pytest.raises(
+        UnsupportedModel, match="keys of LlamaForCausalLM cannot be moved, because their"
+    ):
         model.generate(
             QUESTION, saved_documents=saved(model, tmp_path / "dynamic"), drafter="cacheblend"
         )
+    learned = Engine(t.GPT2LMHeadModel(t.GPT2Config(
+        vocab_size=models.VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=99,
+        bos_token_id=None, eos_token_id=None,
+    )).eval())  # fmt: skip
+    folders = saved(learned, tmp_path / "learned")
+    whole = learned.generate(TEXT + QUESTION, max_new_tokens=4, drafter="none").token_ids
+    out = learned.generate(QUESTION, saved_documents=folders, max_new_tokens=4)
+    assert out.token_ids == whole, "read as one text"
+    with pytest.raises(UnsupportedModel, match="GPT2LMHeadModel cannot be moved.*adds positions"):
+        learned.generate(QUESTION, saved_documents=folders, view="cacheblend")
     folders = saved(engine, tmp_path / "wrong")
     monkeypatch.setattr(KeyRotation, "turn", lambda self, k, positions, layer: k)
-    with pytest.raises(UnsupportedModel, match="not those that it makes there"):
+    with pytest.raises(UnsupportedModel, match="layer 0, turned to another place, are not"):
         engine.generate(QUESTION, saved_documents=folders, view="cacheblend", max_new_tokens=2)
