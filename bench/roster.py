@@ -15,7 +15,7 @@ from specdec.decoding.stats import PLAIN
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.loading.loader import load
-from specdec.registry import DRAFTERS, drafter_names
+from specdec.registry import DRAFTERS, drafter_names, holders, read_option
 
 # transformers at its best known settings for one sequence; "hf-assisted" gets the draft model.
 HUGGING_FACE: dict[str, dict[str, Any]] = {
@@ -95,12 +95,7 @@ def _setting(spec: str, text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise InvalidArgument(f"drafter {spec!r}: write its options as name:option=value")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, value
+    return name, read_option(name, value) if name in holders() else value
 
 
 def _stock(engine: Engine, model: Any) -> PreTrainedModel:

@@ -16,7 +16,6 @@ import torch
 from specdec import machine
 from specdec.bench.contestants import Stepper
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.options import DraftOptions
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
@@ -131,10 +130,9 @@ def _passes(
     sampler = Sampler([], False, Noise(0))
     row = Row(0, 0, tokens[:context], context, context + repeats + 1, sampler, context)
     full = CachedModel(engine.target, FullView(), [row])
-    options = DraftOptions(budget=budget)
     runs: dict[str, tuple[CachedModel, int]] = {str(n): (full, n) for n in widths}
     for name in views:
-        view = VIEWS[name].load()(engine.target, options)
+        view = VIEWS[name].method({"budget": budget}).view(engine.target)
         runs[name] = CachedModel(engine.target, view, [row], base=full), 1
     totals: dict[str, list[float]] = defaultdict(list)
     calls: dict[str, list[dict[str, float]]] = defaultdict(list)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Traits
-from specdec.decoding.options import DraftOptions
+from specdec.drafts.methods.cacheblend import CacheBlendOptions
 from specdec.drafts.model import ModelDrafter
-from specdec.model.draft_weights import low_precision
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
-from specdec.sparse.blend.fused_documents import FusedDocuments
 from specdec.sparse.blend.view import Blended
 
 
@@ -24,14 +22,13 @@ class CacheBlendDrafter(ModelDrafter):
     of the target's, unless `draft_weights` has it read a low-precision copy of the weights.
     """
 
-    def __init__(self, target: Target, options: DraftOptions) -> None:
-        draft = target
-        if options.draft_weights is not None:
-            model = low_precision(target.model, target.packing, options.draft_weights)
-            draft = Target(model, borrowed=True)
+    def __init__(self, target: Target, options: CacheBlendOptions) -> None:
+        model = options.model_of(target)
+        draft = target if model is target.model else Target(model, borrowed=True)
         self.start(target, draft, options)
-        self.fused = FusedDocuments(options.documents, target, options.recomputed_share)
-        self.name, self.view = "cacheblend", Blended(self.fused)
+        assert options.on is not None
+        view: Blended = options.on.view(target)
+        self.name, self.view, self.fused = view.name, view, view.saved
         self._opened: CachedModel | None = None
         self.traits = Traits(f"cacheblend-{options.draft_weights}", self.depth)
 

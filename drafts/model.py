@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Reach, Traits
-from specdec.decoding.options import DraftOptions
 from specdec.decoding.tree_model import TreeModel
+from specdec.drafts.methods.model import ModelOptions
+from specdec.drafts.methods.tree_size import GrownTree
 from specdec.forward.forward_pass import View
 from specdec.forward.full_view import FullView
 from specdec.forward.view_reads import ReadStats
+from specdec.method import DrafterMethod
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import MAX_NODES, Law, TokenTree
@@ -48,16 +51,17 @@ class ModelDrafter:
     """
 
     name = "model"
+    Options: ClassVar[type[DrafterMethod]] = ModelOptions
 
-    def __init__(self, target: Target, options: DraftOptions) -> None:
+    def __init__(self, target: Target, options: ModelOptions) -> None:
         assert isinstance(options.draft_model, Target)
         self.start(target, options.draft_model, options)
 
-    def start(self, target: Target, draft: Target, options: DraftOptions) -> None:
+    def start(self, target: Target, draft: Target, options: GrownTree) -> None:
         """Settle who drafts for whom, and how much."""
         self.draft, self.vocab_size = draft, target.vocab_size
         self.view: View = FullView()
-        self.shape = options.draft_tree or ()
+        self.shape = options.levels
         self.depth = options.num_draft_tokens or len(self.shape) or DEPTH
         self.width = options.draft_width or (BEAM if options.draft_nodes else 1)
         self.budget = options.draft_nodes
@@ -65,7 +69,7 @@ class ModelDrafter:
         self.reach = Reach() if draft is target else Reach.of(draft)
         self.min_prob = options.min_draft_prob
 
-    def _traits(self, options: DraftOptions) -> Traits:
+    def _traits(self, options: GrownTree) -> Traits:
         is_given = options.draft_width or options.draft_tree or options.draft_nodes
         widths = (self.width,) if is_given else (1, TREE_WIDTH)
         sizes = self.draft.model.config.get_text_config()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.options import DraftOptions
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import Verdict
@@ -15,9 +14,6 @@ class NoDrafter:
     """Proposes nothing, so that every verification is a plain decoding step."""
 
     name = "none"
-
-    def __init__(self, target: object, options: DraftOptions) -> None:
-        pass
 
     def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         pass

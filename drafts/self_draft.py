@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Traits, Wants
-from specdec.decoding.options import DraftOptions
+from specdec.drafts.methods.self_draft import SelfDraftOptions
 from specdec.drafts.model import ModelDrafter
 from specdec.forward.forward_pass import View
-from specdec.model.draft_weights import low_precision
 from specdec.model.early_exit import first_layers
 from specdec.model.target import Target
-from specdec.registry import VIEWS
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import Verdict
@@ -22,7 +20,7 @@ MEMORY = 0.7  # of the running mean of acceptance
 
 
 class SelfDraft(ModelDrafter):
-    """The target's own weights under the view that `view` names.
+    """The target's own weights under the view that `options` are on.
 
     It reads the KV that verification has committed; its own goes to a level apart, is read by the
     rest of the draft, and is dropped when the text moves on. So an error of the view can cost
@@ -30,19 +28,18 @@ class SelfDraft(ModelDrafter):
     `draft_weights` it reads a low-precision copy of the weights, too.
     """
 
-    def __init__(self, view: str, target: Target, options: DraftOptions) -> None:
-        model = target.model
-        if options.draft_weights is not None:
-            model = low_precision(model, target.packing, options.draft_weights)
+    def __init__(self, target: Target, options: SelfDraftOptions) -> None:
+        model = options.model_of(target)
         if options.draft_layers is not None:
             model = first_layers(model, options.draft_layers)
         draft = target if model is target.model else Target(model, borrowed=True)
         self.start(target, draft, options)
-        self.view: View = VIEWS[view].load()(target, options)
-        self.name, self.wants = view, Wants.of_view(self.view)
-        budget = self.view.reads
+        assert options.on is not None
+        view: View = options.on.view(target)
+        self.view, self.name, self.wants = view, view.name, Wants.of_view(view)
         reduced = f"-{options.draft_layers}-{options.draft_weights}" if draft is not target else ""
-        self.traits = Traits(f"{view}-{budget}{reduced}", self.depth, reads=budget)
+        cost_key = f"{view.name}-{view.reads}{reduced}"
+        self.traits = Traits(cost_key, self.depth, reads=view.reads)
         self._acceptance: dict[int, float] = {}
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:

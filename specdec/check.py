@@ -83,7 +83,7 @@ def check(
     `options` go to the speculative runs (draft_model, num_draft_tokens ...). The report holds the
     first divergence of every run.
     """
-    chosen = {} if drafter is None else {"drafter": drafter}
+    chosen: dict[str, Any] = {} if drafter is None else {"drafter": drafter}
     modes: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0.0}}
     if temperature:
         modes["coupled"] = {"temperature": temperature}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from specdec.decoding.drafting import DraftModels, make_drafter, runs_draft_model
+from specdec.decoding.call_keywords import CallKeywords, shows_keywords
+from specdec.decoding.drafting import DraftModels, make_drafter
 from specdec.decoding.output import Generation
 from specdec.decoding.prompt import read_prompts
 from specdec.decoding.prompt_check import check_prompt
@@ -27,6 +28,9 @@ from specdec.offload.limits import kv_memory_of, weights_limits
 from specdec.offload.saved_prompt import SavedPrompt, save
 from specdec.sampling.foreign_names import LOADING, refuse
 from specdec.threads import Threads
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Engine:
@@ -161,8 +165,9 @@ class Engine:
         with self.target.threads.used():
             return save(self.target, prompts[0], folder)
 
+    @shows_keywords
     def generate(
-        self, prompt: Any = None, sampling_params: Any = None, **kwargs: Any
+        self, prompt: Any = None, sampling_params: Any = None, **kwargs: Unpack[CallKeywords]
     ) -> Generation | list[Generation]:
         """The text for a prompt, or a list of them for a list of prompts.
 
@@ -175,7 +180,7 @@ class Engine:
         sampling_params: SamplingParams with all sampling settings, or a GenerationConfig.
         drafter: "auto" (default) chooses in every round among plain decoding, n-grams, and the
             draft model if there is one; or "none", "ngram", "model", a combination like
-            "ngram+model" (`specdec list` names all), or a function of (target, DraftOptions).
+            "ngram+model" (`specdec list` names all), or a function of (target, options).
         acceptance: "coupled" (default: the seed alone decides the text) or "rejection".
         streamer: a transformers streamer, fed as tokens are committed (one row only).
         generation_config: a transformers GenerationConfig, under what is given by name.
@@ -183,8 +188,8 @@ class Engine:
         saved_documents: such folders, in the order in which the model is to see them before the
             prompt; each may have been read alone. drafter="cacheblend" drafts from what they hold,
             and view="cacheblend" reads them so, and changes the text.
-        Every other keyword is a field of SamplingParams or DraftOptions, or a synonym of one; an
-        unknown one raises InvalidArgument with the nearest name.
+        Every other keyword is a field of SamplingParams, an option of the drafter or view (`specdec
+        list NAME`), or a synonym of one; an unknown one raises InvalidArgument with the nearest.
         With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.
         """
         with ended_on_error(kwargs.get("streamer")):
@@ -193,8 +198,9 @@ class Engine:
         generations = stream.run()
         return generations if request.returns_list else generations[0]
 
+    @shows_keywords
     def stream(
-        self, prompt: Any = None, sampling_params: Any = None, **kwargs: Any
+        self, prompt: Any = None, sampling_params: Any = None, **kwargs: Unpack[CallKeywords]
     ) -> GenerationStream:
         """As `generate`, but an iterator of `Step`s: the tokens of a row as they are committed.
 
@@ -213,8 +219,8 @@ class Engine:
         return Request.parse(self, prompt, {**kwargs, "sampling_params": settings})
 
     def _stream(self, request: Request) -> GenerationStream:
-        model = request.options.draft_model
-        runs = model is not None and runs_draft_model(request.drafter)
+        model = request.options.get("draft_model")
+        runs = model is not None and request.methods.runs_draft_model
         draft = self._draft_models.get(model, self.target) if runs else None
         return GenerationStream(self.target, request, make_drafter(self.target, request, draft))
 

@@ -63,7 +63,7 @@ def generate(
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """The same text as `model.generate` alone, in fewer passes; called by transformers.
 
-    drafter, acceptance, view, saved_prompt and the fields of DraftOptions: as for
+    drafter, acceptance, view, saved_prompt and the options of drafters and views: as for
     `Engine.generate`; so are their other names, and transformers' settings of assisted decoding.
     seed: of the draws; None takes one from PyTorch's generator. threads: of the CPU, as for an
     Engine.

@@ -46,8 +46,11 @@ class Method:
     """What can be named, with its options. Subclasses are frozen dataclasses.
 
     A subclass that gives an inherited option another default keeps its help and kind, as in
-    `sink: int = 4`. None stands for the default.
+    `sink: int = 4`. None stands for the default. needs_documents: it has a field `documents`, which
+    are those of the call, and can do nothing without them.
     """
+
+    needs_documents: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         inherited = {n: f for base in reversed(cls.__mro__[1:]) for n, f in _fields(base).items()}

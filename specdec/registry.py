@@ -5,355 +5,273 @@ Rooms above the core are named as dotted strings and imported when asked for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 from specdec.errors import InvalidArgument, unknown_name
-
-# Fields of DraftOptions that a kind of drafter or view has a use for; giving others is an error.
-_TREE = frozenset({"num_draft_tokens", "draft_width"})
-_NGRAM = _TREE | {"min_ngram", "max_ngram"}
-_GROWN = frozenset({"draft_tree", "draft_nodes"})
-_MODEL = _TREE | _GROWN | {"draft_model", "min_draft_prob"}
-_VIEW = frozenset({"budget", "sink", "recent", "refresh", "anchors", "dense"})
-_SELF_DRAFT = _TREE | _GROWN | {"min_draft_prob", "draft_layers", "draft_weights"}
+from specdec.method import Method, Option
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where something lives (`module:attribute`) and what it is, in one line.
-
-    options: fields of DraftOptions that it has a use for. needs_model: a drafter that cannot do
-    without draft_model. own_format: its draft_model is no causal LM, and it loads that by itself.
-    needs_documents: it can do nothing without saved_documents.
-    argument: given to what is loaded before all others, if not empty.
-    """
+    """Where something lives (`module:attribute`) and what it is, in one line."""
 
     path: str
     summary: str
-    options: frozenset[str] = frozenset()
-    needs_model: bool = False
-    own_format: bool = False
-    needs_documents: bool = False
-    argument: str = ""
-
-    @property
-    def takes_model(self) -> bool:
-        """Whether it is a drafter that can make use of draft_model."""
-        return "draft_model" in self.options
 
     def load(self) -> Any:
         module, attribute = self.path.split(":")
-        loaded = getattr(import_module(module), attribute)
-        return partial(loaded, self.argument) if self.argument else loaded
+        return getattr(import_module(module), attribute)
 
 
-def _method(path: str, summary: str, *options: str) -> Entry:
-    """A view that is a file of `sparse/methods`, with options of its own."""
-    place = "specdec.sparse.methods.by_options:view"
-    return Entry(place, summary, _VIEW.union(options), argument=path)
+@dataclass(frozen=True)
+class Named(Entry):
+    """A method that users name: its `path` is a `Method`.
 
+    on: of a drafter that runs the target itself, the view that it reads.
+    """
 
-def _codec(path: str, summary: str, *options: str) -> Entry:
-    """A view of `sparse/methods` that reads a copy of everything, by its options alone."""
-    place = "specdec.sparse.methods.by_options:view"
-    return Entry(place, summary, frozenset(options), argument=path)
+    on: str = ""
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """What it can be told, by name."""
+        kind: type[Method] = self.load()
+        return {**kind.options(), **(VIEWS[self.on].options if self.on else {})}
+
+    @property
+    def needs_documents(self) -> bool:
+        """Whether it can do nothing without the saved documents of a call."""
+        kind: type[Method] = VIEWS[self.on].load() if self.on else self.load()
+        return kind.needs_documents
+
+    def method(self, given: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """The method with those of the options `given` that it has a use for.
+
+        Raises InvalidArgument for values that it cannot take.
+        """
+        kind: type[Method] = self.load()
+        if self.on:
+            return kind.given(given, on=VIEWS[self.on].method(given))
+        return kind.given(given)
 
 
 VIEWS = {
-    "full": Entry(
-        "specdec.forward.full_view:full", "every key of the context: the target's own law"
+    "full": Named(
+        "specdec.forward.full_method:Full", "every key of the context: the target's own law"
     ),
-    "streaming": Entry(
-        "specdec.sparse.presets:streaming",
+    "streaming": Named(
+        "specdec.sparse.methods.streaming:Streaming",
         "sinks and a window of recent tokens (StreamingLLM)",
-        _VIEW,
     ),
-    "triforce-chunks": Entry(
-        "specdec.sparse.presets:triforce_chunks",
+    "triforce-chunks": Named(
+        "specdec.sparse.methods.triforce_chunks:TriForceChunks",
         "chunks of 8 by their mean key (TriForce)",
-        _VIEW,
     ),
-    "quest": Entry(
-        "specdec.sparse.presets:quest",
-        "pages of 16 by a bound on their logits (Quest)",
-        _VIEW,
+    "quest": Named(
+        "specdec.sparse.methods.quest:Quest", "pages of 16 by a bound on their logits (Quest)"
     ),
-    "double-sparsity": Entry(
-        "specdec.sparse.presets:double_sparsity",
+    "double-sparsity": Named(
+        "specdec.sparse.methods.double_sparsity:DoubleSparsity",
         "tokens by a few label channels (Double Sparsity)",
-        _VIEW | {"channels", "label_bits"},
     ),
-    "tidal": Entry(
-        "specdec.sparse.presets:tidal",
+    "tidal": Named(
+        "specdec.sparse.methods.tidal:Tidal",
         "exact top tokens of a few anchor layers, shared by the others (TidalDecode)",
-        _VIEW,
     ),
-    "snapkv": Entry(
-        "specdec.sparse.presets:snapkv",
+    "snapkv": Named(
+        "specdec.sparse.methods.snapkv:SnapKV",
         "tokens that the prompt's last queries vote for, once (SnapKV)",
-        _VIEW,
     ),
-    "ada-snapkv": Entry(
-        "specdec.sparse.presets:ada_snapkv",
+    "ada-snapkv": Named(
+        "specdec.sparse.methods.ada_snapkv:AdaSnapKV",
         "as snapkv, with a budget for each KV head by what it looks at (AdaKV)",
-        _VIEW,
     ),
-    "snapkv-merged": Entry(
-        "specdec.sparse.presets:snapkv_merged",
+    "snapkv-merged": Named(
+        "specdec.sparse.methods.snapkv_merged:SnapKVMerged",
         "as snapkv, where means of neighbours stand for what is left out",
-        _VIEW,
     ),
-    "verified": Entry(
-        "specdec.sparse.presets:verified",
+    "verified": Named(
+        "specdec.sparse.methods.verified:Verified",
         "pages by their mass in the last verification, which reads everything anyway",
-        _VIEW,
     ),
-    "oracle": Entry(
-        "specdec.sparse.presets:oracle",
+    "oracle": Named(
+        "specdec.sparse.methods.oracle:Oracle",
         "exact top tokens of every layer: to measure the others against",
-        _VIEW,
     ),
-    "mpcache": _method(
-        "mpcache:MPCache",
+    "mpcache": Named(
+        "specdec.sparse.methods.mpcache:MPCache",
         "groups of what was looked at, by a linear bound (MPCache)",
-        "looked_share",
     ),
-    "compresskv": _method(
-        "compresskv:CompressKV",
+    "compresskv": Named(
+        "specdec.sparse.methods.compresskv:CompressKV",
         "tokens that a few retrieval heads look at, layers by their error (CompressKV)",
-        "calibration",
     ),
-    "defensive": _method(
-        "defensive:Defensive",
+    "defensive": Named(
+        "specdec.sparse.methods.defensive:Defensive",
         "tokens by their worst case over the prompt's last queries (DefensiveKV)",
-        "by_output",
     ),
-    "layer-defensive": _method(
-        "defensive:LayerDefensive",
+    "layer-defensive": Named(
+        "specdec.sparse.methods.defensive:LayerDefensive",
         "as defensive, with one budget for the heads of all layers (Layer-DefensiveKV)",
-        "by_output",
     ),
-    "prefixkv": _method(
-        "prefixkv:PrefixKV",
+    "prefixkv": Named(
+        "specdec.sparse.methods.prefixkv:PrefixKV",
         "tokens by all attention, the same share of it in every layer (PrefixKV)",
     ),
-    "windowkv": _method(
-        "windowkv:WindowKV",
+    "windowkv": Named(
+        "specdec.sparse.methods.windowkv:WindowKV",
         "windows of 8 tokens, chosen once for 8 layers (WindowKV)",
-        "window_task",
     ),
-    "uncomp": _method(
-        "uncomp:UNComp",
+    "uncomp": Named(
+        "specdec.sparse.methods.uncomp:UNComp",
         "as snapkv, less for heads and layers whose queries are alike (UNComp)",
-        "calibration",
     ),
-    "kvcrush": _method(
-        "kvcrush:KVCrush",
+    "kvcrush": Named(
+        "specdec.sparse.methods.kvcrush:KVCrush",
         "as snapkv, and samples of what it leaves out (KVCrush)",
-        "crush_share",
-        "crush_anchor",
     ),
-    "ems": _method(
-        "ems:EMS",
+    "ems": Named(
+        "specdec.sparse.methods.ems:EMS",
         "tokens by global or local attention, the redundant ones merged (EMS)",
-        "redundancy",
     ),
-    "razor": _method(
-        "razor:Razor",
+    "razor": Named(
+        "specdec.sparse.methods.razor:Razor",
         "everything for retrieval heads, a window and a mean for others (RazorAttention)",
-        "calibration",
-        "induction_heads",
-        "echo_heads",
     ),
-    "duo": _method(
-        "duo:Duo",
+    "duo": Named(
+        "specdec.sparse.methods.duo:Duo",
         "everything for half of the heads, sinks and a window for others (DuoAttention)",
-        "calibration",
-        "streaming_heads",
     ),
-    "epicache": _method(
-        "epicache:EpiCache",
+    "epicache": Named(
+        "specdec.sparse.methods.epicache:EpiCache",
         "tokens that the topic of a question looks at (EpiCache)",
-        "calibration",
-        "episodes",
-        "episode_tokens",
     ),
-    "locret": _method(
-        "locret:Locret",
+    "locret": Named(
+        "specdec.sparse.methods.locret:Locret",
         "tokens by what small trained heads foretell of each (Locret)",
-        "calibration",
     ),
-    "h2o": _method("h2o:H2O", "the tokens that all queries have looked at most (H2O)"),
-    "scissorhands": _method(
-        "scissorhands:Scissorhands",
+    "kivi": Named(
+        "specdec.sparse.methods.kivi:Kivi",
+        "every key and value in 2, 4 or 8 bits, but for the newest (KIVI)",
+    ),
+    "gear": Named(
+        "specdec.sparse.methods.gear:Gear",
+        "every key and value in few bits, with outliers and errors apart (GEAR)",
+    ),
+    "rotatekv": Named(
+        "specdec.sparse.methods.rotatekv:RotateKV",
+        "every key and value in few bits, spread by a Hadamard transform (RotateKV)",
+    ),
+    "cskv": Named(
+        "specdec.sparse.methods.cskv:CSKV",
+        "every key and value in a share of the directions, measured once (CSKV)",
+    ),
+    "xkv": Named(
+        "specdec.sparse.methods.xkv:XKV",
+        "the prompt in directions that neighbouring layers share (xKV)",
+    ),
+    "x-ecomla": Named(
+        "specdec.sparse.methods.x_ecomla:XEcoMLA",
+        "keys and values as one latent, without training (X-EcoMLA's start)",
+    ),
+    "minicache": Named(
+        "specdec.sparse.methods.minicache:MiniCache",
+        "two deep layers as one direction and two lengths (MiniCache)",
+    ),
+    "mikv": Named(
+        "specdec.sparse.methods.mikv:MiKV",
+        "every token, those that matter as they are, others in few bits (MiKV)",
+    ),
+    "zipcache": Named(
+        "specdec.sparse.methods.zipcache:ZipCache",
+        "every token, salient ones in more bits (ZipCache)",
+    ),
+    "kvmerger": Named(
+        "specdec.sparse.methods.kvmerger:KVMerger",
+        "the most attended tokens, and the others in runs that are merged (KVMerger)",
+    ),
+    "lizard": Named(
+        "specdec.sparse.methods.lizard:Lizard",
+        "sinks, a window, and one state for all between (experimental, after Lizard)",
+    ),
+    "h2o": Named(
+        "specdec.sparse.methods.h2o:H2O",
+        "the tokens that all queries have looked at most (H2O)",
+    ),
+    "scissorhands": Named(
+        "specdec.sparse.methods.scissorhands:Scissorhands",
         "the tokens that late queries ignored least often (Scissorhands)",
     ),
-    "keyformer": _method(
-        "keyformer:Keyformer",
+    "keyformer": Named(
+        "specdec.sparse.methods.keyformer:Keyformer",
         "tokens by attention gathered under noise and a rising temperature (Keyformer)",
     ),
-    "lazy-eviction": _method(
-        "lazy_eviction:LazyEviction",
+    "lazy-eviction": Named(
+        "specdec.sparse.methods.lazy_eviction:LazyEviction",
         "the tokens that are not overdue against their own gaps (LazyEviction)",
     ),
-    "critic": _method(
-        "critic:CRITIC",
-        "tokens by attention and its entropy (CRITIC)",
-        "attention_weight",
+    "critic": Named(
+        "specdec.sparse.methods.critic:CRITIC", "tokens by attention and its entropy (CRITIC)"
     ),
-    "d2o": _method(
-        "d2o:D2O",
+    "d2o": Named(
+        "specdec.sparse.methods.d2o:D2O",
         "as h2o, more for spread layers, what is dropped merged into its like (D2O)",
     ),
-    "kivi": Entry(
-        "specdec.sparse.codecs.kivi_view:kivi",
-        "every key and value in 2, 4 or 8 bits, but for the newest (KIVI)",
-        frozenset({"kv_bits", "kv_group", "recent"}),
-    ),
-    "gear": _codec(
-        "gear:Gear",
-        "every key and value in few bits, with outliers and errors apart (GEAR)",
-        "kv_bits",
-        "kv_group",
-        "rank",
-        "outliers",
-        "recent",
-    ),
-    "rotatekv": _codec(
-        "rotatekv:RotateKV",
-        "every key and value in few bits, spread by a Hadamard transform (RotateKV)",
-        "kv_bits",
-        "sink",
-        "recent",
-    ),
-    "cskv": _codec(
-        "cskv:CSKV",
-        "every key and value in a share of the directions, measured once (CSKV)",
-        "key_share",
-        "value_share",
-        "latent_bits",
-        "recent",
-        "calibration",
-    ),
-    "xkv": _codec(
-        "xkv:XKV",
-        "the prompt in directions that neighbouring layers share (xKV)",
-        "key_share",
-        "value_share",
-        "group_layers",
-        "recent",
-    ),
-    "x-ecomla": _codec(
-        "x_ecomla:XEcoMLA",
-        "keys and values as one latent, without training (X-EcoMLA's start)",
-        "latent_share",
-        "recent",
-    ),
-    "minicache": _codec(
-        "minicache:MiniCache",
-        "two deep layers as one direction and two lengths (MiniCache)",
-        "interpolation",
-        "retained",
-        "latent_bits",
-        "recent",
-    ),
-    "mikv": _method(
-        "mikv:MiKV",
-        "every token, those that matter as they are, others in few bits (MiKV)",
-        "kv_bits",
-        "exact_share",
-    ),
-    "zipcache": _codec(
-        "zipcache:ZipCache",
-        "every token, salient ones in more bits (ZipCache)",
-        "kv_bits",
-        "salient_bits",
-        "salient_share",
-        "recent",
-    ),
-    "kvmerger": _method(
-        "kvmerger:KVMerger",
-        "the most attended tokens, and the others in runs that are merged (KVMerger)",
-        "merge_cosine",
-        "merged_share",
-    ),
-    "lizard": _codec(
-        "lizard:Lizard",
-        "sinks, a window, and one state for all between (experimental, after Lizard)",
-        "features",
-        "sink",
-        "recent",
-    ),
-    "cacheblend": Entry(
-        "specdec.sparse.blend.view:cacheblend",
+    "cacheblend": Named(
+        "specdec.sparse.methods.cacheblend:CacheBlend",
         "saved documents, read apart, with a share of tokens read again (CacheBlend)",
-        frozenset({"recomputed_share"}),
-        needs_documents=True,
     ),
 }
-SPARSE_VIEWS = [name for name, entry in VIEWS.items() if "budget" in entry.options]
 
 DRAFTERS = {
-    "auto": Entry(
-        "specdec.drafts.auto.drafter:AutoDrafter",
+    "auto": Named(
+        "specdec.drafts.methods.auto:AutoOptions",
         "whoever brings the most tokens per second at the moment, or nobody: chosen in each round",
-        _NGRAM | {"draft_model", "min_draft_prob"},
     ),
-    "none": Entry("specdec.drafts.none:NoDrafter", "plain decoding, one token a pass"),
-    "ngram": Entry(
-        "specdec.drafts.ngram.drafter:NGramDrafter",
+    "none": Named("specdec.drafts.methods.none:NoDraft", "plain decoding, one token a pass"),
+    "ngram": Named(
+        "specdec.drafts.methods.ngram:NGramOptions",
         "continuations of earlier occurrences of the last tokens, from a suffix automaton",
-        _NGRAM,
     ),
-    "model": Entry(
-        "specdec.drafts.model:ModelDrafter",
+    "model": Named(
+        "specdec.drafts.methods.model:ModelOptions",
         "a smaller causal LM with the same token ids (draft_model=), as a chain or a tree",
-        _MODEL,
-        needs_model=True,
     ),
-    "longspec": Entry(
-        "specdec.drafts.longspec.drafter:LongSpec",
+    "longspec": Named(
+        "specdec.drafts.methods.longspec:LongSpecOptions",
         "a trained block that reads the target's own KV, in constant memory (LongSpec)",
-        _MODEL,
-        own_format=True,
     ),
-    "block": Entry(
-        "specdec.drafts.block.drafter:BlockDrafter",
+    "block": Named(
+        "specdec.drafts.methods.block:BlockOptions",
         "a Block Transformer (draft_model=) that shares the target's tokens: blocks of four",
-        frozenset({"num_draft_tokens", "draft_model"}),
-        needs_model=True,
-        own_format=True,
     ),
-    "cascade": Entry(
-        "specdec.drafts.cascade:cascade",
+    "cascade": Named(
+        "specdec.drafts.methods.cascade:Cascade",
         "the draft model, itself sped up by n-gram drafts: three levels",
-        _NGRAM | {"draft_model"},
-        needs_model=True,
     ),
-    "triforce": Entry(
-        "specdec.drafts.triforce:triforce",
+    "triforce": Named(
+        "specdec.drafts.methods.triforce:TriForce",
         "three levels: n-gram or draft_model, the target on retrieved chunks, the full target",
-        _NGRAM | _MODEL | _VIEW | {"draft_weights"},
     ),
     # every view but the full one drafts, too
     **{
-        name: Entry(
-            "specdec.drafts.self_draft:SelfDraft",
+        name: Named(
+            "specdec.drafts.methods.self_draft:SelfDraftOptions",
             f"the target itself, on {view.summary}",
-            _SELF_DRAFT | view.options,
-            argument=name,
+            on=name,
         )
         for name, view in VIEWS.items()
         if name != "full"
     },
-    "cacheblend": Entry(
-        "specdec.drafts.cacheblend:CacheBlendDrafter",
+    "cacheblend": Named(
+        "specdec.drafts.methods.cacheblend:CacheBlendOptions",
         f"the target itself, on {VIEWS['cacheblend'].summary}",
-        _TREE | _GROWN | {"min_draft_prob", "draft_weights", "recomputed_share"},
-        needs_documents=True,
+        on="cacheblend",
     ),
 }
 
@@ -370,57 +288,36 @@ ACCEPTANCE = {
     ),
 }
 
-BENCH = {
-    "run": Entry("specdec.bench.runner:run", "measures"),
-    "plan": Entry("specdec.bench.runner:Plan", "what to measure, and how often"),
-    "workloads": Entry("specdec.bench.suites:workloads_of", "the workloads of a suite"),
-    "table": Entry("specdec.bench.report.tables:table", "a measurement as rows of a table"),
-    "acceptance": Entry(
-        "specdec.bench.report.tables:acceptance_table", "acceptance as rows of a table"
-    ),
-    "caption": Entry("specdec.bench.report.tables:caption", "what was measured where"),
-    "notes": Entry("specdec.bench.report.tables:notes", "how to read a measurement"),
-    "check_free": Entry(
-        "specdec.bench.report.files:check_free", "whether a folder may be written to"
-    ),
-    "write": Entry("specdec.bench.report.files:write", "a measurement as files"),
-    "read": Entry("specdec.bench.report.files:read", "a measurement from its file"),
-    "compare": Entry("specdec.bench.report.compare:compare", "two measurements, cell by cell"),
-    "differences": Entry(
-        "specdec.bench.report.compare:differences", "why a comparison may be unfair"
-    ),
-    "offload": Entry("specdec.bench.offload:profile_offload", "decoding with KV behind a link"),
-    "neighbours": Entry("specdec.bench.neighbours:profile_neighbours", "decoding beside others"),
-    "random_engine": Entry("specdec.bench.offload:random_engine", "a shape without its weights"),
-    "steppers": Entry("specdec.bench.roster:steppers", "peers whose passes are timed"),
-    "steps": Entry("specdec.bench.step_profile:profile_steps", "where a pass's time goes"),
-    "kernels": Entry("specdec.bench.kernels.profile:profile_kernels", "checks and times every op"),
-    "profile": Entry("specdec.bench.views.profile:profile", "compares sparse views on a text"),
-    "anchors": Entry(
-        "specdec.bench.views.anchors:find_anchors", "calibrates the anchors of a view"
-    ),
-    "plot": Entry("specdec.bench.views.plots:plot_profile", "a profile as a picture"),
-    "facts": Entry("specdec.machine:facts", "what ran where"),
-    "manual": Entry("specdec.bench.workloads:manual", "a long text that is always there"),
-}
 
-TRAINING = {
-    "train": Entry("specdec.drafts.longspec.training.run:train", "distils a target into a drafter"),
-    "measure": Entry("specdec.drafts.longspec.training.measure:measure", "what a drafter foresees"),
-}
+@cache
+def holders() -> Mapping[str, Mapping[str, Option]]:
+    """For each option, the drafters and views that have it, with what it is to them."""
+    found: dict[str, dict[str, Option]] = {}
+    for table in (DRAFTERS, VIEWS):
+        for name, entry in table.items():
+            for option in entry.options.values():
+                found.setdefault(option.name, {})[name] = option
+    return found
 
 
-CHANNELS = Entry(
-    "specdec.sparse.scorers.channel_calibration:channel_order",
-    "what the option channels stands for",
-)
-CALIBRATION = {
-    "text": Entry("specdec.sparse.calibrations.finding:sample", "tokens to measure a model on"),
-    "measured": Entry("specdec.sparse.calibrations.finding:measured", "measures heads and layers"),
-}
-CALIBRATE = Entry(
-    "specdec.sparse.scorers.channel_calibration:calibrate", "measures label channels on a text"
-)
+def read_option(name: str, text: str) -> Any:
+    """The value behind a text, for the first method that can take it. Raises InvalidArgument."""
+    *others, last = (option.kind for option in holders()[name].values())
+    for kind in others:
+        value = kind.parse(text)
+        try:
+            kind.check(name, value)
+        except InvalidArgument:
+            continue
+        return value
+    value = last.parse(text)
+    last.check(name, value)
+    return value
+
+
+def page_views() -> list[str]:
+    """The views that read a number of tokens which can be chosen: those with a `budget`."""
+    return [name for name, view in VIEWS.items() if "budget" in view.options]
 
 
 def drafter_names(spec: str) -> list[str]:

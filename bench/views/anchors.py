@@ -12,7 +12,7 @@ from specdec.bench.views.attention_mass import Walk
 from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument
 from specdec.model.target import Target
-from specdec.sparse.presets import default_anchors
+from specdec.sparse.methods.tidal import ThirdsOfLayers
 
 DENSE = (0, 1)  # the first layers attend to so much that nothing stands for it
 
@@ -48,7 +48,7 @@ def find_anchors(
         progress(done + 1, rounds)
     matrix = total / rounds
     places = best_anchors(matrix, count)
-    default = [layers.index(a) for a in default_anchors(target) if a in layers]
+    default = [layers.index(a) for a in ThirdsOfLayers().of(target.layer_types) if a in layers]
     return {
         "anchors": [layers[place] for place in places],
         "mean_recall": mean_recall(matrix, places),

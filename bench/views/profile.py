@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +12,12 @@ from torch import Tensor
 from specdec.bench.views.attention_mass import Walk
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants
-from specdec.decoding.options import DraftOptions
-from specdec.errors import unknown_name
+from specdec.errors import InvalidArgument, unknown_name
 from specdec.forward.layout import Segments
 from specdec.forward.plan import Selection
 from specdec.forward.view_reads import ReadStats
 from specdec.model.target import Target
-from specdec.registry import SPARSE_VIEWS, VIEWS
+from specdec.registry import VIEWS, page_views
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.budget import row_plan
 from specdec.sparse.page_index import PageIndex
@@ -41,10 +40,13 @@ def profile(
 
     In each round every view drafts `depth` tokens, but is fed the text's own, so that all of them
     are asked the same questions. Returns what `ProfiledView.to_dict` says of each view and budget.
-    options: fields of DraftOptions for all views. Raises InvalidArgument for what is not a view or
-    a budget too small for it.
+    options: each for the views that have it. Raises InvalidArgument for what is not a view, a
+    budget too small for it, and an option that none of the views has.
     """
-    made = [view_of(target, name, budget, **options) for name in views for budget in budgets]
+    for name in options:
+        if not any(name in VIEWS[view].options for view in views if view in VIEWS):
+            raise InvalidArgument(f"none of {', '.join(views)} has a use for {name}=: leave it out")
+    made = [view_of(target, name, budget, options) for name in views for budget in budgets]
     wants = Wants.all_of([Wants.of_view(view) for view in made])
     walk = Walk(target, tokens, depth, rounds, wants)
     profiled = [ProfiledView(view, walk) for view in made]
@@ -70,11 +72,11 @@ def profile(
     }
 
 
-def view_of(target: Target, name: str, budget: int, **options: Any) -> SparseView:
-    """The view of a preset's name at a budget."""
-    if name not in SPARSE_VIEWS:
-        raise unknown_name("view", name, SPARSE_VIEWS)
-    view = VIEWS[name].load()(target, DraftOptions(budget=budget, **options))
+def view_of(target: Target, name: str, budget: int, options: Mapping[str, Any]) -> SparseView:
+    """The view of a name at a budget."""
+    if name not in page_views():
+        raise unknown_name("view", name, page_views())
+    view = VIEWS[name].method({**options, "budget": budget}).view(target)
     assert isinstance(view, SparseView)
     return view
 

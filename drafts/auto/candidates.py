@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from specdec.control.acceptance import Trust
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Traits, traits_of
-from specdec.decoding.options import DraftOptions
+from specdec.drafts.methods.auto import AutoOptions
 from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
 from specdec.model.target import Target
 from specdec.registry import DRAFTERS
@@ -38,25 +38,26 @@ class Part:
     trees: list[TokenTree] = field(default_factory=list)  # this round's
 
 
-def candidates(target: Target, options: DraftOptions) -> Iterator[Part]:
+def candidates(target: Target, options: AutoOptions) -> Iterator[Part]:
     """The drafters that this call has something for."""
-    free = replace(options, num_draft_tokens=None)
-    bounded = replace(options, num_draft_tokens=options.num_draft_tokens or MAX_DEPTH)
+    given = {name: getattr(options, name) for name in options.options()}
     for name in CANDIDATES:
-        entry = DRAFTERS[name]
-        if entry.needs_model and options.draft_model is None:
+        kind, mine = DRAFTERS[name].load(), dict(given)
+        if kind.needs_model and options.draft_model is None:
             continue
-        mine = free if name == "ngram" else bounded
-        if entry.own_format:
-            mine = replace(mine, draft_model=None)
+        mine["num_draft_tokens"] = (
+            None if name == "ngram" else given["num_draft_tokens"] or MAX_DEPTH
+        )
+        if kind.own_format:
+            mine["draft_model"] = None
         try:
-            drafter = entry.load()(target, mine)
+            drafter = DRAFTERS[name].method(mine).drafter(target)
         except (InvalidArgument, WeightsError, UnsupportedModel) as error:
-            if not entry.own_format and not isinstance(error, UnsupportedModel):
+            if not kind.own_format and not isinstance(error, UnsupportedModel):
                 raise
             log.debug("auto does without %s: %s", name, error)
             continue
-        yield Part(Asking(drafter), traits_of(drafter), entry.needs_model)
+        yield Part(Asking(drafter), traits_of(drafter), kind.needs_model)
 
 
 def begins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:

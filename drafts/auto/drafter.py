@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 from specdec.control.controller import Controller, Offer, Plan
 from specdec.control.costs import PassCosts
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants, wants_of
-from specdec.decoding.options import DraftOptions
 from specdec.decoding.stats import Stats
 from specdec.drafts.auto.candidates import Part, begins, candidates
+from specdec.drafts.methods.auto import AutoOptions
 from specdec.forward.view_reads import ReadStats
+from specdec.method import DrafterMethod
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
@@ -34,11 +36,12 @@ class AutoDrafter:
     """
 
     name = "auto"
+    Options: ClassVar[type[DrafterMethod]] = AutoOptions
 
     def __init__(
         self,
         target: Target,
-        options: DraftOptions,
+        options: AutoOptions,
         controller: Callable[[PassCosts], Controller] = Controller,
     ) -> None:
         self.parts = list(candidates(target, options))

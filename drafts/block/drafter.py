@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,14 +12,13 @@ from transformers import DynamicCache
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Reach, Traits
-from specdec.decoding.options import DraftOptions
 from specdec.drafts.block.checkpoint import load
+from specdec.drafts.methods.block import BlockOptions
+from specdec.method import DrafterMethod
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import Verdict
-
-DEPTH = 8  # two blocks of the released models
 
 
 @dataclass(eq=False)
@@ -46,10 +46,11 @@ class BlockDrafter:
     """
 
     name = "block"
+    Options: ClassVar[type[DrafterMethod]] = BlockOptions
 
-    def __init__(self, target: Target, options: DraftOptions) -> None:
+    def __init__(self, target: Target, options: BlockOptions) -> None:
         self.model = load(options.draft_model).to(target.device, target.dtype)
-        self.depth = DEPTH if options.num_draft_tokens is None else options.num_draft_tokens
+        self.depth = options.num_draft_tokens
         self.vocab_size = min(self.model.vocab_size, target.vocab_size)
         longest = self.model.max_blocks * self.model.block_length
         self.reach = Reach(self.vocab_size, longest)

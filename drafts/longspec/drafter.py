@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.options import DraftOptions
 from specdec.drafts.longspec.block import LongSpecBlock, pack_linear
 from specdec.drafts.longspec.checkpoint import Checkpoint
 from specdec.drafts.longspec.head_rows import head_rows
 from specdec.drafts.longspec.model import LongSpecModel
 from specdec.drafts.longspec.rotary import Rotary
+from specdec.drafts.methods.longspec import LongSpecOptions
 from specdec.drafts.model import ModelDrafter
 from specdec.errors import InvalidArgument
+from specdec.method import DrafterMethod
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 
@@ -97,8 +98,9 @@ class LongSpec(ModelDrafter):
     """
 
     name = "longspec"
+    Options: ClassVar[type[DrafterMethod]] = LongSpecOptions
 
-    def __init__(self, target: Target, options: DraftOptions) -> None:
+    def __init__(self, target: Target, options: LongSpecOptions) -> None:
         given = options.draft_model
         self.prepared = given if isinstance(given, Prepared) else prepared(target, given)
         self.start(target, target, options)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush, nlargest
 from itertools import count
+from typing import ClassVar
 
 from specdec.control.costs import PassCosts
 from specdec.control.sizes import Sizes
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Traits, Wants
-from specdec.decoding.options import DraftOptions
+from specdec.drafts.methods.ngram import NGramOptions
 from specdec.drafts.ngram.suffix_automaton import Match, SuffixAutomaton
+from specdec.method import DrafterMethod
 from specdec.sampling.prompt import MARK
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
@@ -68,8 +70,9 @@ class NGramDrafter:
     """
 
     name = "ngram"
+    Options: ClassVar[type[DrafterMethod]] = NGramOptions
 
-    def __init__(self, target: object, options: DraftOptions) -> None:
+    def __init__(self, target: object, options: NGramOptions) -> None:
         self._options = options
         self._adaptive = options.num_draft_tokens is None
         self._depth = options.num_draft_tokens or MAX_DEPTH

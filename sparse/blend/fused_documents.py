@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from specdec.cache.store import KVStore
-from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
 from specdec.model.chunks import PREFILL_CHUNK
 from specdec.model.early_exit import first_layers
@@ -24,7 +23,6 @@ from specdec.sparse.blend.rereading import reread
 
 log = logging.getLogger("specdec")
 
-SHARE = 0.15  # of the tokens: the paper's section 5.1 and its released code
 CHECK = 1  # first layer whose keys and values depend on what stands before a token
 WIDER = 1.5  # ours: how many times as many are chosen there as in the layer after it
 
@@ -46,16 +44,13 @@ class FusedDocuments:
     documents is read as any prompt is, over what this holds.
 
     Made once and held for a call, on the target's device. share: from 0 to 1; with 1 all is exact.
-    Raises UnsupportedModel for a model whose keys cannot be moved, and InvalidArgument.
+    Raises UnsupportedModel for a model whose keys cannot be moved.
     """
 
-    def __init__(self, documents: SavedDocuments, target: Target, share: float | None) -> None:
+    def __init__(self, documents: SavedDocuments, target: Target, share: float) -> None:
         self.documents, self.target = documents, target
         self.tokens = documents.tokens
-        self.share = SHARE if share is None else share
-        is_number = isinstance(self.share, (int, float)) and not isinstance(self.share, bool)
-        if not is_number or not 0 <= self.share <= 1:
-            raise InvalidArgument(f"recomputed_share={share!r}: give a number from 0 to 1")
+        self.share = share
         self._moves = KeyMoves(target, self.tokens[0])
 
     def common(self, tokens: Sequence[int]) -> int:

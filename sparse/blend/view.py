@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from specdec.decoding.options import DraftOptions
 from specdec.forward.full_view import FullView
-from specdec.model.target import Target
 from specdec.sparse.blend.fused_documents import FusedDocuments
 
 
@@ -18,8 +16,3 @@ class Blended(FullView):
 
     def __init__(self, saved: FusedDocuments) -> None:
         self.saved = saved
-
-
-def cacheblend(target: Target, options: DraftOptions) -> Blended:
-    """The view of a call with saved documents."""
-    return Blended(FusedDocuments(options.documents, target, options.recomputed_share))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from specdec.cache.store import Level
-from specdec.decoding.options import DraftOptions
 from specdec.errors import InvalidArgument
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
@@ -102,12 +101,3 @@ def _note(pass_: ForwardPass, layer: int, copies: list[QuantizedCopy | None]) ->
                 size -= int(copy.covered[row]) * segments.token_bytes
                 size += round(int(copy.covered[row]) * copy.token_bytes)
         segments.reads.note(segments.total, size)
-
-
-def kivi(target: object, options: DraftOptions) -> QuantizedView:
-    """Every key and value in 2, 4 or 8 bits, but for the newest tokens, 128 by default."""
-    return QuantizedView(
-        bits=4 if options.kv_bits is None else options.kv_bits,
-        group=64 if options.kv_group is None else options.kv_group,
-        recent=128 if options.recent is None else options.recent,
-    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from specdec.errors import InvalidArgument
 from specdec.method import ViewMethod, option
 from specdec.option_kinds import LayerRule, Layers, Rounds, Tokens
 
@@ -75,7 +76,12 @@ class PageBudget(ViewMethod):
         if isinstance(anchors, LayerRule):
             anchors = anchors.of(target.layer_types)
             if not isinstance(dense, LayerRule):
-                anchors = tuple(layer for layer in anchors if layer not in dense)
+                anchors, own = tuple(layer for layer in anchors if layer not in dense), anchors
+                if own and not anchors:
+                    raise InvalidArgument(
+                        f"dense={dense} takes all layers that choose for the others in view "
+                        f"{name!r}, which are {own}: leave it one of them, or give anchors as well"
+                    )
         if isinstance(dense, LayerRule):
             dense = tuple(n for n in dense.of(target.layer_types) if n not in (anchors or ()))
         sharing = Sharing(dense=dense, anchors=anchors, exact_anchors=exact_anchors)

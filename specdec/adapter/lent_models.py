@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
-from specdec.decoding.drafting import DraftModels, runs_draft_model
+from specdec.decoding.drafting import DraftModels
 from specdec.decoding.request import Request
 from specdec.forward import attention
 from specdec.loading.loader import tokenizer_at_hand
@@ -46,8 +46,8 @@ def borrow_draft(request: Request, host: Host, tokenizer: Any, stack: ExitStack)
 
     tokenizer: the draft model's own, if it was given.
     """
-    model = request.options.draft_model
-    if model is None or not runs_draft_model(request.drafter):
+    model = request.options.get("draft_model")
+    if model is None or not request.methods.runs_draft_model:
         return None
     if not isinstance(model, PreTrainedModel):
         if host.model not in _drafts:

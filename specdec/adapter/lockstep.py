@@ -18,7 +18,6 @@ from specdec.decoding.request import Request
 from specdec.decoding.setup import make_rows
 from specdec.decoding.stream import seed_of
 from specdec.model.target import Target
-from specdec.registry import VIEWS
 from specdec.sampling.processors import is_stateless
 from specdec.sampling.scores import MODEL, check_kind, fault_of, nothing_allowed
 from specdec.sampling.sequence import Row
@@ -59,8 +58,7 @@ def generate(
     have ended; processors and criteria see it all along.
     """
     rows = make_rows(target, request, seed_of(request) or 0)
-    view = VIEWS[request.view].load()(target, request.options)
-    model = CachedModel(target, view, rows)
+    model = CachedModel(target, request.methods.view.view(target), rows)
     pads = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
     ids, going = input_ids, torch.ones(len(rows), dtype=torch.bool, device=input_ids.device)
     while bool(going.any()):

@@ -32,6 +32,7 @@ from specdec.cli import (
     view_profile,
 )
 from specdec.cli.console import StderrHandler, harmless
+from specdec.cli.options import MethodOptions
 from specdec.cli.spelling import in_options
 from specdec.errors import InvalidArgument, SpecdecError
 
@@ -45,6 +46,26 @@ class Command(typer.core.TyperCommand):
     option that may be repeated takes several values at once, as in `--data A B`.
     """
 
+    _params: list[Any]
+    _is_whole: bool
+
+    @property
+    def params(self) -> list[Any]:
+        """Those of its function, and the options of methods if it takes them."""
+        if self.method_options is not None and not self._is_whole:
+            self._is_whole = True
+            self._params += self.method_options.params()
+        return self._params
+
+    @params.setter
+    def params(self, own: list[Any]) -> None:
+        self._params = own
+        self._is_whole = False
+
+    @property
+    def method_options(self) -> MethodOptions | None:
+        return getattr(self.callback, "method_options", None)
+
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         several = {
             name for option in self.params if getattr(option, "multiple", False)
@@ -56,6 +77,8 @@ class Command(typer.core.TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            if self.method_options is not None:
+                self.method_options.read(ctx)
             with _threads(ctx.params.get("threads")):
                 return super().invoke(ctx)
         except SpecdecError as error:

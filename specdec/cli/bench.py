@@ -8,16 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from specdec.cli import arguments, console
+from specdec.cli import arguments, console, options
 from specdec.errors import InvalidArgument
 from specdec.progress import progress_bar
-from specdec.registry import BENCH
 
 QUICK_SECONDS = 480.0  # after which suite quick begins no further turn: 10 minutes with loading
 INTERRUPTED = 130
 
 
+@options.MethodOptions()
 def run(
+    call: typer.Context,
     model: arguments.Model = "demo",
     suite: Annotated[
         str, typer.Option("--suite", "-s", help="quick, spec-bench, depth, long or ruler.")
@@ -47,21 +48,6 @@ def run(
         typer.Option(help="Tokens of context for depth, long and ruler, as in 512,2048."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N workloads.")] = None,
-    draft_model: arguments.DraftModel = None,
-    num_draft_tokens: arguments.NumDraftTokens = None,
-    draft_width: arguments.DraftWidth = None,
-    budget: arguments.Budget = None,
-    sink: arguments.Sink = None,
-    recent: arguments.Recent = None,
-    refresh: arguments.Refresh = None,
-    anchors: arguments.Anchors = None,
-    channels: arguments.Channels = None,
-    calibration: arguments.Calibration = None,
-    kv_bits: arguments.KvBits = None,
-    label_bits: arguments.LabelBits = None,
-    kv_group: arguments.KvGroup = None,
-    draft_layers: arguments.DraftLayers = None,
-    draft_weights: arguments.DraftWeights = None,
     temperature: Annotated[
         str, typer.Option("--temperature", "-t", help="One or several, as in 0,1; 0 is greedy.")
     ] = "0",
@@ -96,12 +82,16 @@ def run(
           --budget 512 -t 0,1 --baselines ""
       specdec bench run --suite spec-bench -f question.jsonl --limit 26 -d auto,ngram
     """
+    from specdec.bench import runner
+    from specdec.bench.report.files import check_free, write
+    from specdec.bench.suites import workloads_of
+
     if out is not None:
-        BENCH["check_free"].load()(out)
+        check_free(out)
     engine = console.load_engine(model, dtype, device, trust_remote_code)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and prompts need one")
-    workloads = BENCH["workloads"].load()(
+    workloads = workloads_of(
         suite,
         engine.tokenizer,
         engine.target.max_positions,
@@ -109,25 +99,8 @@ def run(
         [int(n) for n in _numbers("--contexts", contexts)] if contexts else None,
         limit,
     )
-    options = console.drafting(
-        engine,
-        draft_model=draft_model,
-        num_draft_tokens=num_draft_tokens,
-        draft_width=draft_width,
-        budget=budget,
-        sink=sink,
-        recent=recent,
-        refresh=refresh,
-        anchors=anchors,
-        channels=channels,
-        calibration=calibration,
-        kv_bits=kv_bits,
-        label_bits=label_bits,
-        kv_group=kv_group,
-        draft_layers=draft_layers,
-        draft_weights=draft_weights,
-    )
-    plan = BENCH["plan"].load()(
+    drafting = options.drafting(engine, call)
+    plan = runner.Plan(
         workloads,
         repeats,
         _numbers("--temperature", temperature),
@@ -136,10 +109,10 @@ def run(
         QUICK_SECONDS if time_limit is None and suite == "quick" else time_limit,
     )
     with progress_bar("Measuring", time_left=True) as progress:
-        document = BENCH["run"].load()(
-            engine, model, suite, plan, _names(drafters), _names(baselines), options, progress
+        document = runner.run(
+            engine, model, suite, plan, _names(drafters), _names(baselines), drafting, progress
         )
-    written = BENCH["write"].load()(document, out) if out is not None else []
+    written = write(document, out) if out is not None else []
     if as_json:
         console.print_json(document)
     else:
@@ -162,9 +135,12 @@ def compare(
       specdec bench compare before/result.json after/result.json
       specdec bench compare before after --json
     """
-    old, new = (BENCH["read"].load()(file) for file in (before, after))
-    changes = BENCH["compare"].load()(old, new)
-    differences = BENCH["differences"].load()(old, new)
+    from specdec.bench.report import compare as comparing
+    from specdec.bench.report.files import read
+
+    old, new = (read(file) for file in (before, after))
+    changes = comparing.compare(old, new)
+    differences = comparing.differences(old, new)
     slower = sum(change.verdict == "slower" for change in changes)
     if as_json:
         found = [{**vars(c), "factor": c.factor, "verdict": c.verdict} for c in changes]
@@ -198,17 +174,19 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 def _print(document: dict[str, Any], written: Sequence[Path]) -> None:
+    from specdec.bench.report.tables import acceptance_table, caption, notes, table
+
     out = console.out()
     if not document["workloads"]:
         out.print("Nothing was measured.", style="red")
-        for line in BENCH["notes"].load()(document):
+        for line in notes(document):
             out.print(line, markup=False)
         return
-    out.print(BENCH["caption"].load()(document), style="dim", markup=False)
-    _print_table(BENCH["table"].load()(document))
-    for line in BENCH["notes"].load()(document):
+    out.print(caption(document), style="dim", markup=False)
+    _print_table(table(document))
+    for line in notes(document):
         out.print(line, markup=False)
-    acceptance = BENCH["acceptance"].load()(document)
+    acceptance = acceptance_table(document)
     if len(acceptance) > 1:
         out.print()
         _print_table(acceptance)

@@ -12,7 +12,6 @@ from rich.table import Table
 from specdec.cli import arguments, console
 from specdec.errors import InvalidArgument
 from specdec.files import write_text
-from specdec.registry import BENCH
 
 
 def kernels(
@@ -37,8 +36,10 @@ def kernels(
       specdec bench kernels --out kernels.json
       specdec bench kernels --device cpu --shapes smollm2-135m --contexts 2000,8000 --nodes 1,8
     """
+    from specdec.bench.kernels.profile import profile_kernels
+
     names = [name.strip() for name in shapes.split(",") if name.strip()]
-    document = BENCH["kernels"].load()(
+    document = profile_kernels(
         device, names, _counts("--contexts", contexts), _counts("--nodes", nodes), repeats
     )
     if out is not None:

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from specdec.cli import arguments, console
-from specdec.registry import BENCH
 
 
 def neighbours(
@@ -27,7 +26,9 @@ def neighbours(
       specdec bench neighbours
       specdec bench neighbours --processes 4 --seconds 10 --json
     """
-    found = BENCH["neighbours"].load()(model, processes, seconds, repeats)
+    from specdec.bench.neighbours import profile_neighbours
+
+    found = profile_neighbours(model, processes, seconds, repeats)
     if as_json:
         console.print_json(found)
         return

@@ -13,7 +13,6 @@ from specdec.cli import arguments, console
 from specdec.decoding.prompt_files import read_text
 from specdec.errors import InvalidArgument
 from specdec.files import write_text
-from specdec.registry import BENCH
 
 
 def offload(
@@ -49,21 +48,24 @@ def offload(
       specdec bench offload --rates 25,12,3 --tier host --device cuda --out offload.json
       specdec bench offload -m meta-llama/Llama-3.1-8B --random-weights --context 131072 --tier host
     """
+    from specdec.bench.offload import profile_offload, random_engine
+    from specdec.bench.workloads import manual
+
     if tier not in ("host", "disk"):
         raise InvalidArgument(f"--tier {tier!r}: give host or disk")
     links = _rates(rates)
     if gpu_memory is not None:
         _bound(gpu_memory)
     if random_weights:
-        engine = BENCH["random_engine"].load()(model, dtype, device)
+        engine = random_engine(model, dtype, device)
         tokens, new_tokens = [i % engine.target.vocab_size for i in range(context)], 0
     else:
         engine = console.load_engine(model, dtype, device, False)
         if engine.tokenizer is None:
             raise InvalidArgument("this model has no tokenizer, and the text needs one")
-        text = BENCH["manual"].load()() if prompt_file is None else read_text(prompt_file)
+        text = manual() if prompt_file is None else read_text(prompt_file)
         tokens = engine.tokenizer(text)["input_ids"]
-    document = BENCH["offload"].load()(
+    document = profile_offload(
         engine, tokens, context, links, [name for name in drafters.split(",") if name],
         tier, new_tokens, repeats,
     )  # fmt: skip

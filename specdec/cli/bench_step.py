@@ -12,7 +12,7 @@ from rich.table import Table
 from specdec.cli import arguments, console
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.files import write_text
-from specdec.registry import BENCH, VIEWS
+from specdec.registry import VIEWS
 
 
 def step(
@@ -38,6 +38,10 @@ def step(
       specdec bench step --dtype float32 --contexts 7500 --widths 1 --views quest,streaming
       specdec bench step --dtype float32 --widths 1,4,8 --baselines hf,llama.cpp
     """
+    from specdec.bench.roster import steppers
+    from specdec.bench.step_profile import profile_steps
+    from specdec.bench.workloads import manual
+
     names = [name for name in views.split(",") if name]
     saving = [name for name, x in VIEWS.items() if name != "full" and not x.needs_documents]
     for name in names:
@@ -47,10 +51,10 @@ def step(
     engine = console.load_engine(model, dtype, device, False)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and the text needs one")
-    tokens = engine.tokenizer(BENCH["manual"].load()())["input_ids"]
+    tokens = engine.tokenizer(manual())["input_ids"]
     peers = [name for name in baselines.split(",") if name]
-    steppers = BENCH["steppers"].load()(engine, model, peers, max(counts[0]) + repeats + 1)
-    document = BENCH["steps"].load()(engine, tokens, *counts, names, budget, repeats, steppers)
+    timed = steppers(engine, model, peers, max(counts[0]) + repeats + 1)
+    document = profile_steps(engine, tokens, *counts, names, budget, repeats, timed)
     if out is not None:
         write_text(out, json.dumps(document, indent=1))
     if as_json:

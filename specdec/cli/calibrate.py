@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from specdec.cli import arguments, console, prompts
-from specdec.registry import CALIBRATION
 
 
 def calibrate(
@@ -38,12 +37,12 @@ def calibrate(
       specdec calibrate compresskv heads.json --model ./my-model --prompt-file corpus.txt
       specdec generate --drafter compresskv --calibration heads.json
     """
+    from specdec.sparse.calibrations.finding import measured, sample
+
     words = None if prompt_file is None else prompts.read_prompt(None, prompt_file)
     engine = console.load_engine(model, dtype, device, trust_remote_code)
-    text = CALIBRATION["text"].load()(
-        engine.target, engine.tokenizer, words, str(prompt_file or "")
-    )
-    CALIBRATION["measured"].load()(engine.target, method, text).save(file)
+    text = sample(engine.target, engine.tokenizer, words, str(prompt_file or ""))
+    measured(engine.target, method, text).save(file)
     if as_json:
         console.print_json({"method": method, "file": str(file), "text": text.name})
         return

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specdec.cli import arguments, console, prompts
+from specdec.cli import arguments, console, options, prompts
 from specdec.progress import progress_bar
 
 if TYPE_CHECKING:
     from specdec.check import Divergence, Report
 
 
+@options.MethodOptions()
 def check(
+    call: typer.Context,
     model: arguments.Model = "demo",
     drafter: arguments.Drafter = None,
-    draft_model: arguments.DraftModel = None,
-    num_draft_tokens: arguments.NumDraftTokens = None,
-    draft_width: arguments.DraftWidth = None,
-    budget: arguments.Budget = None,
     prompt_file: Annotated[
         Path | None,
         typer.Option(
@@ -68,14 +66,9 @@ def check(
     engine = console.load_engine(model, dtype, device, trust_remote_code)
     from specdec.check import check as run
 
-    options: dict[str, Any] = console.drafting(
-        engine,
-        drafter=drafter,
-        draft_model=draft_model,
-        num_draft_tokens=num_draft_tokens,
-        draft_width=draft_width,
-        budget=budget,
-    )
+    drafting = options.drafting(engine, call)
+    if drafter is not None:
+        drafting["drafter"] = drafter
     stock = None
     if transformers:
         from specdec.loading.loader import load
@@ -90,7 +83,7 @@ def check(
             seed=seed,
             stock=stock,
             progress=progress,
-            **options,
+            **drafting,
         )
     if as_json:
         console.print_json({"model": engine.name, **report.to_dict()})

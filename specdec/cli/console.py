@@ -110,27 +110,3 @@ def memory(
         "device_map": device_map,
         "tensor_parallel": True,  # where several processes were launched
     }
-
-
-def drafting(engine: Engine, **given: Any) -> dict[str, Any]:
-    """The options among `given` that were set, read, and with the draft model 'random' made."""
-    options = {name: value for name, value in given.items() if value is not None}
-    if "anchors" in options:
-        options["anchors"] = _layers("--anchors", options["anchors"])
-    if options.get("refresh", "").isdigit():
-        options["refresh"] = int(options["refresh"])
-    if options.get("draft_model") == "random":
-        from specdec.cli.random_draft import random_draft
-
-        options["draft_model"] = random_draft(engine)
-    return options
-
-
-def _layers(option: str, value: str) -> tuple[int, ...]:
-    """Layer numbers out of `2,10,20`."""
-    try:
-        return tuple(int(layer) for layer in value.split(",") if layer.strip())
-    except ValueError:
-        from specdec.errors import InvalidArgument
-
-        raise InvalidArgument(f"{option} {value!r}: give layer numbers, as in 2,10,20") from None

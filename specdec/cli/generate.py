@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from specdec.cli import arguments, console, prompts
+from specdec.cli import arguments, console, options, prompts
 
 if TYPE_CHECKING:
     from specdec.decoding.output import Generation
@@ -28,7 +28,9 @@ class Comparison:
     equal: bool | None
 
 
+@options.MethodOptions()
 def generate(
+    call: typer.Context,
     prompt: Annotated[
         str | None,
         typer.Argument(help="Default: standard input; at a terminal, a built-in example."),
@@ -39,27 +41,6 @@ def generate(
         bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")
     ] = False,
     drafter: arguments.Drafter = None,
-    draft_model: arguments.DraftModel = None,
-    num_draft_tokens: arguments.NumDraftTokens = None,
-    draft_width: arguments.DraftWidth = None,
-    draft_tree: Annotated[
-        str | None, typer.Option(help="Nodes of each level of the tree, as in 4-16-16-16-16.")
-    ] = None,
-    draft_nodes: Annotated[
-        int | None, typer.Option(help="Nodes of the tree at most, its root included.")
-    ] = None,
-    budget: arguments.Budget = None,
-    sink: arguments.Sink = None,
-    recent: arguments.Recent = None,
-    refresh: arguments.Refresh = None,
-    anchors: arguments.Anchors = None,
-    channels: arguments.Channels = None,
-    calibration: arguments.Calibration = None,
-    kv_bits: arguments.KvBits = None,
-    label_bits: arguments.LabelBits = None,
-    kv_group: arguments.KvGroup = None,
-    draft_layers: arguments.DraftLayers = None,
-    draft_weights: arguments.DraftWeights = None,
     view: Annotated[
         str, typer.Option(help="What the model itself reads; all but 'full' change the text.")
     ] = "full",
@@ -129,27 +110,9 @@ def generate(
     settings: dict[str, Any] = {
         name: value for name, value in sampling.items() if value is not None
     }
-    options = console.drafting(
-        engine,
-        drafter=drafter,
-        draft_model=draft_model,
-        num_draft_tokens=num_draft_tokens,
-        draft_width=draft_width,
-        draft_tree=draft_tree,
-        draft_nodes=draft_nodes,
-        budget=budget,
-        sink=sink,
-        recent=recent,
-        refresh=refresh,
-        anchors=anchors,
-        channels=channels,
-        calibration=calibration,
-        kv_bits=kv_bits,
-        label_bits=label_bits,
-        kv_group=kv_group,
-        draft_layers=draft_layers,
-        draft_weights=draft_weights,
-    )
+    drafting = options.drafting(engine, call)
+    if drafter is not None:
+        drafting["drafter"] = drafter
     if not as_json and (gpu_memory or cpu_memory or kv_tier != "auto"):
         _print_plan(engine, request, max_new_tokens)
     if saved_documents:
@@ -163,7 +126,7 @@ def generate(
         acceptance=acceptance,
         view=view,
         max_new_tokens=max_new_tokens,
-        **options,
+        **drafting,
         **settings,
     )
     result = _print_text(stream) if not as_json else stream.run()[0]

@@ -11,7 +11,6 @@ import typer
 from specdec.cli import arguments, console
 from specdec.cli.prompts import read_prompts
 from specdec.files import write_text
-from specdec.registry import TRAINING
 
 
 def measure_drafter(
@@ -41,6 +40,8 @@ def measure_drafter(
       specdec measure-drafter --target ./my-model --drafter ./my-drafter --out mine.json
       specdec measure-drafter --prompts questions.jsonl --count 16 --lengths 500,2000 --out q.json
     """
+    from specdec.drafts.longspec.training.measure import measure
+
     questions = None
     if prompts is not None:
         questions = read_prompts(prompts)
@@ -51,7 +52,7 @@ def measure_drafter(
         last.update(report)
         write_text(out, json.dumps(report, indent=1) + "\n")
 
-    TRAINING["measure"].load()(
+    measure(
         target,
         drafter,
         data or [],

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from specdec.cli import arguments, console
-from specdec.registry import TRAINING
 
 
 def train_drafter(
@@ -58,7 +57,9 @@ def train_drafter(
       specdec train-drafter --target ./my-model --data texts code --out my-drafter
       accelerate launch --num_processes 4 $(which specdec) train-drafter --target M --out my-drafter
     """
-    best = TRAINING["train"].load()(
+    from specdec.drafts.longspec.training.run import train
+
+    best = train(
         target,
         data or [],
         out,

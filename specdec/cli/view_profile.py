@@ -8,21 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specdec.cli import arguments, console, prompts
+from specdec.cli import arguments, console, options, prompts
 from specdec.errors import InvalidArgument
 from specdec.files import write_text
 from specdec.progress import progress_bar
-from specdec.registry import BENCH, CALIBRATE, CHANNELS, SPARSE_VIEWS
+from specdec.registry import page_views
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
 
 
+@options.MethodOptions(without=["budget"], views_only=True)
 def view_profile(
+    call: typer.Context,
     model: arguments.Model = "demo",
     views: Annotated[
-        str, typer.Option("--drafter", "-d", help="Sparse views, separated by commas.")
-    ] = ",".join(SPARSE_VIEWS),
+        str | None,
+        typer.Option(
+            "--drafter", "-d", help="Sparse views, separated by commas. Default: all with a budget."
+        ),
+    ] = None,
     prompt_file: Annotated[
         Path | None,
         typer.Option("--prompt-file", "-f", help="Text to measure on. Default: the Python manual."),
@@ -35,10 +40,6 @@ def view_profile(
     context: Annotated[
         int, typer.Option(min=64, help="Take only the first tokens of the text.")
     ] = 4096,
-    anchors: arguments.Anchors = None,
-    channels: arguments.Channels = None,
-    sink: arguments.Sink = None,
-    recent: arguments.Recent = None,
     find_anchors: Annotated[
         int | None,
         typer.Option(
@@ -76,24 +77,30 @@ def view_profile(
       specdec profile --calibrate-channels channels.json --prompt-file corpus.txt
       specdec profile -d double-sparsity --channels channels.json
     """
-    names, sizes = [name for name in views.split(",") if name], _sizes(budgets)
+    from specdec.bench.views import anchors, plots, profile
+
+    names, sizes = (views.split(",") if views else page_views()), _sizes(budgets)
     text = None if prompt_file is None else prompts.read_prompt(None, prompt_file)
     engine = console.load_engine(model, dtype, device, trust_remote_code)
     if calibrate_channels is not None:
         _calibrate(engine, text, str(prompt_file or "the Python manual"), calibrate_channels)
         return
-    options = console.drafting(engine, anchors=anchors, channels=channels, sink=sink, recent=recent)
-    if channels is not None:
-        options["channels"] = CHANNELS.load()(engine.target, engine.tokenizer, channels)
     tokens = _tokens(engine, text, context, positions * (depth + 1), sizes)
     with progress_bar("Measuring") as progress:
         if find_anchors is not None:
-            document = BENCH["anchors"].load()(
+            document = anchors.find_anchors(
                 engine.target, tokens, find_anchors, max(sizes), depth, positions, progress
             )
         else:
-            document = BENCH["profile"].load()(
-                engine.target, tokens, names, sizes, depth, positions, progress, **options
+            document = profile.profile(
+                engine.target,
+                tokens,
+                names,
+                sizes,
+                depth,
+                positions,
+                progress,
+                **options.given(call),
             )
     document = {"model": engine.name, "text": str(prompt_file or "Python manual"), **document}
     if out is not None:
@@ -101,7 +108,7 @@ def view_profile(
         name = "profile" if find_anchors is None else "anchors"
         write_text(out / f"{name}.json", json.dumps(document, indent=1) + "\n")
         if find_anchors is None:
-            BENCH["plot"].load()(document, out / "profile.png")
+            plots.plot_profile(document, out / "profile.png")
     if as_json:
         console.print_json(document)
     elif find_anchors is None:
@@ -113,7 +120,9 @@ def view_profile(
 def _calibrate(engine: Engine, text: str | None, name: str, file: Path) -> None:
     """Measure label channels on a text and write them to a file."""
     tokens = _read(engine, text)
-    CALIBRATE.load()(engine.target, tokens, name).save(file)
+    from specdec.sparse.scorers.channel_calibration import calibrate
+
+    calibrate(engine.target, tokens, name).save(file)
     console.out().print(
         f"Wrote {file}: the label channels of {engine.name}, measured on {name}. Use it as\n"
         f"specdec generate --drafter double-sparsity --channels {file}",
@@ -123,9 +132,11 @@ def _calibrate(engine: Engine, text: str | None, name: str, file: Path) -> None:
 
 def _read(engine: Engine, text: str | None) -> list[int]:
     """The token ids of a text, by default the Python manual."""
+    from specdec.bench.workloads import manual
+
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and a text needs one")
-    return list(engine.tokenizer(BENCH["manual"].load()() if text is None else text)["input_ids"])
+    return list(engine.tokenizer(manual() if text is None else text)["input_ids"])
 
 
 def _sizes(budgets: str) -> list[int]:

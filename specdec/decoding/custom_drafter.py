@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from typing import Any
@@ -14,6 +14,7 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter
 from specdec.decoding.options import DraftOptions
 from specdec.errors import InvalidArgument
+from specdec.method import Method
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import Law, TokenTree
@@ -26,8 +27,14 @@ _HINT = (
 )
 
 
+def options_of(given: Any) -> type[Method] | None:
+    """The attribute `Options` of a drafter of a user's own: a `Method`, whose fields it is told."""
+    options = getattr(given, "Options", None)
+    return options if isinstance(options, type) and issubclass(options, Method) else None
+
+
 def takes_options(given: Any) -> bool:
-    """Whether `drafter=` is a class or function that is told the target and the DraftOptions.
+    """Whether `drafter=` is a class or function that is told the target and options.
 
     Raises InvalidArgument, with the signature, for what can be no drafter at all.
     """
@@ -58,13 +65,17 @@ def takes_options(given: Any) -> bool:
 class CustomDrafter:
     """Makes a drafter from `drafter=` and hands on every call; what it proposes is checked.
 
+    Who takes options is told `DraftOptions`, or, where it has an attribute `Options`, that.
+
     Its trees must be one for each row, over the row's last token, and well formed; a tree that is
     not raises InvalidArgument with the drafter's name. Nodes of nobody are its own.
     """
 
-    def __init__(self, given: Any, target: Target, options: DraftOptions) -> None:
+    def __init__(self, given: Any, target: Target, options: Mapping[str, Any]) -> None:
         if takes_options(given):
-            made = given(target, options)
+            own = options_of(given)
+            told = DraftOptions(**options) if own is None else own.given(options)
+            made = given(target, told)
         else:
             made = given() if isinstance(given, type) or _missing(given) else given
         if missing := _missing(made):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -14,37 +14,17 @@ from specdec.decoding.drafter import Drafter
 from specdec.decoding.request import Request
 from specdec.model.take_up import take_up
 from specdec.model.target import Target
-from specdec.registry import COMBINED, DRAFTERS, drafter_names
 from specdec.sampling.vocabulary import check_same_ids
 
 if TYPE_CHECKING:
     from specdec.loading.loader import Loaded
 
 
-def runs_draft_model(drafter: object) -> bool:
-    """Whether `draft_model` is for a drafter that runs it as a causal LM.
-
-    Otherwise it is a checkpoint in a format of the drafter's own, which loads it by itself.
-    """
-    if not isinstance(drafter, str):
-        return True
-    entries = [DRAFTERS[name] for name in drafter_names(drafter)]
-    takers = [entry for entry in entries if entry.needs_model or entry.takes_model]
-    return not takers or any(not entry.own_format for entry in takers)
-
-
 def make_drafter(target: Target, request: Request, draft: Target | None) -> Drafter:
     """The drafter that `request` names, for one call; `draft` is its draft model if it runs one."""
-    options = replace(request.options, draft_model=draft)
-    if not isinstance(request.drafter, str):
-        return CustomDrafter(request.drafter, target, options)
-    own = None if runs_draft_model(request.drafter) else request.options.draft_model
-    parts = []
-    for name in drafter_names(request.drafter):
-        entry = DRAFTERS[name]
-        mine = replace(options, draft_model=own) if entry.own_format else options
-        parts.append(entry.load()(target, mine))
-    return parts[0] if len(parts) == 1 else COMBINED.load()(parts)
+    if isinstance(request.drafter, str):
+        return request.methods.make_drafter(target, draft)
+    return CustomDrafter(request.drafter, target, {**request.options, "draft_model": draft})
 
 
 @dataclass

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from transformers import GenerationConfig
 
 from specdec.decoding import options as draft_options
-from specdec.decoding.custom_drafter import takes_options
+from specdec.decoding.custom_drafter import options_of, takes_options
 from specdec.errors import InvalidArgument, unknown_name
-from specdec.registry import DRAFTERS, VIEWS, drafter_names
+from specdec.method import Option
+from specdec.plain import plain
+from specdec.registry import DRAFTERS, VIEWS, drafter_names, holders
 from specdec.sampling import generation_fields
 from specdec.sampling import params as sampling_params
 from specdec.sampling.foreign_names import CALL, refuse
@@ -26,7 +28,7 @@ class Keywords:
     """The keywords of one call.
 
     own: what Request knows by itself, drafter and view always among it. params: the sampling
-    settings. drafting: settings of DraftOptions that drafter or view have a use for.
+    settings. drafting: options of methods, checked, that drafter or view have a use for.
 
     Raises InvalidArgument for a name that means nothing, one that means something else (beams ...),
     two spellings of one thing, settings that nobody has a use for, and what SamplingParams refuses.
@@ -38,6 +40,7 @@ class Keywords:
         sampling: dict[str, Any] = {}
         if kwargs.get("prompt_lookup_num_tokens") is not None:
             self.own["drafter"] = "ngram"
+        self._of_user = _options_of_user(kwargs.get("drafter"))
         self._spelled = spelled = dict[str, str]()
         for given, value in kwargs.items():
             name = sampling_params.SYNONYMS.get(given) or draft_options.SYNONYMS.get(given) or given
@@ -45,7 +48,7 @@ class Keywords:
                 table = self.own
             elif name in sampling_params.NAMES:
                 table = sampling
-            elif name in draft_options.NAMES:
+            elif name in draft_options.NAMES or name in self._of_user:
                 table = self.drafting
             else:
                 _refuse(given, value)
@@ -67,17 +70,20 @@ class Keywords:
         if config is not None:
             self._take_drafting(generation_fields.drafting(config), "drafter" in spelled)
         self._check_used()
-        shortest, longest = self.drafting.get("min_ngram"), self.drafting.get("max_ngram")
-        if shortest is None and longest == 1:
-            self.drafting["min_ngram"] = 1  # whoever matches single tokens at most means it
+
+    def _chosen(self) -> list[Mapping[str, Option]]:
+        """The options of the view and of each drafter; those of a user's own are in `_of_user`."""
+        drafter, view = self.own["drafter"], self.own["view"]
+        names = drafter_names(drafter) if isinstance(drafter, str) else []
+        chosen = [VIEWS[view]] if view in VIEWS else []
+        return [entry.options for entry in (*chosen, *(DRAFTERS[name] for name in names))]
 
     def _used(self) -> set[str] | None:
-        """Draft options that drafter or view have a use for; None: only the drafter knows."""
-        drafter, view = self.own["drafter"], self.own["view"]
-        used = set(VIEWS[view].options) if view in VIEWS else set()
-        if not isinstance(drafter, str):
-            return None if takes_options(drafter) else used
-        return used.union(*(DRAFTERS[name].options for name in drafter_names(drafter)))
+        """Options that drafter or view have a use for; None: only the drafter knows."""
+        drafter = self.own["drafter"]
+        if not isinstance(drafter, str) and takes_options(drafter) and options_of(drafter) is None:
+            return None
+        return set(self._of_user).union(*self._chosen())
 
     def _take_drafting(self, fields: Mapping[str, Any], drafter_is_given: bool) -> None:
         """Take up a config's settings of assisted decoding, where they have a use and nothing else
@@ -90,22 +96,36 @@ class Keywords:
                 self.drafting.setdefault(ours, fields[name])
 
     def _check_used(self) -> None:
-        used, drafter = self._used(), self.own["drafter"]
-        for name in self.drafting:
-            if used is None or name in used:
-                continue
-            if not isinstance(drafter, str):
-                raise InvalidArgument(
-                    f"the drafter that was given is not told {name}=: leave it out, or give a "
-                    "function of (target, options) that makes the drafter"
-                )
-            if name != "draft_model":  # which Request looks at
-                others = ", ".join(f"{option}=" for option in sorted(used))
-                hint = f", or choose among {others}" if others else ""
-                raise InvalidArgument(
-                    f"drafter {drafter!r} has no use for "
-                    f"{self._spelled.get(name, name)}=: leave it out{hint}"
-                )
+        used, is_named = self._used(), isinstance(self.own["drafter"], str)
+        for name, value in self.drafting.items():
+            spelled = self._spelled.get(name, name)
+            is_theirs = name == "draft_model" and is_named  # which Methods looks at
+            if used is not None and name not in used and not is_theirs:
+                raise self._unused(name, spelled, used)
+            for options in self._chosen():
+                if name in options:
+                    options[name].kind.check(spelled, plain(value))
+
+    def _unused(self, name: str, spelled: str, used: Collection[str]) -> InvalidArgument:
+        drafter = self.own["drafter"]
+        if not isinstance(drafter, str):
+            return InvalidArgument(
+                f"the drafter that was given is not told {name}=: leave it out, or give a "
+                "function of (target, options) that makes the drafter"
+            )
+        others = ", ".join(f"{option}=" for option in sorted(used))
+        hint = f", or choose among {others}" if others else ""
+        having = ", ".join(repr(holder) for holder in holders()[name] if holder in DRAFTERS)
+        return InvalidArgument(
+            f"drafter {drafter!r} has no use for {spelled}=: leave it out{hint}; drafters that "
+            f"have: {having}"
+        )
+
+
+def _options_of_user(drafter: Any) -> Collection[str]:
+    """The names of the options that a drafter of the user's own says it has."""
+    options = None if isinstance(drafter, str) else options_of(drafter)
+    return () if options is None else options.options()
 
 
 def _params(given: Any, config: Any, sampling: Mapping[str, Any]) -> SamplingParams:

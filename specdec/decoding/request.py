@@ -9,14 +9,14 @@ from typing import Any, Protocol
 from transformers import PreTrainedModel
 
 from specdec.decoding.keywords import Keywords
-from specdec.decoding.options import DraftOptions
+from specdec.decoding.methods import Methods
 from specdec.decoding.prompt import read_prompts, split_keywords, whole_prompt
 from specdec.decoding.prompt_check import check_goes_on, check_prompt
 from specdec.errors import InvalidArgument, PromptTooLong, unknown_name
 from specdec.model.target import Target
 from specdec.offload.saved_documents import SavedDocuments
 from specdec.offload.saved_prompt import SavedPrompt
-from specdec.registry import ACCEPTANCE, CHANNELS, DRAFTERS, VIEWS, drafter_names
+from specdec.registry import ACCEPTANCE
 from specdec.sampling.params import SamplingParams
 from specdec.sampling.processors import Processor
 from specdec.sampling.prompt import Prompt
@@ -40,7 +40,8 @@ class Request:
     """What to generate and how; made by `parse` from the keywords of a call.
 
     prompts: token ids of each prompt; contents: what each holds besides them, if anything; empty if
-    none does.
+    none does. methods: who drafts and what is read. options: those of methods that were given, by
+    name.
     Prepared elsewhere, and then one entry per prompt: `processors` in place of those that `params`
     describe; `before`, ids that processors see in front of the prompt (its
     padding); such a batch is turned by its longest row, as transformers does it (`Rotation`).
@@ -51,8 +52,9 @@ class Request:
     """
 
     prompts: list[list[int]]
+    methods: Methods
     params: SamplingParams = field(default_factory=SamplingParams)
-    options: DraftOptions = field(default_factory=DraftOptions)
+    options: Mapping[str, Any] = field(default_factory=dict)
     drafter: str | Callable[..., Any] = "auto"
     acceptance: str = "coupled"
     view: str = "full"
@@ -68,45 +70,13 @@ class Request:
     contents: Sequence[Prompt | None] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.drafter, str):
-            self._check_drafter(self.drafter)
         if self.acceptance not in ACCEPTANCE:
             raise unknown_name("acceptance rule", self.acceptance, ACCEPTANCE)
-        if self.view not in VIEWS:
-            raise unknown_name("view", self.view, VIEWS)
-        if self.saved_documents is None:
-            self._check_documents()
         rows = len(self.prompts) * self.params.num_return_sequences
         if self.streamer is not None and rows != 1:
             raise InvalidArgument(f"streamer takes one sequence, and this call makes {rows}")
         if self.params.stop_list and self.tokenizer is None:
             raise InvalidArgument("stop_strings need a tokenizer, and this engine has none")
-
-    def _check_drafter(self, drafter: str) -> None:
-        """Known names, and a draft model exactly where one of them runs it."""
-        entries = [DRAFTERS[name] for name in drafter_names(drafter)]
-        takes_model = any(entry.takes_model for entry in entries)
-        if any(entry.needs_model for entry in entries) and self.options.draft_model is None:
-            raise InvalidArgument(
-                f"drafter {drafter!r} needs draft_model=: a smaller causal LM with the same "
-                "token ids, as a folder, hub id, .gguf file or loaded model"
-            )
-        if not takes_model and self.options.draft_model is not None:
-            raise InvalidArgument(
-                f"drafter {drafter!r} has no use for draft_model: leave it out, or name a drafter "
-                "that has, such as 'ngram+model'"
-            )
-
-    def _check_documents(self) -> None:
-        """Nobody that needs documents is asked for where there are none."""
-        named = drafter_names(self.drafter) if isinstance(self.drafter, str) else []
-        entries = {f"drafter {name!r}": DRAFTERS[name] for name in named}
-        for what, entry in {**entries, f"view {self.view!r}": VIEWS[self.view]}.items():
-            if entry.needs_documents:
-                raise InvalidArgument(
-                    f"{what} needs saved_documents=: a list of folders that Engine.save_prompt "
-                    "wrote, which stand before the prompt"
-                )
 
     @classmethod
     def parse(cls, host: Host, prompt: Any, kwargs: Mapping[str, Any]) -> Request:
@@ -115,6 +85,7 @@ class Request:
         given = Keywords(others)
         prompt = whole_prompt(prompt, of_prompt)
         params, own, drafting = given.params, given.own, given.drafting
+        methods = Methods.of(own["drafter"], own["view"], drafting)
         prompts, returns_list = read_prompts(prompt, host.tokenizer, host.target.vocab_size)
         for i, one in enumerate(prompts):
             check_prompt(one, host.target, f"prompt {i}")
@@ -126,17 +97,14 @@ class Request:
         _check_room(prompts, params, host.target.max_positions)
         if own.get("saved_prompt") is not None:
             own["saved_prompt"] = _saved(own["saved_prompt"], host, prompts)
-        if drafting.get("channels") is not None:
-            drafting["channels"] = CHANNELS.load()(
-                host.target, host.tokenizer, drafting["channels"]
-            )
         return cls(
             prompts=[one.ids for one in prompts],
             contents=tuple(None if one.is_plain else one for one in prompts),
-            params=params,
-            options=DraftOptions(
-                **drafting, tokenizer=host.tokenizer, documents=own.get("saved_documents")
+            methods=methods.with_documents(own.get("saved_documents")).resolved(
+                host.target, host.tokenizer
             ),
+            params=params,
+            options=drafting,
             tokenizer=host.tokenizer,
             eos_token_ids=_eos(params, host),
             stop_token_ids=_given_ids("stop_token_ids", params.stop_token_ids, host),

@@ -23,7 +23,6 @@ from specdec.errors import InvalidArgument
 from specdec.forward.forward_pass import View
 from specdec.model.target import Target
 from specdec.ranks import agreed
-from specdec.registry import VIEWS
 from specdec.sampling import device_verify
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import MAX_NODES, TokenTree
@@ -45,7 +44,7 @@ class GenerationStream:
     def __init__(self, target: Target, request: Request, drafter: Drafter) -> None:
         self.target, self.request = target, request
         self.drafter = Asking(drafter)
-        self.view: View = VIEWS[request.view].load()(target, request.options)
+        self.view: View = request.methods.view.view(target)
         self.seed = agreed(target.is_parallel, seed_of(request))
         self.rows = make_rows(target, request, self.seed or 0)
         self.stoppers = [make_stopper(target, request, row) for row in self.rows]

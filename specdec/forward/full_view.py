@@ -24,8 +24,3 @@ class FullView:
     def prepare(self, ahead: PassAhead) -> Hashable | None:
         """Nothing: static passes read the store's levels alone."""
         return self.name
-
-
-def full(target: object, options: object) -> FullView:
-    """The full view of any model."""
-    return FullView()

@@ -77,6 +77,25 @@ def test_list_shows_the_tables() -> None:
             assert summary in shown
 
 
+def test_list_shows_the_options_of_one() -> None:
+    found = json.loads(run("list", "snapkv", "--json").stdout)["options"]
+    assert found["refresh"]["default"] == "prompt" and found["budget"]["default"] == "512"
+    assert set(found) == set(registry.DRAFTERS["snapkv"].options)
+    shown = run("list", "snapkv", COLUMNS="200").stdout
+    assert all(name in shown for name in found)
+    assert "It has no options." in run("list", "none").stdout
+    assert "did you mean 'quest'" in run("list", "qest").stderr
+
+
+def test_every_option_of_a_method_is_one_of_the_commands() -> None:
+    whole: Any = typer.main.get_command(app)
+    run_ = whole.commands["bench"].commands["run"]
+    for command in (whole.commands["generate"], whole.commands["check"], run_):
+        flags = {flag for param in command.params for flag in param.opts}
+        assert {f"--{name.replace('_', '-')}" for name in registry.holders()} <= flags
+    assert "--num-speculative-tokens" in flags
+
+
 def test_env_shows_versions_and_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SPECDEC_CACHE", str(tmp_path))
     facts = json.loads(run("env", "--json").stdout)

@@ -67,10 +67,10 @@ def test_only_what_a_command_has_is_respelled() -> None:
     assert in_options(message, options_of("generate")) == told
     assert in_options(message, options_of("list")) == message
     assert in_options("the model has my_model=3", options_of("generate")).endswith("my_model=3")
-    listed = "choose among max_ngram=, draft_width=, min_ngram=, num_draft_tokens=: any"
-    few = "choose among --draft-width, --num-draft-tokens: any"
-    assert in_options(listed, options_of("generate")) == few
-    assert in_options("max_ngram=, min_ngram=", options_of("check")) == "max_ngram=, min_ngram="
+    listed = "choose among max_ngram=, sink=, min_ngram=, recent=: any"
+    few = "choose among --sink, --recent: any"
+    assert in_options(listed, options_of("profile")) == few
+    assert in_options("max_ngram=, min_ngram=", options_of("profile")) == "max_ngram=, min_ngram="
     assert in_options("a --seed=3 and ./a_seed=4", options_of("generate")).startswith("a --seed=3")
 
 

@@ -22,7 +22,6 @@ pytest.importorskip("numba", reason="numba is not installed")
 from specdec import Engine
 from specdec.check import first_difference
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.options import DraftOptions
 from specdec.errors import InvalidArgument, SpecdecError, UnsupportedModel
 from specdec.forward.full_view import FullView
 from specdec.forward.query_recorder import QueryRecorder
@@ -207,10 +206,10 @@ def test_a_model_that_ends_early(fused):
 def test_views_that_know_their_reads(fused, name):
     """Layers in one call give the bits of layers one by one, whatever a view chooses, and when."""
     target, tokens = fused.engine.target, [i * i % 37 for i in range(130)]
-    options = DraftOptions(budget=40, sink=3, recent=4)
+    options = {"budget": 40, "sink": 3, "recent": 4}
     row = Row(0, 0, tokens[:100], 100, 130, Sampler([], False, Noise(0)), 100)
     base = CachedModel(target, FullView(), [row], recorder=QueryRecorder(window=8))
-    view = VIEWS[name].load()(target, options)
+    view = VIEWS[name].method(options).view(target)
     models = [CachedModel(target, view, [row], base=base) for _ in range(2)]
     run, calls = decoder_run_numba._run, []
     for turn in range(12):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from specdec import Engine, Prompt, Span
-from specdec.decoding.options import DraftOptions
 from specdec.decoding.prompt import parse_prompts
+from specdec.drafts.methods.ngram import NGramOptions
 from specdec.drafts.ngram.drafter import NGramDrafter
 from specdec.errors import InvalidArgument, PromptTooLong
 from specdec.model import chunks
@@ -301,7 +301,7 @@ def test_ngrams_do_not_copy_what_only_holds_a_place():
     row = make_row(0, ids)
     for content, drafts in (None, {9}), (Prompt(ids, [Span(2, torch.ones(3, 4))]), set()):
         row.content = content
-        drafter = NGramDrafter(None, DraftOptions(num_draft_tokens=2, min_ngram=1))
+        drafter = NGramDrafter(None, NGramOptions(num_draft_tokens=2, min_ngram=1))
         drafter.begin([row], None)
         (tree,) = drafter.propose([row], [2])
         assert set(tree.tokens[1:]) == drafts

@@ -14,6 +14,7 @@ from specdec.offload.kv_memory import KVMemory
 from specdec.offload.split import Sizes
 
 from helpers import hostile, longspec_models, models
+from helpers.contract import AutoAndBudget
 
 pytestmark = pytest.mark.fast
 
@@ -23,7 +24,11 @@ SMALL = Sizes(window=16, block=4, room=1024, staging_bytes=4096)
 SLOW = 4e6  # bytes per second: a pass over the prompt takes far longer than all else
 
 
-class Watched(AutoDrafter):
+class Small(AutoDrafter):
+    Options = AutoAndBudget
+
+
+class Watched(Small):
     """Counts the drafts of its self-draft that are made in `begin`."""
 
     rehearsed: list[int] = []
@@ -55,7 +60,7 @@ def generate(engine, drafter, new=24):
 def test_behind_a_slow_link_it_drafts_for_itself_at_once(engine):
     want = generate(engine, "none")
     engine.target.kv_memory = KVMemory("disk", link=SLOW, sizes=SMALL)
-    out = generate(engine, AutoDrafter)
+    out = generate(engine, Small)
     assert out.token_ids == want.token_ids
     assert ": triforce-chunks (promised" in out.stats.explanation[0]
 
@@ -76,7 +81,7 @@ def test_no_rehearsal_where_a_draft_has_no_room(engine):
     assert Watched.rehearsed == [0]
 
 
-class WithBlock(AutoDrafter):
+class WithBlock(Small):
     """Lets only its LongSpec block draft, if that takes part."""
 
     takes_part: list[bool] = []

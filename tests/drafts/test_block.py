@@ -76,11 +76,11 @@ def test_it_drafts_what_the_model_alone_would_say(folder):
     """Greedy drafts are the model's own text: padded at the start, block after block."""
     from types import SimpleNamespace
 
-    from specdec.decoding.options import DraftOptions
     from specdec.drafts.block.drafter import BlockDrafter
+    from specdec.drafts.methods.block import BlockOptions
 
     target = SimpleNamespace(device="cpu", dtype=torch.float64, vocab_size=40)
-    drafter = BlockDrafter(target, DraftOptions(draft_model=str(folder), num_draft_tokens=9))
+    drafter = BlockDrafter(target, BlockOptions(draft_model=str(folder), num_draft_tokens=9))
     row = SimpleNamespace(index=0, tokens=list(PROMPTS[1]), num_prompt_tokens=17)
     drafter.begin([row], None)
     model, size = drafter.model, 4

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from specdec import Engine, Prompt
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.options import DraftOptions
 from specdec.decoding.speculative import Speculative
 from specdec.drafts.longspec.drafter import LongSpec, fitted
 from specdec.drafts.longspec.model import LongSpecModel
 from specdec.drafts.longspec.window import SLACK, Window
+from specdec.drafts.methods.longspec import LongSpecOptions
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
 from specdec.sampling.sequence import Row
@@ -192,7 +192,7 @@ def proposed(target, **options):
     """The tree that a random block proposes greedily."""
     made = longspec_models.checkpoint(target)
     parts = fitted(target, made.block(), None)
-    drafter = LongSpec(target, DraftOptions(draft_model=parts, **options))
+    drafter = LongSpec(target, LongSpecOptions(draft_model=parts, **options))
     row = row_of(TEXT[:12])
     row.sampler = _Greedy()
     drafter.begin([row], CachedModel(target, FullView(), [row]))

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdec.decoding.options import DraftOptions
 from specdec.drafts.none import NoDrafter
 from specdec.sampling.tree import Law
 from specdec.sampling.verify import Verdict
@@ -126,7 +125,7 @@ def test_limits_are_kept(limit: int):
 
 
 def test_no_drafter_proposes_nothing():
-    drafter, rows = NoDrafter(None, DraftOptions()), [row_of([1, 2, 1, 2]), row_of([3], index=1)]
+    drafter, rows = NoDrafter(), [row_of([1, 2, 1, 2]), row_of([3], index=1)]
     drafter.begin(rows, None)
     trees = drafter.propose(rows, [9, 9])
     assert [tree.tokens for tree in trees] == [[2], [3]]

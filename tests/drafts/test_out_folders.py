@@ -21,7 +21,6 @@ from specdec.drafts.longspec.training.progress import FILE, Progress
 from specdec.drafts.longspec.training.teacher import Lesson
 from specdec.errors import InvalidArgument, WeightsError
 from specdec.files import replacing, write_text
-from specdec.registry import TRAINING
 
 from helpers import longspec_models, models
 from helpers.command import run
@@ -162,12 +161,9 @@ def test_several_values_behind_one_option(monkeypatch, tmp_path):
         "--data", "a", "--data", "b", "--out", "o", "--data=c", "--data", "d",
     ]  # fmt: skip
     seen = []
-    for name in ("train", "measure"):
-        monkeypatch.setitem(
-            TRAINING,
-            name,
-            type("Entry", (), {"load": lambda self: lambda *a, **k: seen.append(a)})(),
-        )
+    training = "specdec.drafts.longspec.training"
+    for name in ("run.train", "measure.measure"):
+        monkeypatch.setattr(f"{training}.{name}", lambda *a, **k: seen.append(a))
     data = ["--data", "a", "b", "c"]
     done = run("train-drafter", "--target", "t", *data, "--out", "o")
     assert done.exit_code == 0, done.output
@@ -175,9 +171,7 @@ def test_several_values_behind_one_option(monkeypatch, tmp_path):
     assert done.exit_code == 0, done.output
     paths = [Path("a"), Path("b"), Path("c")]
     assert all(paths in given for given in seen) and len(seen) == 2
-    monkeypatch.setitem(
-        TRAINING, "train", type("Entry", (), {"load": lambda self: lambda *a, **k: 2.5})()
-    )
+    monkeypatch.setattr(f"{training}.run.train", lambda *a, **k: 2.5)
     done = run("train-drafter", "--target", "t", "--out", "o", "--json")
     assert json.loads(done.stdout) == {"out": "o", "acceptance_length": 2.5}
 

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "sparse": {"sparse", "core", "kernels"},
     "drafts": {"drafts", "sparse", "core", "kernels"},
     "bench": {"bench", "drafts", "sparse", "core", "kernels"},
+    "cli": {"cli", "bench", "drafts", "sparse", "core", "kernels"},
 }
 KERNEL_PACKAGES = {"torch", "triton", "numba", "llvmlite", "numpy", "specdec"} | set(
     sys.stdlib_module_names
@@ -32,7 +33,11 @@ KERNEL_PACKAGES = {"torch", "triton", "numba", "llvmlite", "numpy", "specdec"} |
 
 
 def files(floor: str) -> list[Path]:
-    return sorted((ROOT / ("specdec" if floor == "core" else floor)).rglob("*.py"))
+    core = ROOT / "specdec"
+    cli = {*(core / "cli").rglob("*.py"), *core.rglob("__main__.py")}
+    if floor == "cli":
+        return sorted(cli)
+    return sorted(set((ROOT / ("specdec" if floor == "core" else floor)).rglob("*.py")) - cli)
 
 
 def floor_of(module: str) -> str | None:
@@ -40,7 +45,7 @@ def floor_of(module: str) -> str | None:
     parts = module.split(".")
     if parts[0] != "specdec":
         return None
-    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "core"
+    return parts[1] if len(parts) > 1 and parts[1] in (*ROOMS, "cli") else "core"
 
 
 def imports(source: str) -> set[str]:
@@ -222,6 +227,8 @@ def test_every_folder_with_code_is_packed() -> None:
         ("core", "def f():\n    import specdec.bench.run"),
         ("sparse", "from specdec.drafts import model"),
         ("drafts", "import specdec.bench"),
+        ("bench", "from specdec.cli import console"),
+        ("core", "from specdec.cli.app import main"),
     ],
 )
 def test_the_test_sees_trespassers(floor: str, source: str) -> None:

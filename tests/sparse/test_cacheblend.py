@@ -335,7 +335,7 @@ def test_what_cannot_be_is_refused(engine, tmp_path):
         ({"saved_documents": folders, "recomputed_share": 0.1}, "no use for recomputed_share="),
         (
             {"saved_documents": folders, "drafter": "cacheblend", "recomputed_share": 1.5},
-            "recomputed_share=1.5: give a number from 0 to 1",
+            r"recomputed_share=1.5 is outside \[0, 1\]",
         ),
     ):
         with pytest.raises(InvalidArgument, match=message):

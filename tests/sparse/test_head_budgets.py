@@ -15,6 +15,7 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
 from specdec.sampling.tree import TokenTree
+from specdec.sparse import head_budgets
 from specdec.sparse.asks import LayerAsk
 from specdec.sparse.budgets.adaptive_heads import AdaptiveHeads
 from specdec.sparse.layer_sharing import Sharing
@@ -53,7 +54,7 @@ def test_heads_keep_what_the_algorithm_says(data):
     assert sum(counts) == heads * count
 
 
-def test_heads_read_different_numbers_of_pages_and_the_text_is_the_same():
+def test_heads_read_different_numbers_of_pages_and_the_text_is_the_same(monkeypatch):
     engine = Engine(models.build("llama", dtype=torch.float64))
     prompt = [(7 * i * i + 3) % 40 for i in range(90)]
     options = {"budget": 24, "sink": 2, "recent": 4, "max_new_tokens": 40, "eos_token_id": []}
@@ -65,13 +66,8 @@ def test_heads_read_different_numbers_of_pages_and_the_text_is_the_same():
             seen.append(super().counts(score, count, layer))
             return seen[-1]
 
-    from specdec.sparse import presets
-
-    before, presets.AdaptiveHeads = presets.AdaptiveHeads, Noting
-    try:
-        got = engine.generate(prompt, drafter="ada-snapkv", **options)
-    finally:
-        presets.AdaptiveHeads = before
+    monkeypatch.setattr(head_budgets, "AdaptiveHeads", Noting)
+    got = engine.generate(prompt, drafter="ada-snapkv", **options)
     assert got.token_ids == want.token_ids
     assert any(len(set(counts.tolist())) > 1 for counts in seen)
     assert max(got.stats.reads["ada-snapkv"].tokens) <= 24

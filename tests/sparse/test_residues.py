@@ -8,7 +8,6 @@ import torch
 
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.options import DraftOptions
 from specdec.forward.full_view import FullView
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.registry import VIEWS
@@ -72,10 +71,10 @@ def test_equal_neighbours_lose_nothing():
             x[:, :, :60] = x[:, :, :1]  # whatever is left out of these is like the others
     tree = TokenTree.root(row.tokens[-1])
     want = CachedModel(target, FullView(), [row], base=base).forward([row], [tree])[0]
-    options = DraftOptions(budget=32, sink=4, recent=16)
+    options = {"budget": 32, "sink": 4, "recent": 16}
     gaps = []
     for name in ("snapkv-merged", "snapkv"):
-        view = VIEWS[name].load()(target, options)
+        view = VIEWS[name].method(options).view(target)
         draft = CachedModel(target, view, [row], base=base)
         gaps.append((draft.forward([row], [tree])[0] - want).abs().max().item())
     assert gaps[0] < 1e-9 < 1e-4 < gaps[1]

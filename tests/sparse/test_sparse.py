@@ -10,11 +10,9 @@ import torch
 
 from specdec import Engine, TokenTree
 from specdec.decoding.drafter import Wants
-from specdec.decoding.options import DraftOptions
-from specdec.drafts.self_draft import SelfDraft
 from specdec.errors import InvalidArgument
 from specdec.forward.query_recorder import QueryRecorder
-from specdec.registry import SPARSE_VIEWS, VIEWS
+from specdec.registry import DRAFTERS, VIEWS, page_views
 from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.scorers.chunk_means import ChunkMeans
 from specdec.sparse.scorers.exact_mass import ExactMass
@@ -27,7 +25,7 @@ from helpers import hostile, models
 from helpers.matrix import crossed
 from helpers.sparse_texts import NEW, PROMPTS, SMALL
 
-PRESETS = SPARSE_VIEWS
+PRESETS = page_views()
 
 
 ARCHITECTURES = ["llama", "llama-mha", "qwen3", "gemma3"]
@@ -106,7 +104,7 @@ def drafter_of(view):
     """A self-draft on a view that is no preset."""
 
     def make(target, options):
-        drafter = SelfDraft("oracle", target, options)
+        drafter = DRAFTERS["oracle"].method(options.given).drafter(target)
         drafter.view, drafter.wants, drafter.name = view, Wants.of_view(view), view.name
         return drafter
 
@@ -244,7 +242,7 @@ LAYERED = {"compresskv", "layer-defensive", "prefixkv", "windowkv", "uncomp", "e
 
 def most(llama, view):
     """How many tokens a layer of a view with a budget of 32 may read."""
-    made = VIEWS[view].load()(llama.target, DraftOptions(budget=32, sink=3, recent=4))
+    made = VIEWS[view].method({"budget": 32, "sink": 3, "recent": 4}).view(llama.target)
     if made.reads is None:
         return 200  # some heads read everything
     if made.layers is not None:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdec.cache.store import KVStore
-from specdec.decoding.options import DraftOptions
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.forward.layout import Segments
 from specdec.forward.plan import Selection
@@ -16,8 +15,9 @@ from specdec.forward.view_reads import ReadStats
 from specdec.kernels.attention.gather_pages import gather_pages
 from specdec.kernels.selection.select_pages import importance
 from specdec.model.target import Target
-from specdec.registry import VIEWS
 from specdec.sparse.budget import row_plan
+from specdec.sparse.methods.quest import Quest
+from specdec.sparse.methods.tidal import Tidal
 from specdec.sparse.page_index import PageIndex, paged
 from specdec.sparse.scorers.base import Memo
 from specdec.sparse.scorers.chunk_means import ChunkMeans
@@ -55,11 +55,11 @@ def test_a_choice_makes_way_for_what_came_since(data):
 def test_dense_layers_and_anchors_make_way():
     """A preset's own dense layers and anchors give way to what the caller names."""
     target = Target(models.build("llama"))
-    sharing = VIEWS["tidal"].load()(target, DraftOptions(anchors=[1, 0, 1])).sharing
+    sharing = Tidal(anchors=[1, 0, 1]).view(target).sharing
     assert sharing.anchors == (0, 1) and sharing.dense == ()
-    sharing = VIEWS["tidal"].load()(target, DraftOptions(dense=(1,))).sharing
+    sharing = Tidal(dense=(1,)).view(target).sharing
     assert sharing.anchors == (0,) and sharing.dense == (1,)
-    sharing = VIEWS["quest"].load()(target, DraftOptions(anchors=(0,))).sharing
+    sharing = Quest(anchors=(0,)).view(target).sharing
     assert sharing.anchors == (0,) and sharing.dense == ()
 
 
@@ -77,12 +77,12 @@ def test_bad_views():
     }
     for message, kwargs in bad.items():
         with pytest.raises(InvalidArgument, match=message):
-            VIEWS["tidal"].load()(target, DraftOptions(**kwargs))
+            Tidal(**kwargs).view(target)
     with pytest.raises(InvalidArgument, match=r"dense=\(5,\) takes all layers that choose"):
-        VIEWS["tidal"].load()(target, DraftOptions(dense=(5,)))
-    for name in ("quest", "tidal"):
+        Tidal(dense=(5,)).view(target)
+    for kind, name in ((Quest, "quest"), (Tidal, "tidal")):
         with pytest.raises(UnsupportedModel, match=f"'{name}' has nothing to leave out"):
-            VIEWS[name].load()(Target(models.build("mistral")), DraftOptions())
+            kind().view(Target(models.build("mistral")))
 
 
 @settings(max_examples=60, deadline=None)

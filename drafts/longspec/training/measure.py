@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from specdec.decoding.options import DraftOptions
 from specdec.decoding.prompt import parse_prompts
 from specdec.drafts.longspec.checkpoint import Checkpoint, sizes_for
 from specdec.drafts.longspec.drafter import SHIPPED, LongSpec, Prepared, fitted, prepared
@@ -17,8 +16,9 @@ from specdec.drafts.longspec.training.corpus import Corpus, gather, split
 from specdec.drafts.longspec.training.questions import question
 from specdec.drafts.longspec.training.replay import Gain, Written, replay
 from specdec.drafts.longspec.training.start import new_block
+from specdec.drafts.methods.longspec import LongSpecOptions
 from specdec.engine import Engine
-from specdec.registry import BENCH
+from specdec.machine import facts
 
 # name -> options: the shapes that are measured
 SHAPES: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ def gains(
         written = Written(engine.target, tokens)
         for who, parts in drafters.items():
             for shape, options in SHAPES.items():
-                chosen = DraftOptions(draft_model=parts, **options)
+                chosen = LongSpecOptions(draft_model=parts, **options)
                 drafter = LongSpec(engine.target, chosen)
                 totals[who, shape] += replay(drafter, written, start)
             written.settle(None, len(tokens))
@@ -163,7 +163,7 @@ def measure(
     for kind in corpus.kinds:
         kinds[kind] = passages(engine, corpus, kind, [128], count, seed)[128]
     report: dict[str, Any] = {
-        "machine": BENCH["facts"].load()(), "target": engine.name, "kinds": {}, "contexts": {},
+        "machine": facts(), "target": engine.name, "kinds": {}, "contexts": {},
         "training": checkpoint.training, "new_tokens": new_tokens, "shapes": SHAPES,
     }  # fmt: skip
     for kind, prompts in kinds.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from specdec.drafts.block.checkpoint import save
 from specdec.drafts.block.drafter import BlockDrafter
 from specdec.drafts.block.model import BlockTransformer
+from specdec.drafts.methods.block import BlockOptions
 
 _SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
           "max_position_embeddings": 64}  # fmt: skip
@@ -47,4 +47,4 @@ def _folder(vocab_size):
 def untrained(target, options):
     """A block drafter for `generate(drafter=)`."""
     folder = _folder(target.vocab_size).name
-    return BlockDrafter(target, dataclasses.replace(options, draft_model=folder))
+    return BlockDrafter(target, BlockOptions.given({**options.given, "draft_model": folder}))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 from specdec import Engine, registry
 from specdec.control.controller import Controller
 from specdec.drafts.auto.drafter import AutoDrafter
+from specdec.drafts.methods.auto import AutoOptions
+from specdec.sparse.methods.page_budget import PageBudget
 
 from helpers import block_models, hostile, longspec_models, models
 
@@ -32,9 +34,17 @@ class Whim(Controller):
         return self.whims.choice(plans)
 
 
+@dataclass(frozen=True)
+class AutoAndBudget(AutoOptions, PageBudget):
+    """auto, and what its self-draft reads."""
+
+
 def whimsical(target, options):
     """auto, with a controller that does not care for speed."""
     return AutoDrafter(target, options, Whim)
+
+
+whimsical.Options = AutoAndBudget
 
 
 OURS = "the draft model of this test"
@@ -72,7 +82,7 @@ DRAFTERS = {
 }
 # Whoever else is in the registry; views, which draft too, have a contract of their own.
 DRAFTERS |= {
-    name: {"drafter": name, **({"draft_model": OURS} if entry.needs_model else {})}
+    name: {"drafter": name, **({"draft_model": OURS} if entry.load().needs_model else {})}
     for name, entry in registry.DRAFTERS.items()
     if name not in registry.VIEWS and name not in DRAFTERS and name != "none"
 }

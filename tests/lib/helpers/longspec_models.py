@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
 from specdec.drafts.longspec.checkpoint import Checkpoint, describe, sizes_for
 from specdec.drafts.longspec.drafter import LongSpec, fitted
 from specdec.drafts.longspec.training.start import new_block
+from specdec.drafts.methods.longspec import LongSpecOptions
 
 WINDOW = 6  # shorter than the prompts and than a tree is deep
 
@@ -25,4 +24,4 @@ def untrained(target, options):
     ids = torch.tensor([token for token in range(target.vocab_size) if token % 3])
     made = checkpoint(target, ids)
     parts = fitted(target, made.block(), made.ids)
-    return LongSpec(target, dataclasses.replace(options, draft_model=parts))
+    return LongSpec(target, LongSpecOptions(**{**options.given, "draft_model": parts}))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specdec.control.costs import PassCosts
-from specdec.decoding.options import DraftOptions
+from specdec.drafts.methods.ngram import NGramOptions
 from specdec.drafts.ngram.drafter import NGramDrafter
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
@@ -32,7 +32,7 @@ COSTS = {10_000: {1: 1.0, 2: 1.135, 64: 1.1 + 0.035 * 63}}
 
 
 def drafter_of(**options: int) -> NGramDrafter:
-    drafter = NGramDrafter(None, DraftOptions(**options))
+    drafter = NGramDrafter(None, NGramOptions(**options))
     drafter.costs = PassCosts(COSTS)
     return drafter
 

@@ -1,0 +1,1 @@
+"""One file for each drafter by name: its options, and what it is made of."""
