@@ -8,6 +8,7 @@ itself makes wrong at that place, times a small factor. A real error is far larg
 from __future__ import annotations
 
 import copy
+import itertools
 from functools import cache
 from unittest.mock import patch
 
@@ -272,6 +273,24 @@ def test_forked_rows(fused, drafter):
     kwargs = {**DRAFTERS[drafter], **MODES["coupled"], "num_return_sequences": 3}
     out = fused.generate(PROMPTS[2:], **kwargs)
     fused.compare(PROMPTS[2:], out, MODES["coupled"])
+
+
+@pytest.mark.parametrize("weights", [None, "int8"])
+@pytest.mark.parametrize("fused", ["llama", "gemma3"], indirect=True)
+def test_saved_documents(fused, tmp_path, weights):
+    """Read apart, and some of it again: who drafts from that is right mostly, and text is exact."""
+    documents, question = [PROMPTS[3], PROMPTS[2], PROMPTS[3][::-1]], PROMPTS[0]
+    folders = [tmp_path / str(number) for number in range(3)]
+    for document, folder in zip(documents, folders, strict=True):
+        fused.engine.save_prompt(document, folder)
+    whole = [*itertools.chain(*documents), *question]
+    options = {} if weights is None else {"draft_weights": weights}
+    for mode in MODES.values():
+        out = fused.generate(
+            [question], drafter="cacheblend", saved_documents=folders, **options, **mode
+        )
+        fused.compare([whole], out, mode)
+        assert sum(out[0].stats.accepted) > 0
 
 
 @pytest.mark.parametrize("wrong_every", [0, 3])
