@@ -46,8 +46,9 @@ class Method:
     """What can be named, with its options. Subclasses are frozen dataclasses.
 
     A subclass that gives an inherited option another default keeps its help and kind, as in
-    `sink: int = 4`. None stands for the default. needs_documents: it has a field `documents`, which
-    are those of the call, and can do nothing without them.
+    `sink: int = 4`. None stands for the default.
+
+    needs_documents: it can do nothing in a call without saved documents.
     """
 
     needs_documents: ClassVar[bool] = False
@@ -89,6 +90,10 @@ class Method:
 
         Called once a call of `generate`, before anything else. tokenizer: or None.
         """
+        return self
+
+    def with_documents(self: M, documents: Any) -> M:
+        """The same, for a call with these `offload.saved_documents.SavedDocuments`."""
         return self
 
 

@@ -16,6 +16,10 @@ class Kind(Protocol):
     def metavar(self) -> str:
         """What stands for a value in help."""
 
+    @property
+    def hint(self) -> str:
+        """The type of a value, as it is annotated."""
+
     def check(self, name: str, value: Any) -> Any:
         """The value as it is kept. Raises InvalidArgument, with `name=`, for one that is none."""
 
@@ -30,6 +34,7 @@ class Whole:
     low: int = 1
     high: int = 255
     metavar: str = "N"
+    hint: str = "int"
 
     def check(self, name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -47,6 +52,7 @@ class Tokens:
     """A number of tokens, 0 included."""
 
     metavar: str = "TOKENS"
+    hint: str = "int"
 
     def check(self, name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -65,6 +71,7 @@ class Number:
     high: float = 1.0
     closed: bool = True
     metavar: str = "X"
+    hint: str = "float"
 
     def check(self, name: str, value: Any) -> float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -84,6 +91,7 @@ class Flag:
     """True or False."""
 
     metavar: str = "true|false"
+    hint: str = "bool"
 
     def check(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -104,6 +112,10 @@ class OneOf:
     def metavar(self) -> str:
         return "|".join(map(str, self.values))
 
+    @property
+    def hint(self) -> str:
+        return " | ".join(dict.fromkeys(type(value).__name__ for value in self.values))
+
     def check(self, name: str, value: Any) -> str | int:
         for known in self.values:
             if value == known and type(value) is type(known):
@@ -120,6 +132,7 @@ class Rounds:
     """When something is done anew: one of some `words`, or a number of rounds."""
 
     words: tuple[str, ...]
+    hint: str = "str | int"
 
     @property
     def metavar(self) -> str:
@@ -141,6 +154,7 @@ class Layers:
     """Numbers of layers, each once and in order. A `LayerRule` is one already."""
 
     metavar: str = "N,N,.."
+    hint: str = "Sequence[int]"
 
     def check(self, name: str, value: Any) -> tuple[int, ...] | LayerRule:
         if isinstance(value, LayerRule):
@@ -171,6 +185,7 @@ class Levels:
     """The nodes of each level of a tree, as "4-16-16" or a sequence of numbers."""
 
     metavar: str = "N-N-.."
+    hint: str = "str | Sequence[int]"
 
     def check(self, name: str, value: Any) -> tuple[int, ...]:
         parts = value.split("-") if isinstance(value, str) else value
@@ -194,6 +209,7 @@ class Anything:
     """A name, a path or an object: whoever uses it says what it may be."""
 
     metavar: str = "TEXT"
+    hint: str = "Any"
 
     def check(self, name: str, value: Any) -> Any:
         return value

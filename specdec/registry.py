@@ -46,7 +46,7 @@ class Named(Entry):
     @property
     def needs_documents(self) -> bool:
         """Whether it can do nothing without the saved documents of a call."""
-        kind: type[Method] = VIEWS[self.on].load() if self.on else self.load()
+        kind: type[Method] = self.load()
         return kind.needs_documents
 
     def method(self, given: Mapping[str, Any] = MappingProxyType({})) -> Any:

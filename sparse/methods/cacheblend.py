@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from specdec.method import ViewMethod, option
@@ -31,6 +31,9 @@ class CacheBlend(ViewMethod):
         Number(0.0, 1.0),
     )  # fmt: skip
     documents: Any = field(default=None, compare=False, repr=False)
+
+    def with_documents(self, documents: Any) -> CacheBlend:
+        return replace(self, documents=documents)
 
     def view(self, target: Target) -> Blended:
         from specdec.sparse.blend.fused_documents import FusedDocuments

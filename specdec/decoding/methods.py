@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +21,18 @@ class Methods:
     drafters: tuple[DrafterMethod, ...] = ()
 
     @classmethod
-    def of(cls, drafter: str | Callable[..., Any], view: str, given: Mapping[str, Any]) -> Methods:
+    def of(
+        cls,
+        drafter: str | Callable[..., Any],
+        view: str,
+        given: Mapping[str, Any],
+        has_documents: bool = False,
+    ) -> Methods:
         """Those of these names, each with those of the options `given` that it has a use for.
 
-        Raises InvalidArgument for unknown names, for values that are none, and for a draft model
-        that is missing or that nobody runs.
+        has_documents: the call has saved documents. Raises InvalidArgument for unknown names, for
+        values that are none, for documents that are missing, and for a draft model that is missing
+        or that nobody runs.
         """
         names = drafter_names(drafter) if isinstance(drafter, str) else []
         if view not in VIEWS:
@@ -33,9 +40,20 @@ class Methods:
         methods = cls(
             VIEWS[view].method(given), tuple(DRAFTERS[name].method(given) for name in names)
         )
+        if not has_documents:
+            methods._check_documents(names, view)
         if isinstance(drafter, str):
             methods._check_draft_model(drafter, given.get("draft_model"))
         return methods
+
+    def _check_documents(self, names: Sequence[str], view: str) -> None:
+        named = {f"drafter {name!r}": one for name, one in zip(names, self.drafters, strict=True)}
+        for what, method in {**named, f"view {view!r}": self.view}.items():
+            if method.needs_documents:
+                raise InvalidArgument(
+                    f"{what} needs saved_documents=: a list of folders that Engine.save_prompt "
+                    "wrote, which stand before the prompt"
+                )
 
     def _check_draft_model(self, names: str, model: Any) -> None:
         if model is None and any(method.needs_model for method in self.drafters):
@@ -58,16 +76,13 @@ class Methods:
         takers = [method for method in self.drafters if _takes_model(method)]
         return not takers or any(not method.own_format for method in takers)
 
-    def with_documents(self, documents: Any) -> Methods:
-        """The same, where those that need saved documents have them. Raises InvalidArgument where
-        there are none (`documents` is None)."""
-        drafters = (_with(method, documents, "drafter") for method in self.drafters)
-        return Methods(_with(self.view, documents, "view"), tuple(drafters))
-
-    def resolved(self, target: Target, tokenizer: Any) -> Methods:
-        """The same for one model: see `Method.resolved`."""
-        drafters = (method.resolved(target, tokenizer) for method in self.drafters)
-        return Methods(self.view.resolved(target, tokenizer), tuple(drafters))
+    def resolved(self, target: Target, tokenizer: Any, documents: Any = None) -> Methods:
+        """The same for one model, and for saved documents if there are any: see `Method`."""
+        drafters = (
+            method.resolved(target, tokenizer).with_documents(documents) for method in self.drafters
+        )
+        view = self.view.resolved(target, tokenizer).with_documents(documents)
+        return Methods(view, tuple(drafters))
 
     def make_drafter(self, target: Target, draft: Target | None) -> Drafter:
         """The drafter for one call; `draft` is the draft model if one is run."""
@@ -81,20 +96,6 @@ class Methods:
             return parts[0]
         combined: Drafter = COMBINED.load()(parts)
         return combined
-
-
-def _with(method: Any, documents: Any, kind: str) -> Any:
-    on = getattr(method, "on", None)
-    if on is not None:
-        return replace(method, on=_with(on, documents, kind))
-    if not method.needs_documents:
-        return method
-    if documents is None:
-        raise InvalidArgument(
-            f"{kind} 'cacheblend' needs saved_documents=: a list of folders that "
-            "Engine.save_prompt wrote, which stand before the prompt"
-        )
-    return replace(method, documents=documents)
 
 
 def _takes_model(method: DrafterMethod) -> bool:

@@ -85,12 +85,13 @@ class Request:
         given = Keywords(others)
         prompt = whole_prompt(prompt, of_prompt)
         params, own, drafting = given.params, given.own, given.drafting
-        methods = Methods.of(own["drafter"], own["view"], drafting)
+        has_documents = own.get("saved_documents") is not None
+        methods = Methods.of(own["drafter"], own["view"], drafting, has_documents)
         prompts, returns_list = read_prompts(prompt, host.tokenizer, host.target.vocab_size)
         for i, one in enumerate(prompts):
             check_prompt(one, host.target, f"prompt {i}")
             check_goes_on(one, f"prompt {i}")
-        if own.get("saved_documents") is not None:
+        if has_documents:
             documents = _documents(own, host)
             prompts = [documents.before(one) for one in prompts]
             own["saved_prompt"] = documents.parts[0]  # whose place is the one it was read at
@@ -100,9 +101,7 @@ class Request:
         return cls(
             prompts=[one.ids for one in prompts],
             contents=tuple(None if one.is_plain else one for one in prompts),
-            methods=methods.with_documents(own.get("saved_documents")).resolved(
-                host.target, host.tokenizer
-            ),
+            methods=methods.resolved(host.target, host.tokenizer, own.get("saved_documents")),
             params=params,
             options=drafting,
             tokenizer=host.tokenizer,

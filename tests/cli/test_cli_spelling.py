@@ -83,22 +83,23 @@ def test_every_setting_of_generate_is_spelled_as_in_python() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["--version"], ["--help"]])
-def test_a_full_disk_is_one_line(arguments: list[str]) -> None:
+def test_a_full_disk_is_one_line(arguments: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "specdec", *arguments],
-            stdout=full, stderr=subprocess.PIPE, text=True,
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "error: the output cannot be written: No space left on device\n"
 
 
-def test_a_closed_pipe_is_silent() -> None:
+def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "specdec", "list"], stdout=writer, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-m", "specdec", "list"],
+        stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path,
+    )  # fmt: skip
     os.close(writer)
     assert done.returncode == 1 and done.stderr == b""
 
@@ -152,9 +153,10 @@ def test_our_log_goes_where_stderr_is(folder: str) -> None:
     logging.getLogger("specdec").setLevel(logging.WARNING)
 
 
-def test_as_a_module_and_with_completion() -> None:
+def test_as_a_module_and_with_completion(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "specdec", "--version"], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-m", "specdec", "--version"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
     assert done.stdout == run("--version").stdout
     assert "--install-completion" in run("--help").stdout

@@ -6,9 +6,14 @@ import inspect
 
 import pytest
 
-from specdec import Engine, SamplingParams, hf
+from specdec import Engine, SamplingParams, hf, registry
 from specdec.decoding import keywords, options, prompt
-from specdec.decoding.call_keywords import CallKeywords, MethodKeywords, SamplingKeywords
+from specdec.decoding.call_keywords import (
+    CallKeywords,
+    MethodKeywords,
+    SamplingKeywords,
+    _written,
+)
 from specdec.errors import InvalidArgument
 from specdec.sampling import params
 
@@ -17,13 +22,25 @@ from helpers import models
 
 def test_every_option_and_setting_has_its_line() -> None:
     """A name that is new in a method or in SamplingParams is one in call_keywords.py, too."""
-    methods = options.NAMES | options.SYNONYMS.keys()
-    assert set(MethodKeywords.__annotations__) == methods
+    spelled = {**{name: name for name in registry.holders()}, **options.SYNONYMS}
+    hints = {name: _hint(option) for name, option in spelled.items()}
+    shown = {name: _written(hint) for name, hint in MethodKeywords.__annotations__.items()}
+    lines = "\n".join(f"    {name}: {hint}" for name, hint in hints.items())
+    assert shown == hints, f"the fields of MethodKeywords shall be:\n{lines}"
+    methods = set(spelled)
     assert set(SamplingKeywords.__annotations__) == params.NAMES | params.SYNONYMS.keys()
     own = set(keywords._OWN) - {"sampling_params"} | set(prompt._ENCODED)
     assert set(CallKeywords.__annotations__) == own | methods | set(
         SamplingKeywords.__annotations__
     )
+
+
+def _hint(name: str) -> str:
+    """The type of an option, as it is annotated; None leaves it to the method."""
+    hints = {one.kind.hint for one in registry.holders()[name].values()}
+    assert len(hints) == 1, (name, hints)
+    hint = hints.pop()
+    return hint if hint == "Any" else f"{hint} | None"
 
 
 @pytest.mark.parametrize("function", [Engine.generate, Engine.stream], ids=["generate", "stream"])
@@ -45,8 +62,10 @@ def test_the_defaults_that_are_shown_may_be_given() -> None:
     del given["n"]  # which is num_return_sequences
     out = engine.generate([1, 2], **{**given, "max_new_tokens": 3})
     assert len(out.token_ids) == 3  # type: ignore[union-attr]
-    with pytest.raises(InvalidArgument, match="no use for budget=.*drafters that have: .*'quest'"):
-        engine.generate([1, 2], drafter="ngram", budget=512)
+    with pytest.raises(
+        InvalidArgument, match="no use for label_bits=.*that have: .*'double-sparsity'"
+    ):
+        engine.generate([1, 2], drafter="ngram", label_bits=shown["label_bits"].default)
 
 
 def test_other_faces_show_theirs() -> None:
