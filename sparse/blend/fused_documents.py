@@ -39,9 +39,9 @@ class FusedDocuments:
 
     Departures: passes are of an unmodified model, so the chosen tokens begin at its first layer
     again (their keys and values there are the same), and filtering ends after two layers, as the
-    paper's released code does after one. The code there looks at values alone; the paper, and this,
-    at both. Files are read before passes begin, not layer by layer beside them. The text after the
-    documents is read as any prompt is, over what this holds.
+    code of LMCache does after one. That looks at keys alone; the paper, and this, at both. Files
+    are read before passes begin, not layer by layer beside them. The text after the documents is
+    read as any prompt is, over what this holds.
 
     Made once and held for a call, on the target's device. share: from 0 to 1; with 1 all is exact.
     Raises UnsupportedModel for a model whose keys cannot be moved.

@@ -18,7 +18,7 @@ class CacheBlend(ViewMethod):
     """Reads every key there is, of documents that were read apart.
 
     documents: the `SavedDocuments` of the call, which are no option of their own. The default of
-    recomputed_share is that of the paper's section 5.1 and its released code.
+    recomputed_share is the paper's.
     """
 
     paper = "2405.16444"
