@@ -49,8 +49,13 @@ class Method:
     `sink: int = 4`. None stands for the default.
 
     needs_documents: it can do nothing in a call without saved documents.
+    Of a KV method, for lists: paper, an arXiv id, or a few words where there is none; family, what
+    kind of method it is; keeps, what a pass reads, or what is kept beside the cache.
     """
 
+    paper: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    keeps: ClassVar[str] = ""
     needs_documents: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -103,15 +108,7 @@ def _fields(cls: type) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class ViewMethod(Method):
-    """A view by name. It drafts, too: `drafts.methods.self_draft`.
-
-    paper: arXiv id, or a few words where there is none. family: what kind of method it is. keeps:
-    what a pass reads, or what is kept beside the cache.
-    """
-
-    paper: ClassVar[str] = ""
-    family: ClassVar[str] = ""
-    keeps: ClassVar[str] = ""
+    """A view by name. It drafts, too: `drafts.methods.self_draft`."""
 
     def view(self, target: Any) -> Any:
         """The view for a target (`forward.forward_pass.View`)."""

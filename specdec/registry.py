@@ -315,6 +315,12 @@ def read_option(name: str, text: str) -> Any:
     return value
 
 
+def kv_methods() -> dict[str, Named]:
+    """The KV methods by name: those that name a paper. Most are views, too."""
+    both = {**VIEWS, **{name: x for name, x in DRAFTERS.items() if name not in VIEWS}}
+    return {name: entry for name, entry in both.items() if entry.load().paper}
+
+
 def page_views() -> list[str]:
     """The views that read a number of tokens which can be chosen: those with a `budget`."""
     return [name for name, view in VIEWS.items() if "budget" in view.options]

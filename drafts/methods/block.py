@@ -13,6 +13,10 @@ from specdec.option_kinds import Whole
 class BlockOptions(DraftModel):
     """Its `draft_model` is a folder with a Block Transformer."""
 
+    paper = "2406.02657"
+    family = "trained drafter"
+    keeps = "a state for each block of tokens, and the tokens of one block"
+
     path = "specdec.drafts.block.drafter:BlockDrafter"
     needs_model = True
     own_format = True

@@ -12,5 +12,9 @@ from specdec.drafts.methods.tree_size import GrownTree
 class LongSpecOptions(DraftModel, GrownTree):
     """Its `draft_model` is a checkpoint of `specdec train-drafter`."""
 
+    paper = "2502.17421"
+    family = "trained drafter"
+    keeps = "the target's own keys and values, and a window of its own"
+
     path = "specdec.drafts.longspec.drafter:LongSpec"
     own_format = True

@@ -27,6 +27,8 @@ class TriForce(DraftWeights, ModelOptions, NGramOptions, TriForceChunks):
     The innermost is `draft_model` with a streaming cache if there is one, else n-grams.
     """
 
+    family = "hierarchy"
+    keeps = "as triforce-chunks, under a drafter with less"
     needs_model = False
 
     def drafter(self, target: Target) -> Speculative:
