@@ -15,8 +15,8 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
 from specdec.sampling.tree import TokenTree
-from specdec.sparse import head_budgets
 from specdec.sparse.asks import LayerAsk
+from specdec.sparse.budgets import adaptive_heads
 from specdec.sparse.budgets.adaptive_heads import AdaptiveHeads
 from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.residues.neighbour_means import NeighbourMeans
@@ -66,7 +66,7 @@ def test_heads_read_different_numbers_of_pages_and_the_text_is_the_same(monkeypa
             seen.append(super().counts(score, count, layer))
             return seen[-1]
 
-    monkeypatch.setattr(head_budgets, "AdaptiveHeads", Noting)
+    monkeypatch.setattr(adaptive_heads, "AdaptiveHeads", Noting)
     got = engine.generate(prompt, drafter="ada-snapkv", **options)
     assert got.token_ids == want.token_ids
     assert any(len(set(counts.tolist())) > 1 for counts in seen)

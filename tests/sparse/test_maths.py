@@ -112,5 +112,5 @@ def test_a_rotation_that_is_not_found_is_refused():
     target = Engine(models.build("llama")).target
     target.model.base_model.turning = target.model.base_model.rotary_emb
     del target.model.base_model.rotary_emb
-    with pytest.raises(UnsupportedModel, match="before their rotation"):
+    with pytest.raises(UnsupportedModel, match="how keys are rotated"):
         KeyRotation.of(target, "cskv")

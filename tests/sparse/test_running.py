@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants
+from specdec.drafts.methods.self_draft import SelfDraftOptions
 from specdec.drafts.self_draft import SelfDraft
 from specdec.forward.full_view import FullView
+from specdec.method import ViewMethod
 from specdec.model.target import Target
 from specdec.offload.kv_memory import KVMemory, Sizes
 from specdec.sparse.importances.accumulated import AccumulatedMass
+from specdec.sparse.importances.base import StepScorer
 from specdec.sparse.importances.ledger import Ledger
 from specdec.sparse.importances.recurrence import Recurrence
 from specdec.sparse.importances.running import Running
@@ -94,11 +98,19 @@ def view_of(name="x", **how):
     return SparseView(name, sharing=Sharing(), **how)
 
 
-def drafter_of(view):
+@dataclass(frozen=True)
+class ByStep(ViewMethod):
+    """A view by the statistics of a step scorer, and nothing else."""
+
+    step: StepScorer | None = None
+
+    def view(self, target):
+        return view_of(importance=Running(self.step))
+
+
+def drafter_of(method):
     def make(target, options):
-        drafter = SelfDraft("snapkv", target, options)
-        drafter.view, drafter.wants, drafter.name = view, Wants.of_view(view), view.name
-        return drafter
+        return SelfDraft(target, SelfDraftOptions(options.num_draft_tokens, on=method))
 
     return make
 
@@ -114,7 +126,7 @@ def test_a_view_by_them_leaves_the_text_as_it_is(dtype, where):
     if where == "disk":
         engine.target.kv_memory = KVMemory("disk", sizes=Sizes(32, 16, 1024, 1 << 12))
     for step in STEPS:
-        draft = drafter_of(view_of(importance=Running(step)))
+        draft = drafter_of(ByStep(step))
         got = engine.generate(prompts, drafter=draft, num_draft_tokens=4, **how)
         assert [x.token_ids for x in got] == [x.token_ids for x in want]
         reads = got[0].stats.reads["x"]

@@ -10,10 +10,8 @@ import torch
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants
-from specdec.decoding.options import DraftOptions
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
-from specdec.registry import VIEWS
 from specdec.sparse.importances.key_tokens import KeyTokens
 from specdec.sparse.importances.ledger import Ledger
 from specdec.sparse.methods.critic import CRITIC
@@ -103,7 +101,7 @@ def test_lazy_eviction_chooses_when_a_window_is_written(run):
     view = LazyEviction(budget=60, recent=20).view(run.target)
     assert view.trigger == EveryTokens(20)
     assert LazyEviction(refresh="pass").view(run.target).refresh == "pass"
-    assert VIEWS["lazy-eviction"].load()(run.target, DraftOptions(refresh=3)).refresh == 3
+    assert LazyEviction(refresh=3).view(run.target).refresh == 3
 
 
 def test_critic_reads_by_attention_and_entropy(run):
