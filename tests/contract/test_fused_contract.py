@@ -17,6 +17,7 @@ import torch
 
 from helpers import hostile, models
 from helpers.matrix import crossed
+from helpers.methods import METHODS, as_a_tree, logits_of_passes, smallest
 
 pytest.importorskip("numba", reason="numba is not installed")
 
@@ -230,6 +231,21 @@ def test_views_that_know_their_reads(fused, name):
     else:  # the first pass chooses, where the prompt's queries did not
         assert min(calls[1:]) >= runs
     assert models[0].reads(0) == models[1].reads(0)
+
+
+@crossed(together=1, indirect=["fused"], method=METHODS, fused=MODELS)
+def test_every_method_reads_what_it_reads_layer_by_layer(fused, method):
+    """The logits of all passes, target's and drafts', in every bit: ragged rows, chains, trees."""
+    prompts = [[(7 * i * i + i) % 37 for i in range(n)] for n in (110, 95, 5)]
+    options = {**smallest(method, fused.engine), "drafter": method, "max_new_tokens": 8}
+    found = []
+    for through in (FusedRun.through, lambda *_: None):
+        with patch.object(FusedRun, "through", through), logits_of_passes() as seen:
+            fused.engine.generate(prompts, **options)
+            fused.engine.generate(prompts[0], **options, **as_a_tree(method))
+        found.append(seen)
+    for together, one_by_one in zip(*found, strict=True):
+        assert torch.equal(together, one_by_one)
 
 
 @pytest.mark.parametrize("mode", MODES)
