@@ -11,7 +11,7 @@ from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments
 from specdec.forward.plan import LayerPlan, Selection
-from specdec.kernels.linear.decoder_run import Choosing
+from specdec.kernels.linear.decoder_run import PendingSelection
 from specdec.sparse.page_index import PageIndex
 from specdec.sparse.policy import Policy
 from specdec.sparse.selecting import select, settings
@@ -51,7 +51,7 @@ class LayerAsk:
         known = state.selections.get(key)
         return self.policy.is_due(known, state, x.sequence, x.round, x.lengths, q, before)
 
-    def promise(self) -> tuple[LayerPlan, Choosing] | None:
+    def promise(self) -> tuple[LayerPlan, PendingSelection] | None:
         """The plan with pages that are still to be filled, and how a kernel fills them.
 
         None where other queries select than the layer's own, or more than a product with them and
@@ -61,13 +61,13 @@ class LayerAsk:
         segments = self.pass_.segments(self.layer)
         if len(segments) > 1:
             return None
-        made = self._choosing(segments[0])
+        made = self._pending(segments[0])
         if made is None:
             return None
         key = segments[0].sequence, self.layer
         self._before = self.pass_.state.selections.get(key)
-        self.pass_.state.selections[key], choosing = made
-        return self.standing(self.pass_, self.layer, segments), choosing
+        self.pass_.state.selections[key], pending = made
+        return self.standing(self.pass_, self.layer, segments), pending
 
     def withdraw(self) -> None:
         """What stood before stands again."""
@@ -76,7 +76,7 @@ class LayerAsk:
         if self._before is not None:
             self.pass_.state.selections[key] = self._before
 
-    def _choosing(self, x: Segments) -> tuple[Selection, Choosing] | None:
+    def _pending(self, x: Segments) -> tuple[Selection, PendingSelection] | None:
         policy, layer = self.policy, self.layer
         level, row, length = self.pass_.store.levels[0], x.rows[0], x.lengths[0]
         index, keys = PageIndex.of(level, layer, row, policy.scorer), level.k[layer]
@@ -94,9 +94,9 @@ class LayerAsk:
         how = settings(policy, x, pages, policy.limit(x.total))
         chosen = torch.zeros(keys.shape[1], how.pop("count"), dtype=torch.int64)
         summary = index.summary[:, :pages].flatten(2)
-        choosing = Choosing(
+        pending = PendingSelection(
             summary, chosen.numpy()[None], question[1], votes=policy.votes, pool=policy.pool,
             all_heads=policy.sharing.all_heads, **how,
         )  # fmt: skip
         size = policy.page_size
-        return Selection(x.round, chosen, (pages * size,), size), choosing
+        return Selection(x.round, chosen, (pages * size,), size), pending

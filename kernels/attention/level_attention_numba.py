@@ -25,8 +25,8 @@ from specdec.kernels.attention.level_attention_tasks import (
     READ,
     merged,
     partials,
-    places_of,
     plan,
+    row_offsets,
 )
 from specdec.kernels.attention.level_attention_tiles import ACROSS
 from specdec.kernels.cpu.array_pointers import (
@@ -35,9 +35,9 @@ from specdec.kernels.cpu.array_pointers import (
     ROWS,
     VALUES,
     floats_at,
-    places_of_levels,
+    pointers_of_levels,
 )
-from specdec.kernels.cpu.function_pointers import address_of, far_call
+from specdec.kernels.cpu.function_pointers import address_of, call_pointer
 from specdec.kernels.cpu.jit import OPTIONS, njit, num_threads
 from specdec.kernels.cpu.simd_types import LANES
 from specdec.kernels.cpu.work_stealing import next_piece, num_shares, shares
@@ -91,7 +91,7 @@ def _run(
     width = across(dim // LANES)
     result: tuple[NDArray[Any], NDArray[Any]] = attention(
         q.contiguous().numpy().reshape(-1),
-        places_of_levels(levels),
+        pointers_of_levels(levels),
         (batch, heads, levels[0][0].shape[1], nodes, dim),
         *fields_of(reads),
         np.float32(scale),
@@ -130,7 +130,7 @@ def attention(
 ):  # fmt: skip
     """Attention of `q[B, heads, nodes, dim]` over `reads` of the levels, flat.
 
-    levels: `places_of_levels`. shape: (B, heads, kv_heads, nodes, dim).
+    levels: `pointers_of_levels`. shape: (B, heads, kv_heads, nodes, dim).
     reads, members, anc, bounds, pages, page_size, biases: fields of `Reads`.
     softcap 0 is none; sinks `[heads]` or empty; threads that the work is cut for; part: `part_at`
     the width. Returns o as q and the lse.
@@ -138,8 +138,8 @@ def attention(
     _, heads, kv_heads, nodes, dim = shape
     tasks = plan(reads, pages, page_size, kv_heads, threads)
     count = len(tasks)
-    places = places_of(tasks, reads, nodes * (heads // kv_heads))
-    o, top, total = partials(places[count], dim)
+    offsets = row_offsets(tasks, reads, nodes * (heads // kv_heads))
+    o, top, total = partials(offsets[count], dim)
     todo = shares(count)
     for thread in prange(num_shares(todo)):
         while True:
@@ -151,11 +151,11 @@ def attention(
             level = levels[read[LEVEL]]
             size = level[ROWS] * kv_heads * level[CAPACITY] * dim
             bound = bounds[i] if bounds.size else bounds[:0].reshape(-1)
-            at, to = places[t], places[t + 1]
+            at, to = offsets[t], offsets[t + 1]
             given = (
                 q, floats_at(level[KEYS], size), floats_at(level[VALUES], size), level[CAPACITY],
                 shape, read, tasks[t], members, anc, bound, pages, page_size, biases, scale,
                 softcap, o[at * dim : to * dim], top[at:to], total[at * LANES : to * LANES], width,
             )  # fmt: skip
-            far_call(attend_part, part, given)
-    return merged(o, top, total, shape, reads, members, tasks, places, sinks)
+            call_pointer(attend_part, part, given)
+    return merged(o, top, total, shape, reads, members, tasks, offsets, sinks)

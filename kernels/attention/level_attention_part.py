@@ -77,7 +77,7 @@ def attend_part(
                 hide(scores, block, size, read, members, anc, bound, r, shape, softcap)
         if read[PAGED] < 0:
             add_bias(scores, rows, block, size, biases[-read[PAGED] - 1, task[HEAD]])
-        take_up(scores, rows, dim, o, top, total)
+        update_softmax(scores, rows, dim, o, top, total)
         for r in range(0, rows, len(TILE)):
             turn = turn_of(r // len(TILE), rows)
             share = ahead[r // len(TILE) * BLOCK >> turn :]
@@ -107,7 +107,7 @@ def paged_slots(pages, page_size, start, end, length):
     slots = np.empty(max(0, end - start), np.int64)
     n = 0
     for i in range(start, end):
-        simd.one_by_one()
+        simd.no_unroll()
         page = pages[i // page_size]
         slot = page * page_size + i % page_size
         if page >= 0 and slot < length:
@@ -131,16 +131,16 @@ def hide(scores, block, size, read, members, anc, bound, r, shape, softcap):
     _, heads, kv_heads, nodes, _ = shape
     at = r * BLOCK
     for c in range(at + size, at + BLOCK):
-        simd.one_by_one()
+        simd.no_unroll()
         scores[c] = -np.inf
     if softcap > 0:
         for c in range(at, at + size):
-            simd.one_by_one()
+            simd.no_unroll()
             scores[c] = softcap * math.tanh(scores[c] / softcap)
     if bound.size:
         first = bound[r // (nodes * (heads // kv_heads)) * nodes + r % nodes]
         for c in range(min(size, max(0, first - block))):
-            simd.one_by_one()
+            simd.no_unroll()
             scores[at + c] = -np.inf
     if read[TAIL]:
         words = anc[members[read[FIRST]], r % nodes]
@@ -155,12 +155,12 @@ def add_bias(scores, rows, block, size, bias):
     """Add a number to the scores of each key of a block, for all queries."""
     for r in range(rows):
         for c in range(size):
-            simd.one_by_one()
+            simd.no_unroll()
             scores[r * BLOCK + c] += bias[block + c]
 
 
 @inner
-def take_up(scores, rows, dim, o, top, total):
+def update_softmax(scores, rows, dim, o, top, total):
     """Turn lines of scores into weights in place, relative to the new running maxima."""
     for r in range(rows):
         line = simd_memory.load(scores, r * BLOCK, ACROSS)

@@ -24,7 +24,7 @@ def plan(reads, pages, page_size, kv_heads, threads):
     starts, ends = np.empty(len(reads), np.int64), np.empty(len(reads), np.int64)
     pieces = np.ones(len(reads), np.int64)
     for i in range(len(reads)):
-        simd.one_by_one()
+        simd.no_unroll()
         if reads[i, PAGED] > 0:
             starts[i], ends[i] = 0, pages.shape[2] * page_size
         else:
@@ -36,7 +36,7 @@ def plan(reads, pages, page_size, kv_heads, threads):
         size = -(-(ends[i] - starts[i]) // pieces[i])
         for head in range(kv_heads):
             for piece in range(pieces[i]):
-                simd.one_by_one()
+                simd.no_unroll()
                 out[t, READ], out[t, HEAD] = i, head
                 out[t, FROM] = starts[i] + piece * size
                 out[t, TO] = min(ends[i], starts[i] + (piece + 1) * size)
@@ -51,13 +51,13 @@ def padded(rows):
 
 
 @inner
-def places_of(tasks, reads, queries):
+def row_offsets(tasks, reads, queries):
     """Where each task's packed rows begin, and in the end how many there are."""
-    places = np.zeros(len(tasks) + 1, np.int64)
+    offsets = np.zeros(len(tasks) + 1, np.int64)
     for t in range(len(tasks)):
-        simd.one_by_one()
-        places[t + 1] = places[t] + padded(reads[tasks[t, READ], COUNT] * queries)
-    return places
+        simd.no_unroll()
+        offsets[t + 1] = offsets[t] + padded(reads[tasks[t, READ], COUNT] * queries)
+    return offsets
 
 
 @inner
@@ -71,7 +71,7 @@ def partials(rows, dim):
 
 
 @inner
-def merged(o, top, total, shape, reads, members, tasks, places, sinks):
+def merged(o, top, total, shape, reads, members, tasks, offsets, sinks):
     """The partials of all tasks as one output and its lse; a query that saw no key gets 0, -inf."""
     batch, heads, kv_heads, nodes, dim = shape
     group = heads // kv_heads
@@ -80,13 +80,13 @@ def merged(o, top, total, shape, reads, members, tasks, places, sinks):
     out = np.zeros(batch * heads * nodes * dim, np.float32)
     if sinks.size:
         for i in range(best.size):
-            simd.one_by_one()
+            simd.no_unroll()
             best[i] = sinks[i // nodes % heads]
             weight[i] = 1
     for t in range(len(tasks)):
         read, head = reads[tasks[t, READ]], tasks[t, HEAD]
         for r in range(read[COUNT] * nodes * group):
-            part = places[t] + r
+            part = offsets[t] + r
             mass = simd_lanes.sum_lanes(simd_memory.load(total, part * LANES, 1))
             if mass == 0:
                 continue

@@ -109,5 +109,5 @@ def prefetch_block(keys, values, where, size, dim):
 def prefetch_lines(array, at, count):
     """Prefetch `count` cache lines from `array[at]` on."""
     for i in range(count):
-        simd.one_by_one()
+        simd.no_unroll()
         simd_memory.prefetch(array, at + i * LINE)

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from specdec.kernels.attention.level_attention import NO_BOUNDS, NO_PAGES, NO_STAGED
 from specdec.kernels.attention.level_attention_numba import NO_SINKS, across
-from specdec.kernels.attention.level_attention_part import hide, locate, packed_queries, take_up
+from specdec.kernels.attention.level_attention_part import (
+    hide,
+    locate,
+    packed_queries,
+    update_softmax,
+)
 from specdec.kernels.attention.level_attention_tasks import (
     COUNT,
     FROM,
@@ -24,8 +29,8 @@ from specdec.kernels.attention.level_attention_tasks import (
     merged,
     padded,
     partials,
-    places_of,
     plan,
+    row_offsets,
 )
 from specdec.kernels.attention.level_attention_tiles import (
     BLOCK,
@@ -94,15 +99,15 @@ def _attention(q, kv, shape, layout, reads, members, scale, softcap, threads, wi
     _, heads, kv_heads, nodes, dim = shape
     tasks = plan(reads, NO_PAGES, 1, kv_heads, threads)
     count = len(tasks)
-    places = places_of(tasks, reads, nodes * (heads // kv_heads))
-    o, top, total = partials(places[count], dim)
+    offsets = row_offsets(tasks, reads, nodes * (heads // kv_heads))
+    o, top, total = partials(offsets[count], dim)
     for t in prange(count):
-        at, to = places[t], places[t + 1]
+        at, to = offsets[t], offsets[t + 1]
         _attend_part(
             q, kv, shape, layout, reads[tasks[t, READ]], tasks[t], members, scale, softcap,
             o[at * dim : to * dim], top[at:to], total[at * LANES : to * LANES], width,
         )  # fmt: skip
-    return merged(o, top, total, shape, reads, members, tasks, places, NO_SINKS)
+    return merged(o, top, total, shape, reads, members, tasks, offsets, NO_SINKS)
 
 
 @inner
@@ -135,7 +140,7 @@ def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, t
             score(columns, packed, r, dim, scores, numbers, here, NEVER, 0)
         for r in range(rows):
             hide(scores, block, size, read, members, NO_STAGED, NO_BOUND, r, shape, softcap)
-        take_up(scores, rows, dim, o, top, total)
+        update_softmax(scores, rows, dim, o, top, total)
         parts = dim // value_group
         for c in range(size):
             token = first + block + c

@@ -20,21 +20,21 @@ from torch import Tensor
 
 from specdec.kernels.cpu.simd_types import I64, types
 
-KEYS, VALUES, ROWS, CAPACITY = range(4)  # columns of `places_of_levels`
+KEYS, VALUES, ROWS, CAPACITY = range(4)  # columns of `pointers_of_levels`
 
 
-def places_of_levels(levels: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.int64]:
+def pointers_of_levels(levels: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.int64]:
     """`int64[levels, 4]`: addresses of contiguous keys and values `[rows, Hkv, capacity, D]`, rows
     and capacity."""
     rows = [(k.data_ptr(), v.data_ptr(), k.shape[0], k.shape[2]) for k, v in levels]
     return np.array(rows, np.int64)
 
 
-def places_of_arrays(nested: Sequence[Any]) -> NDArray[np.int64]:
-    """`int64[tuples, arrays]`: where the arrays of nested tuples are, in order, for `moved`."""
+def pointers_of_arrays(nested: Sequence[Any]) -> NDArray[np.int64]:
+    """`int64[tuples, arrays]`: where the arrays of nested tuples are, in order, for `rebind`."""
     each = {id(one): one for one in nested}  # layers that read the same are asked once
-    places = {key: [x.ctypes.data for x in _arrays(one)] for key, one in each.items()}
-    return np.array([places[id(one)] for one in nested], np.int64)
+    pointers = {key: [x.ctypes.data for x in _arrays(one)] for key, one in each.items()}
+    return np.array([pointers[id(one)] for one in nested], np.int64)
 
 
 def _arrays(nested: Any) -> Iterator[NDArray[Any]]:
@@ -60,12 +60,12 @@ def floats_at(typing: Any, address: Any, size: Any) -> Any:
 
 
 @intrinsic
-def moved(typing: Any, like: Any, places: Any, at: Any) -> Any:
-    """Nested tuples as `like`, whose arrays, shaped as there, are at `places[at], ...` in order."""
+def rebind(typing: Any, like: Any, pointers: Any, at: Any) -> Any:
+    """Nested tuples as `like`, whose arrays, shaped as there, are at `pointers[at:]` in order."""
 
     def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        places_kind = signature.args[1]
-        table = context.make_array(places_kind)(context, b, args[1]).data
+        table_kind = signature.args[1]
+        table = context.make_array(table_kind)(context, b, args[1]).data
         taken = iter(range(1 << 30))
 
         def rebuilt(kind: Any, value: Any) -> Any:
@@ -76,12 +76,12 @@ def moved(typing: Any, like: Any, places: Any, at: Any) -> Any:
             if not isinstance(kind, types.Array):
                 return value
             array = context.make_array(kind)(context, b, value)
-            place = b.load(b.gep(table, [b.add(args[2], I64(next(taken)))]))
-            array.data = b.inttoptr(place, array.data.type)
+            pointer = b.load(b.gep(table, [b.add(args[2], I64(next(taken)))]))
+            array.data = b.inttoptr(pointer, array.data.type)
             array.meminfo = ir.Constant(array.meminfo.type, None)  # nobody's to count
             array.parent = ir.Constant(array.parent.type, None)
             return array._getvalue()
 
         return rebuilt(like, args[0])
 
-    return like(like, places, types.int64), emit
+    return like(like, pointers, types.int64), emit

@@ -31,7 +31,7 @@ def address_of(function: Any, *args: Any) -> int:
 
 
 @intrinsic
-def far_call(typing: Any, function: Any, address: Any, args: Any) -> Any:
+def call_pointer(typing: Any, function: Any, address: Any, args: Any) -> Any:
     """`function(*args)`, at the `address_of` it for arguments like these."""
     called = function.get_call_type(typing, tuple(map(_exact, args.types)), {})
 
@@ -55,5 +55,7 @@ def _exact(kind: Any) -> Any:
     if isinstance(kind, types.Integer):
         return types.int64
     if isinstance(kind, types.Array) and not (kind.layout == "C" and kind.mutable):
-        raise TypingError(f"a far call takes contiguous arrays that may be written to, not {kind}")
+        raise TypingError(
+            f"a call by address takes contiguous arrays that may be written to, not {kind}"
+        )
     return kind

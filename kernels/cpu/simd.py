@@ -27,7 +27,7 @@ from specdec.kernels.cpu.simd_types import (
 
 
 @intrinsic
-def one_by_one(typing: Any) -> Any:
+def no_unroll(typing: Any) -> Any:
     """Say in a loop over leftovers that LLVM is not to unroll it or make vectors of it, which would
     take longer to compile than all that the loop ever does."""
 
@@ -39,7 +39,7 @@ def one_by_one(typing: Any) -> Any:
 
 
 @intrinsic
-def kept_apart(typing: Any) -> Any:
+def noinline(typing: Any) -> Any:
     """Keeps LLVM from inlining the function that says this, so that it has all registers."""
 
     def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
@@ -101,7 +101,7 @@ def columns_fma(typing: Any, acc: Any, w: Any, rows: Any, x: Any, at: Any, strid
 
 
 @intrinsic
-def beside(typing: Any, left: Any, right: Any, rows: Any) -> Any:
+def hstack(typing: Any, left: Any, right: Any, rows: Any) -> Any:
     """The accumulators of two neighbouring parts of `len(rows)` rows, as those of whole rows."""
     kind = types.UniTuple(floats, len(left) + len(right))
     height = len(rows)

@@ -34,7 +34,7 @@ def shares(count):
     threads = _threads()
     out = np.empty(threads * LINE, np.int64)
     for thread in range(threads):
-        simd.one_by_one()
+        simd.no_unroll()
         out[thread * LINE] = thread * count // threads
     return out
 
@@ -50,7 +50,7 @@ def next_piece(shares, thread, count):
     """A piece of work that nobody has taken yet, taken for a thread; -1 when there is none left."""
     threads = num_shares(shares)
     for k in range(threads):
-        simd.one_by_one()
+        simd.no_unroll()
         owner = (thread + k) % threads
         end = (owner + 1) * count // threads
         if shares[owner * LINE] < end:

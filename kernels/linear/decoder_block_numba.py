@@ -12,7 +12,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from specdec.kernels.cpu.function_pointers import far_call
+from specdec.kernels.cpu.function_pointers import call_pointer
 from specdec.kernels.cpu.jit import OPTIONS, njit, num_threads, tile_height
 from specdec.kernels.cpu.work_stealing import num_shares, shares
 from specdec.kernels.linear.decoder_block import AttentionInputs, LayerOutput
@@ -96,7 +96,7 @@ def make_inputs(
     h = normed(x, n, rows, norm, eps, hidden)
     (prepare_q, product_q, share_q), (prepare_k, product_k, share_k), v_calls = calls
     prepare_v, product_v, share_v = v_calls
-    h_q, sums_q = far_call(prepare, prepare_q, (wq, h, rows, hidden))
+    h_q, sums_q = call_pointer(prepare, prepare_q, (wq, h, rows, hidden))
     h_k, sums_k = prepared_again(wk, h, rows, hidden, prepare_k, wq, (h_q, sums_q))
     h_v, sums_v = prepared_again(wv, h, rows, hidden, prepare_v, wk, (h_k, sums_k))
     q_size, kv_size = heads * dim, kv_heads * dim
@@ -107,11 +107,11 @@ def make_inputs(
     q_todo, k_todo, v_todo = shares(q_panels), shares(kv_panels), shares(kv_panels)
     for t in prange(num_shares(q_todo)):
         given = q_todo, t, q_panels, q, wq, h_q, sums_q, bias_q, n, hidden, q_size, product_q
-        far_call(share, share_q, given)
+        call_pointer(share, share_q, given)
         given_k = k_todo, t, kv_panels, k, wk, h_k, sums_k, bias_k, n, hidden, kv_size, product_k
-        far_call(share, share_k, given_k)
+        call_pointer(share, share_k, given_k)
         given_v = v_todo, t, kv_panels, v, wv, h_v, sums_v, bias_v, n, hidden, kv_size, product_v
-        far_call(share, share_v, given_v)
+        call_pointer(share, share_v, given_v)
     return (
         heads_apart(q, n, nodes, heads, dim, head_norms[0], head_eps[0], cos, sin),
         heads_apart(k, n, nodes, kv_heads, dim, head_norms[1], head_eps[1], cos, sin),
@@ -155,17 +155,17 @@ def make_output(
     bias_g, bias_u, bias_d = biases
     rows = (n + height - 1) // height * height
     a = heads_together(o, n, rows, nodes, heads, dim)
-    a_o, sums_o = far_call(prepare, prepare_o, (wo, a, rows, heads * dim))
+    a_o, sums_o = call_pointer(prepare, prepare_o, (wo, a, rows, heads * dim))
     y = np.empty(n * hidden, np.float32)
     panels, wide_panels = (hidden + PANEL - 1) // PANEL, (wide + PANEL - 1) // PANEL
     todo = shares(panels)
     for t in prange(num_shares(todo)):
         given = todo, t, panels, y, wo, a_o, sums_o, o_bias, n, heads * dim, hidden, product_o
-        far_call(share, share_o, given)
+        call_pointer(share, share_o, given)
 
     add_residual(y, x, n, hidden, post_norm, epsilons[0])
     h = normed(y, n, rows, mlp_norm, epsilons[1], hidden)
-    h_g, sums_g = far_call(prepare, prepare_g, (wg, h, rows, hidden))
+    h_g, sums_g = call_pointer(prepare, prepare_g, (wg, h, rows, hidden))
     h_u, sums_u = prepared_again(wu, h, rows, hidden, prepare_u, wg, (h_g, sums_g))
     m = zeroed(rows * wide)
     todo_m = shares(wide_panels)
@@ -174,13 +174,13 @@ def make_output(
             todo_m, t, wide_panels, m, (wg, wu), (h_g, h_u), (sums_g, sums_u), (bias_g, bias_u),
             n, hidden, wide, activation, (product_g, product_u),
         )  # fmt: skip
-        far_call(gated, gated_at, given_m)
+        call_pointer(gated, gated_at, given_m)
 
-    m_d, sums_d = far_call(prepare, prepare_d, (wd, m, rows, wide))
+    m_d, sums_d = call_pointer(prepare, prepare_d, (wd, m, rows, wide))
     out = np.empty(n * hidden, np.float32)
     todo_d = shares(panels)
     for t in prange(num_shares(todo_d)):
         given_d = todo_d, t, panels, out, wd, m_d, sums_d, bias_d, n, wide, hidden, product_d
-        far_call(share, share_d, given_d)
+        call_pointer(share, share_d, given_d)
     add_residual(out, y, n, hidden, mlp_post_norm, epsilons[2])
     return out

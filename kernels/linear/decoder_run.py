@@ -43,7 +43,7 @@ class Staging:
 
 
 @dataclass(frozen=True, eq=False)
-class Choosing:
+class PendingSelection:
     """Pages that a layer chooses by its own queries, for itself and others that read them.
 
     index: `[Hkv, P, W]`; signed, votes, pool, all_heads, first, last: see `select_by_index`, whose
@@ -87,7 +87,7 @@ def decoder_run(
     levels: Sequence[Sequence[tuple[Tensor, Tensor]]],
     staging: Staging,
     reads: Sequence[Reads],
-    choosing: Sequence[Choosing | None],
+    pending: Sequence[PendingSelection | None],
     *,
     scale: float,
     softcap: float | None = None,
@@ -96,10 +96,10 @@ def decoder_run(
     all layers are staged in place.
 
     cos, sin: see `attention_inputs`. levels, reads: see `level_attention`, one for each layer;
-    tables and all but the pages are those of the first. choosing: what a layer, of a pass over one
+    tables and all but the pages are those of the first. pending: what a layer, of a pass over one
     sequence, chooses before it attends; settings and sizes are those of the first that does.
     """
-    for block, pairs, read, choice in zip(run.blocks, levels, reads, choosing, strict=True):
+    for block, pairs, read, choice in zip(run.blocks, levels, reads, pending, strict=True):
         inputs, output = block
         q, k, v = attention_inputs.plain(x, inputs, cos, sin)
         stage_kv.plain(*pairs[-1], k, v, staging.length, staging.rows, at=staging.at)

@@ -29,16 +29,16 @@ from specdec.kernels.cpu.array_pointers import (
     ROWS,
     VALUES,
     floats_at,
-    moved,
-    places_of_arrays,
-    places_of_levels,
+    pointers_of_arrays,
+    pointers_of_levels,
+    rebind,
 )
-from specdec.kernels.cpu.function_pointers import address_of, far_call
+from specdec.kernels.cpu.function_pointers import address_of, call_pointer
 from specdec.kernels.cpu.jit import SERIAL, njit, num_threads, tile_height
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.cpu.simd_types import LANES
 from specdec.kernels.linear.decoder_block_numba import make_inputs, make_output
-from specdec.kernels.linear.decoder_run import Choosing, Run, Staging
+from specdec.kernels.linear.decoder_run import PendingSelection, Run, Staging
 from specdec.kernels.linear.layer_arguments_numba import (
     input_calls,
     input_weights,
@@ -57,7 +57,7 @@ class _Layers(NamedTuple):
 
     inputs: tuple[Any, ...]
     output: tuple[Any, ...]
-    places: NDArray[np.int64]
+    pointers: NDArray[np.int64]
     num_input_arrays: int
     kept: list[tuple[Any, ...]]  # all weights, alive as long as their addresses are used
     kernels: tuple[int, ...]  # of `_kernels`
@@ -72,7 +72,7 @@ def decoder_run(
     levels: Sequence[Sequence[tuple[Tensor, Tensor]]],
     staging: Staging,
     reads: Sequence[Reads],
-    choosing: Sequence[Choosing | None],
+    pending: Sequence[PendingSelection | None],
     *,
     scale: float,
     softcap: float | None = None,
@@ -86,7 +86,7 @@ def decoder_run(
     if len(cos) != batch:
         cos, sin = (t.expand(batch, -1, -1).contiguous() for t in (cos, sin))
     first = reads[0]
-    indices = [None if choice is None else flattened(choice.index) for choice in choosing]
+    indices = [None if choice is None else flattened(choice.index) for choice in pending]
     height, width = tile_height(rows), across(dim // LANES)
     out_shape = hidden, heads, dim, output.gate.weight.outputs
     if height not in layers.calls:
@@ -96,49 +96,51 @@ def decoder_run(
         x.numpy().reshape(-1),
         (batch, nodes),
         (layers.inputs[:-1], layers.output),
-        layers.places,
+        layers.pointers,
         layers.num_input_arrays,
         cos.numpy().reshape(-1),
         sin.numpy().reshape(-1),
         (in_shape, out_shape),
         height,
         layers.calls[height],
-        places_of_levels([pair for pairs in levels for pair in pairs]).reshape(
+        pointers_of_levels([pair for pairs in levels for pair in pairs]).reshape(
             len(levels), len(levels[0]), -1
         ),
         (staging.length.numpy(), staging.rows.numpy(), staging.at),
         *fields_of(first),
-        places_of_arrays([read.pages for read in reads]).reshape(-1),
-        _asked(choosing, indices),
+        pointers_of_arrays([read.pages for read in reads]).reshape(-1),
+        _asked(pending, indices),
         (*settings, part_at(width)),
         layers.kernels,
     )
     return torch.from_numpy(out.reshape(x.shape))
 
 
-def _asked(choosing: Sequence[Choosing | None], each: Sequence[Any]) -> tuple[Any, ...]:
+def _asked(pending: Sequence[PendingSelection | None], each: Sequence[Any]) -> tuple[Any, ...]:
     """Of each layer where its index is, 0 for none, and how far from head to head; pages and width;
     how.
 
     each: the indices, `flattened`.
     """
-    first = next((x for x in choosing if x is not None), None)
+    first = next((x for x in pending if x is not None), None)
     if first is None:
-        return np.zeros((len(choosing), 2), np.int64), (0, 0), (False, False, 0, False, 0, 0)
+        return np.zeros((len(pending), 2), np.int64), (0, 0), (False, False, 0, False, 0, 0)
     _, pages, width = first.index.shape
     signed, votes, *rest = first.settings
-    places = [(0, 0) if x is None else (x[0].ctypes.data, x[1]) for x in each]
-    return np.array(places, np.int64), (pages, width), (signed, votes == "max", *rest)
+    pointers = [(0, 0) if x is None else (x[0].ctypes.data, x[1]) for x in each]
+    return np.array(pointers, np.int64), (pages, width), (signed, votes == "max", *rest)
 
 
 @remembered
 def _layers(run: Run) -> _Layers:
     inputs = [input_weights(block[0]) for block in run.blocks]
     outputs = [output_weights(block[1]) for block in run.blocks]
-    here, there = (places_of_arrays(weights) for weights in ([one[:-1] for one in inputs], outputs))
-    places = np.ascontiguousarray(np.concatenate([here, there], axis=1))
+    here, there = (
+        pointers_of_arrays(weights) for weights in ([one[:-1] for one in inputs], outputs)
+    )
+    pointers = np.ascontiguousarray(np.concatenate([here, there], axis=1))
     kernels = _kernels(run)
-    return _Layers(inputs[0], outputs[0], places, here.shape[1], [*inputs, *outputs], kernels, {})
+    return _Layers(inputs[0], outputs[0], pointers, here.shape[1], [*inputs, *outputs], kernels, {})
 
 
 def _kernels(run: Run) -> tuple[int, ...]:
@@ -165,43 +167,43 @@ def _kernels(run: Run) -> tuple[int, ...]:
 
 @njit(**SERIAL)
 def _run(
-    x, sizes, weights, places, split, cos, sin, shapes, height, calls, levels, staging, reads,
-    members, anc, bounds, pages, page_size, biases, page_places, asked, settings, kernels,
+    x, sizes, weights, pointers, split, cos, sin, shapes, height, calls, levels, staging, reads,
+    members, anc, bounds, pages, page_size, biases, page_pointers, asked, settings, kernels,
 ):  # fmt: skip
     """The output of all layers, `[n, hidden]`, flat, for their input x.
 
-    sizes: (B, nodes). weights: (inputs, output) of the first layer; places: where the arrays of
+    sizes: (B, nodes). weights: (inputs, output) of the first layer; pointers: where the arrays of
     all are, `split` of the inputs first. shapes, height, calls: of `make_inputs` and `make_output`.
-    levels: `[layers, levels, 4]`, see `places_of_levels`. staging: fields of `Staging`. pages:
-    those of the first layer, those of all are at `page_places`; asked: of `_asked`. settings,
+    levels: `[layers, levels, 4]`, see `pointers_of_levels`. staging: fields of `Staging`. pages:
+    those of the first layer, those of all are at `page_pointers`; asked: of `_asked`. settings,
     kernels: the last arguments of `attention`, addresses.
     """
     batch, nodes = sizes
     n = batch * nodes
     _, heads, kv_heads, dim = shapes[0]
     shape = batch, heads, kv_heads, nodes, dim
-    table = places.reshape(-1)
-    for i in range(len(places)):
-        at = i * places.shape[1]
-        inputs = moved(weights[0], table, at)
+    table = pointers.reshape(-1)
+    for i in range(len(pointers)):
+        at = i * pointers.shape[1]
+        inputs = rebind(weights[0], table, at)
         given = (x, n, nodes) + inputs + (cos, sin, shapes[0], height, calls[0])
-        q, k, v = far_call(make_inputs, kernels[0], given)
+        q, k, v = call_pointer(make_inputs, kernels[0], given)
         last = levels[i, -1]
         size, fresh = last[ROWS] * kv_heads * last[CAPACITY] * dim, (batch, kv_heads, nodes, dim)
         stage_rows(k, floats_at(last[KEYS], size), fresh, last[CAPACITY], staging)
         stage_rows(v, floats_at(last[VALUES], size), fresh, last[CAPACITY], staging)
-        (pages_here,) = moved((pages,), page_places, i)
+        (pages_here,) = rebind((pages,), page_pointers, i)
         if asked[0][i, 0]:
             (count, width), stride = asked[1], asked[0][i, 1]
             index = floats_at(asked[0][i, 0], (kv_heads - 1) * stride + count * width)
             queries = q.reshape((kv_heads, heads // kv_heads * nodes, dim))
             chooser = (queries, index, stride, count, settings[0], asked[2], pages_here[0])
-            far_call(choose_by_index, kernels[3], chooser)
+            call_pointer(choose_by_index, kernels[3], chooser)
         given_here = (
             q, levels[i], shape, reads, members, anc, bounds, pages_here, page_size, biases,
         ) + settings  # fmt: skip
-        o = far_call(attention, kernels[1], given_here)[0]
-        output = moved(weights[1], table, at + split)
+        o = call_pointer(attention, kernels[1], given_here)[0]
+        output = rebind(weights[1], table, at + split)
         given_there = (x, o, n, nodes) + output + (shapes[1], height, calls[1])
-        x = far_call(make_output, kernels[2], given_there)
+        x = call_pointer(make_output, kernels[2], given_there)
     return x

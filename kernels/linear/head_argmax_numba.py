@@ -10,7 +10,7 @@ from numba import prange
 from torch import Tensor
 
 from specdec.kernels.cpu import simd, simd_lanes, simd_memory
-from specdec.kernels.cpu.function_pointers import address_of, far_call
+from specdec.kernels.cpu.function_pointers import address_of, call_pointer
 from specdec.kernels.cpu.jit import INNER, OPTIONS, inner, njit, num_threads, tile_height
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.cpu.work_stealing import next_piece, num_shares, shares
@@ -56,13 +56,13 @@ def _best(x, panels, bias, n, inputs, outputs, out, height, calls, search):
     """
     rows = (n + height - 1) // height * height
     prepare_at, product, _ = calls
-    ready, sums = far_call(prepare, prepare_at, (panels, x, rows, inputs))
+    ready, sums = call_pointer(prepare, prepare_at, (panels, x, rows, inputs))
     chunks = ((outputs + PANEL - 1) // PANEL + CHUNK - 1) // CHUNK
     best, where = nothing_yet(chunks * rows)
     todo = shares(chunks)
     for t in prange(num_shares(todo)):
         given = todo, t, chunks, best, where, panels, ready, sums, bias, n, inputs, outputs, product
-        far_call(_search, search, given)
+        call_pointer(_search, search, given)
     for row in range(n):
         top = best[row]
         out[row] = where[row]
@@ -88,10 +88,10 @@ def search_share(
         for panel in range(chunk * CHUNK, min(count, (chunk + 1) * CHUNK)):
             for row in range(0, n, height):
                 given = panels, panel, x, sums, row, inputs, rows
-                acc = biased(far_call(panel_product, product, given), bias, panel)
+                acc = biased(call_pointer(panel_product, product, given), bias, panel)
                 at = chunk * padded + row
                 if simd_lanes.any_above(acc, best, at, 2):
-                    take_up(acc, min(PANEL, outputs - panel * PANEL), panel, best, where, at)
+                    update_argmax(acc, min(PANEL, outputs - panel * PANEL), panel, best, where, at)
 
 
 def _for_height(rows: tuple[int, ...]) -> Any:
@@ -131,7 +131,7 @@ def nothing_yet(count):
 
 
 @inner
-def take_up(acc, width, panel, best, where, at):
+def update_argmax(acc, width, panel, best, where, at):
     """Compare the outputs of one panel with the best so far of each row, in place."""
     height = len(acc) // 2
     part = np.empty(height * PANEL, np.float32)
@@ -139,7 +139,7 @@ def take_up(acc, width, panel, best, where, at):
     for r in range(height):
         top = best[at + r]
         for c in range(width):
-            simd.one_by_one()
+            simd.no_unroll()
             value = part[r * PANEL + c]
             if value > top or (value != value and top == top):
                 top = value

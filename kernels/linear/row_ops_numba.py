@@ -46,7 +46,7 @@ def heads_apart(x, n, nodes, heads, dim, norm, eps, cos, sin):
                 turned = simd.fma(high, a, simd.multiply(low, b))
                 simd_memory.store(turned, out, to + half + d, 0, 1)
             for d in range(whole, half):
-                simd.one_by_one()
+                simd.no_unroll()
                 low, high = x[source + d], x[source + half + d]
                 at = i * rotary + d
                 out[to + d] = low * cos[at] - high * sin[at]
@@ -62,7 +62,7 @@ def copied(x, at, out, to, size):
     for d in range(0, whole, LANES):
         simd_memory.store(simd_memory.load(x, at + d, 1), out, to + d, 0, 1)
     for d in range(whole, size):
-        simd.one_by_one()
+        simd.no_unroll()
         out[to + d] = x[at + d]
 
 
@@ -93,7 +93,7 @@ def add_residual(y, x, n, hidden, norm, eps):
             total = simd.add(simd_memory.load(y, d, 1), simd_memory.load(x, d, 1))
             simd_memory.store(total, y, d, 0, 1)
         for d in range(at + whole, at + hidden):
-            simd.one_by_one()
+            simd.no_unroll()
             y[d] += x[d]
 
 
@@ -119,7 +119,7 @@ def rms_norm(x, at, weight, eps, out, to, size):
         squares = simd.fma(strip, strip, squares)
     total = float(simd_lanes.sum_lanes(squares))
     for d in range(whole, size):
-        simd.one_by_one()
+        simd.no_unroll()
         total += float(x[at + d]) * float(x[at + d])
     scale = np.float32(1.0 / math.sqrt(total / size + eps))
     for d in range(0, whole, STRIP):
@@ -127,7 +127,7 @@ def rms_norm(x, at, weight, eps, out, to, size):
         strip = simd.multiply(strip, simd.splat(strip, scale))
         simd_memory.store(simd.multiply(simd_memory.load(weight, d, 4), strip), out, to + d, 0, 4)
     for d in range(whole, size):
-        simd.one_by_one()
+        simd.no_unroll()
         out[to + d] = weight[d] * (x[at + d] * scale)
 
 

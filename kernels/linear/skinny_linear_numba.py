@@ -7,7 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from specdec.kernels.cpu.function_pointers import far_call
+from specdec.kernels.cpu.function_pointers import call_pointer
 from specdec.kernels.cpu.jit import OPTIONS, njit, num_threads, tile_height
 from specdec.kernels.cpu.work_stealing import num_shares, shares
 from specdec.kernels.linear.gemm.entry_points import calls_of, prepare, share
@@ -45,9 +45,9 @@ def matrix_product(x, panels, y, n, inputs, outputs, height, calls):
     """`y[n, outputs] = x[rows, inputs] panels'`, in place; rows is n up to whole tiles."""
     rows = (n + height - 1) // height * height
     prepare_at, product, share_at = calls
-    ready, sums = far_call(prepare, prepare_at, (panels, x, rows, inputs))
+    ready, sums = call_pointer(prepare, prepare_at, (panels, x, rows, inputs))
     count = (outputs + PANEL - 1) // PANEL
     todo, no_bias = shares(count), x[:0]
     for t in prange(num_shares(todo)):
         given = todo, t, count, y, panels, ready, sums, no_bias, n, inputs, outputs, product
-        far_call(share, share_at, given)
+        call_pointer(share, share_at, given)

@@ -64,7 +64,7 @@ def all_dots(queries, signed, index, stride, scale, out):
     `stride` numbers from head to head.
     """
     heads, count, units = out.shape
-    asked = asked_of(queries, signed, scale)
+    asked = query_rows(queries, signed, scale)
     width = asked.size // (heads * count)
     chunks = (units + CHUNK - 1) // CHUNK
     for t in prange(heads * chunks):
@@ -76,7 +76,7 @@ def all_dots(queries, signed, index, stride, scale, out):
 
 
 @inner
-def asked_of(queries, signed, scale):
+def query_rows(queries, signed, scale):
     """Scaled queries, flat; as bounds are asked, if signed: negative parts, then positive ones."""
     heads, count, width = queries.shape
     out = np.empty(queries.size * (2 if signed else 1), np.float32)
@@ -110,14 +110,14 @@ def dots(x, at, count, width, index, base, first, last, out, stride):
         for m in range(count):
             for i in range(m * lines, min(LANES, (m + 1) * lines)):
                 for d in range(where[i] + LANES * width, where[i] + LANES * width + whole, LANES):
-                    simd.one_by_one()
+                    simd.no_unroll()
                     simd_memory.prefetch(index, d)
             start = at + m * width
             simd_memory.store(row_dots(x, start, index, where, 0, whole), line, 0, 0, 1)
             for unit in range(size):
                 total = line[unit]
                 for d in range(whole, width):
-                    simd.one_by_one()
+                    simd.no_unroll()
                     total += x[start + d] * index[where[unit] + d]
                 out[m * stride + group - first + unit] = total
 

@@ -26,9 +26,9 @@ def topk_pages(
     full pages of each sequence; tail: `int32[B]`, its tokens behind them, which are read besides
     and take their share of the budget. Pages of the `sink` first tokens come before all others,
     then those of the `recent` last ones, the tail included. Equal scores come in any order. What
-    the budget leaves free is padded with -1; the result has no more places than there are pages.
+    the budget leaves free is padded with -1; the result has no more of them than there are pages.
     """
-    width = places(scores.shape[2], page_size, budget)
+    width = most_pages(scores.shape[2], page_size, budget)
     highest = torch.finfo(scores.dtype).max
     chosen = []
     for score, full, behind in zip(scores, pages.tolist(), tail.tolist(), strict=True):
@@ -44,6 +44,6 @@ def topk_pages(
     return chosen[0][None] if len(chosen) == 1 else torch.stack(chosen)
 
 
-def places(pages: int, page_size: int, budget: int) -> int:
+def most_pages(pages: int, page_size: int, budget: int) -> int:
     """Pages that fit into the budget: the width of the result, known on the host."""
     return min(pages, budget // page_size)

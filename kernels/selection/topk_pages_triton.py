@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from specdec.kernels.gpu.radix_order import narrow, order
-from specdec.kernels.selection.topk_pages import places
+from specdec.kernels.selection.topk_pages import most_pages
 
 BLOCK = 1024  # scores of one step of the selection
 RANKED = 64  # pages that one program ranks
@@ -32,7 +32,7 @@ def topk_pages(
 ) -> Tensor:
     """See `specdec.kernels.selection.topk_pages`."""
     batch, kv_heads, most = scores.shape
-    width = places(most, page_size, budget)
+    width = most_pages(most, page_size, budget)
     chosen = scores.new_full((batch, kv_heads, width), -1, dtype=torch.int32)
     if width == 0:
         return chosen

@@ -13,7 +13,7 @@ from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments
 from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import Ask, LayerPlan, Needs, RowPlan
-from specdec.kernels.linear.decoder_run import Choosing
+from specdec.kernels.linear.decoder_run import PendingSelection
 from specdec.sparse.codecs.coded_read import CodedRead
 from specdec.sparse.codecs.coded_view import CodedView, extras_of, note, row_of
 from specdec.sparse.view import SparseView
@@ -98,7 +98,7 @@ class MixedAsk:
     def select(self, call: AttentionCall) -> LayerPlan:
         return self.view.mixed(self.pass_, self.layer, self.ask.select(call))
 
-    def promise(self) -> tuple[LayerPlan, Choosing] | None:
+    def promise(self) -> tuple[LayerPlan, PendingSelection] | None:
         return None
 
     def withdraw(self) -> None:

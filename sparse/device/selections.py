@@ -9,7 +9,7 @@ from torch import Tensor
 
 from specdec.cache.store import KVStore
 from specdec.forward.plan import Selection
-from specdec.kernels.selection.topk_pages import places as width_of
+from specdec.kernels.selection.topk_pages import most_pages as width_of
 from specdec.sparse.device.level_index import LevelIndex
 
 

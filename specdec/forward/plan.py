@@ -17,7 +17,7 @@ from torch import Tensor
 
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.follower import Follower
-from specdec.kernels.linear.decoder_run import Choosing
+from specdec.kernels.linear.decoder_run import PendingSelection
 
 Partial = tuple[Tensor, Tensor]  # attention over some of the keys: o [B, H, N, Dv], lse [B, H, N]
 
@@ -114,7 +114,7 @@ class Ask(Protocol):
     def select(self, call: AttentionCall) -> LayerPlan:
         """The plan, once the queries are there; what was selected is kept by the view."""
 
-    def promise(self) -> tuple[LayerPlan, Choosing] | None:
+    def promise(self) -> tuple[LayerPlan, PendingSelection] | None:
         """The plan before there are queries, and how a kernel completes it, in place; None where no
         kernel can."""
 

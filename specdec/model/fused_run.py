@@ -15,7 +15,14 @@ from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.host_reads import host_reads, levels_of
 from specdec.forward.plan import Ask
 from specdec.kernels.attention.level_attention import Reads
-from specdec.kernels.linear.decoder_run import LANES, Choosing, Run, Staging, alike, decoder_run
+from specdec.kernels.linear.decoder_run import (
+    LANES,
+    PendingSelection,
+    Run,
+    Staging,
+    alike,
+    decoder_run,
+)
 from specdec.model.fused_layer import FusedLayer
 from specdec.model.snapshot import has_hooks
 from specdec.model.watch import Watch
@@ -98,7 +105,7 @@ class FusedRun:
         planned = _planned(pass_, indices, settings.window)
         if planned is None:
             return None
-        reads, choosing = planned
+        reads, pending = planned
         store = pass_.store
         last, sequences = store.levels[-1], pass_.sequences
         store.check_room(sequences, pass_.staged + x.shape[1])
@@ -122,7 +129,7 @@ class FusedRun:
                 [levels_of(pass_, index) for index in indices[start:stop]],
                 staging,
                 reads[start:stop],
-                choosing[start:stop],
+                pending[start:stop],
                 scale=settings.scale,
                 softcap=settings.softcap,
             )
@@ -177,11 +184,11 @@ def _can_plan(pass_: ForwardPass) -> bool:
 
 def _planned(
     pass_: ForwardPass, layers: Sequence[int], window: int | None
-) -> tuple[list[Reads], list[Choosing | None]] | None:
+) -> tuple[list[Reads], list[PendingSelection | None]] | None:
     """What each layer reads, and how those choose that do; None where some layer cannot say it
     before it has run, or reads what is no level of the store."""
     reads: list[Reads] = []
-    choosing: list[Choosing | None] = []
+    pending: list[PendingSelection | None] = []
     asked: list[Ask] = []
     for layer in layers:
         plan, how = pass_.view.plan(pass_, layer, window), None
@@ -194,9 +201,9 @@ def _planned(
         if plan.extras or any(row.entries is not None for row in plan.rows or ()):
             break
         reads.append(host_reads(pass_, plan, layer, window))
-        choosing.append(how)
+        pending.append(how)
     else:
-        return reads, choosing
+        return reads, pending
     for ask in asked:
         ask.withdraw()
     return None

@@ -24,7 +24,7 @@ from specdec.kernels.linear.decoder_block import (
     attention_inputs,
     layer_output,
 )
-from specdec.kernels.linear.decoder_run import Choosing, Run, Staging, alike, decoder_run
+from specdec.kernels.linear.decoder_run import PendingSelection, Run, Staging, alike, decoder_run
 from specdec.kernels.selection.select_pages import select_by_index
 
 from helpers.numba_layers import linear, norm
@@ -97,7 +97,7 @@ def test_bits_of_the_layers(names, height):
         table = [[1, int(row), 0, int(length[row]), at + nodes, b, 1, 0]
                  for b, row in enumerate(rows)]  # fmt: skip
         members, pages = list(range(batch)), [np.zeros((0, 0, 0), np.int64)] * len(blocks)
-        choosing = [None] * len(blocks)
+        pending = [None] * len(blocks)
         if shared and batch == 1 and d.one_of(False, True):  # pages, other ones in each layer
             table.append([0, 0, 0, shared, 0, 0, 1, 1])
             pages = [d.numpy.integers(-1, -(-shared // 4), (1, kv_heads, 3)) for _ in blocks]
@@ -106,7 +106,7 @@ def test_bits_of_the_layers(names, height):
                 signed, how = d.one_of(False, True), (d.one_of("max", "mean"), 1, False, 1, 1)
                 for i in range(max(1, len(blocks) - 1)):
                     room = d.normal(kv_heads, 32 + i, dim * (2 if signed else 1))
-                    choosing[i] = Choosing(room[:, : shared // 4], pages[i], signed, *how)
+                    pending[i] = PendingSelection(room[:, : shared // 4], pages[i], signed, *how)
         elif shared:
             table.append([0, 0, 0, shared, 0, batch, batch, 0])
             members += list(range(batch))
@@ -135,13 +135,13 @@ def test_bits_of_the_layers(names, height):
                 levels,
                 staging,
                 reads,
-                choosing,
+                pending,
                 scale=0.3,
                 softcap=softcap,
             )
             y = x
             chosen = [read.pages.copy() for read in reads]
-            for (inputs, output), pairs, read, choice in zip(blocks, kept, reads, choosing):
+            for (inputs, output), pairs, read, choice in zip(blocks, kept, reads, pending):
                 q, k, v = attention_inputs.numba(y, inputs, cos, sin)
                 stage_kv.numba(*pairs[-1], k, v, length, rows, at=at)
                 if choice is not None:
@@ -168,7 +168,7 @@ def test_bits_of_the_layers(names, height):
             kept,
             staging,
             reads,
-            choosing,
+            pending,
             scale=0.3,
             softcap=softcap,
         )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from specdec.kernels.cpu.function_pointers import address_of, far_call
+from specdec.kernels.cpu.function_pointers import address_of, call_pointer
 from specdec.kernels.cpu.jit import INNER, njit
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.linear.gemm.prepare_inputs import prepared
@@ -114,7 +114,7 @@ def _for_height(rows: tuple[int, ...]) -> Functions:
 
 
 _BY_HEIGHT = {height: _for_height((0,) * height) for height in TILE_HEIGHTS}
-prepare, share, gated = _BY_HEIGHT[1][:3]  # for `far_call`, at the addresses of any height
+prepare, share, gated = _BY_HEIGHT[1][:3]  # for `call_pointer`, at the addresses of any height
 
 
 def prepared_again(
@@ -127,7 +127,7 @@ def prepared_again(
 @overload(prepared_again)
 def _prepared_again(panels, x, rows, inputs, at, before, ready):
     if panels is not before:
-        return lambda panels, x, rows, inputs, at, before, ready: far_call(
+        return lambda panels, x, rows, inputs, at, before, ready: call_pointer(
             prepare, at, (panels, x, rows, inputs)
         )
     if not hasattr(panels.instance_class, "minimum"):
@@ -136,6 +136,6 @@ def _prepared_again(panels, x, rows, inputs, at, before, ready):
     def same_format(panels, x, rows, inputs, at, before, ready):
         if panels.group == before.group:
             return ready
-        return far_call(prepare, at, (panels, x, rows, inputs))
+        return call_pointer(prepare, at, (panels, x, rows, inputs))
 
     return same_format

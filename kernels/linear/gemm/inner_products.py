@@ -89,7 +89,7 @@ def of_inputs(count: int, rows: tuple[int, ...]) -> Callable[..., Any]:
             c = with_input(c, panels, at, x, here, height, j + 2)
             d = with_input(d, panels, at, x, here, height, j + 3)
         for j in range(size // 4 * 4, size):
-            simd.one_by_one()
+            simd.no_unroll()
             acc = with_input(acc, panels, at, x, here, height, j)
         return simd.add(simd.add(acc, b), simd.add(c, d))
 

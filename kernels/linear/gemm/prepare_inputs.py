@@ -57,7 +57,7 @@ def in_tiles(x, rows, inputs, tile, factors):
     out = np.empty(rows * inputs, np.float32)
     where = np.empty(LANES, np.int64)
     for i in range(LANES):
-        simd.one_by_one()
+        simd.no_unroll()
         where[i] = i // height * LANES + i % height * inputs
     for row in range(0, rows, height):
         at = row * inputs
@@ -70,7 +70,7 @@ def in_tiles(x, rows, inputs, tile, factors):
             simd_memory.store_parts(square, out, at + j * height, tile)
         for j in range(whole, inputs):
             for r in range(height):
-                simd.one_by_one()
+                simd.no_unroll()
                 out[at + j * height + r] = x[at + r * inputs + j] * factors[j % WORD]
     return out
 
@@ -89,7 +89,7 @@ def group_sums(x, size, group):
                 vector = simd.add(vector, simd_memory.load(x, at + j, 1))
             total = simd_lanes.sum_lanes(vector)
         for j in range(whole, group):
-            simd.one_by_one()
+            simd.no_unroll()
             total += x[at + j]
         out[i] = total
     return out

@@ -31,7 +31,7 @@ def _register_tile(acc, panels, column, x, sums, tile, span, ask):
     rows = (0,) * (len(acc) // VECTORS)
 
     def whole(acc, panels, column, x, sums, tile, span, ask):
-        simd.kept_apart()
+        simd.noinline()
         row, below, height = tile[0], tile[1], len(tile[2])
         first, size, inputs = span
         ahead, step = ask
@@ -40,7 +40,7 @@ def _register_tile(acc, panels, column, x, sums, tile, span, ask):
         return code_products(acc, panels, at, x, here, height, size, at + ahead * COLUMN, step)
 
     def grouped(acc, panels, column, x, sums, tile, span, ask):
-        simd.kept_apart()
+        simd.noinline()
         row, below, height = tile[0], tile[1], len(tile[2])
         first, size, inputs = span
         ahead, step = ask

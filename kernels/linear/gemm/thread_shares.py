@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from specdec.kernels.cpu import simd, simd_memory
-from specdec.kernels.cpu.function_pointers import far_call
+from specdec.kernels.cpu.function_pointers import call_pointer
 from specdec.kernels.cpu.jit import INNER, inner, njit
 from specdec.kernels.cpu.work_stealing import next_piece
 from specdec.kernels.linear.gemm.load_codes import VECTORS, weights_of
@@ -36,7 +36,7 @@ def product_share(todo, thread, count, y, panels, x, sums, bias, n, inputs, outp
             return
         for row in range(0, n, len(rows)):
             given = panels, panel, x, sums, row, inputs, rows
-            acc = biased(far_call(panel_product, product, given), bias, panel)
+            acc = biased(call_pointer(panel_product, product, given), bias, panel)
             store_panel(acc, y, row, n, panel, outputs)
 
 
@@ -51,9 +51,9 @@ def gated_share(
             return
         for row in range(0, n, len(rows)):
             given = panels[0], panel, x[0], sums[0], row, inputs, rows
-            gate = biased(far_call(panel_product, products[0], given), biases[0], panel)
+            gate = biased(call_pointer(panel_product, products[0], given), biases[0], panel)
             given_up = panels[1], panel, x[1], sums[1], row, inputs, rows
-            up = biased(far_call(panel_product, products[1], given_up), biases[1], panel)
+            up = biased(call_pointer(panel_product, products[1], given_up), biases[1], panel)
             acc = simd.multiply(activated(gate, activation), up)
             store_panel(acc, y, row, n, panel, outputs)
 
@@ -68,7 +68,7 @@ def dense_share(todo, thread, count, y, panels, x, bias, n, inputs, outputs, pro
         dense = dense_panel(panels, panel, inputs)
         for row in range(0, n, len(rows)):
             given = dense, 0, x, x[:0], row, inputs, rows
-            acc = biased(far_call(panel_product, product, given), bias, panel)
+            acc = biased(call_pointer(panel_product, product, given), bias, panel)
             store_panel(acc, y, row, n, panel, outputs)
 
 
@@ -84,7 +84,7 @@ def store_panel(acc, y, row, n, panel, outputs):
     width = min(PANEL, outputs - at)
     for r in range(min(height, n - row)):
         for c in range(width):
-            simd.one_by_one()
+            simd.no_unroll()
             y[(row + r) * outputs + at + c] = part[r * PANEL + c]
 
 

@@ -70,6 +70,6 @@ def _accumulate(panels, panel, x, sums, row, inputs, rows):
     def two_columns(panels, panel, x, sums, row, inputs, rows):
         left = column(panels, 2 * panel, x, sums, row, inputs, rows)
         right = column(panels, 2 * panel + 1, x, sums, row, inputs, rows)
-        return simd.beside(left, right, rows)
+        return simd.hstack(left, right, rows)
 
     return two_columns
