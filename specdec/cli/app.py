@@ -1,13 +1,9 @@
-"""The `specdec` command: its subcommands, and what errors and interrupts look like."""
+"""The `specdec` command: its subcommands."""
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -32,148 +28,30 @@ from specdec.cli import (
     train_drafter,
     view_profile,
 )
-from specdec.cli.console import StderrHandler, harmless
-from specdec.cli.options import MethodOptions
-from specdec.cli.spelling import in_options
-from specdec.errors import InvalidArgument, SpecdecError
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
-
-
-class Command(typer.core.TyperCommand):
-    """A command whose errors name its options, not the arguments of Python.
-
-    One with `threads` runs with so many from beginning to end. Where no argument could be meant, an
-    option that may be repeated takes several values at once, as in `--data A B`.
-    """
-
-    _params: list[Any]
-    _is_whole: bool
-
-    @property
-    def params(self) -> list[Any]:
-        """Those of its function, and the options of methods if it takes them."""
-        if self.method_options is not None and not self._is_whole:
-            self._is_whole = True
-            self._params += self.method_options.params()
-        return self._params
-
-    @params.setter
-    def params(self, own: list[Any]) -> None:
-        self._params = own
-        self._is_whole = False
-
-    @property
-    def method_options(self) -> MethodOptions | None:
-        return getattr(self.callback, "method_options", None)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        several = {
-            name for option in self.params if getattr(option, "multiple", False)
-            for name in option.opts
-        }  # fmt: skip
-        if not any(param.param_type_name == "argument" for param in self.params):
-            args = _apart(args, several)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            if self.method_options is not None:
-                self.method_options.read(ctx)
-            with _threads(ctx.params.get("threads")):
-                return super().invoke(ctx)
-        except SpecdecError as error:
-            error.args = (in_options(str(error), self.params),)
-            raise
-
-
-class Commands(typer.core.TyperGroup):
-    """Turns our errors into one line and status 2, and Ctrl-C into status 130.
-
-    So does whatever the system refuses, such as writing to a full disk; a closed pipe is silent.
-    """
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SpecdecError as error:
-            _say(str(error))
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("\ninterrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        if sys.stdout is None:
-            _say("standard output is closed")
-            sys.exit(2)
-        try:
-            try:
-                return super().main(*args, **kwargs)
-            finally:
-                sys.stdout.flush()
-        except OSError as error:
-            if error.errno is None:
-                raise
-            if error.errno != errno.EPIPE:
-                _say(f"{error.filename or 'the output cannot be written'}: {error.strerror}")
-            _drop_output()
-            sys.exit(1 if error.errno == errno.EPIPE else 2)
-        except UnicodeEncodeError as error:
-            if error.encoding != sys.stdout.encoding.lower():
-                raise
-            _say(
-                f"standard output takes only {error.encoding}, and the text holds other "
-                "characters: set PYTHONIOENCODING=utf-8, or use --json with a file"
-            )
-            sys.exit(2)
-
-
-def _apart(args: list[str], several: set[str]) -> list[str]:
-    """`--data A B` as `--data A --data B`, for the options in `several`."""
-    out: list[str] = []
-    option = None
-    for place, arg in enumerate(args):
-        if arg.startswith("-") and arg != "-":
-            name = arg.partition("=")[0]
-            option = name if name in several else None
-        elif option is not None and args[place - 1] != option:
-            out.append(option)
-        out.append(arg)
-    return out
-
-
-def _threads(count: int | None) -> AbstractContextManager[None]:
-    if count is None:
-        return nullcontext()
-    from specdec.threads import Threads
-
-    return Threads(count).used()
-
-
-def _say(error: str) -> None:
-    typer.echo("error: " + harmless(" ".join(error.split())), err=True)
-
-
-def _drop_output() -> None:
-    """Let what stdout holds back go nowhere, or Python would fail on it once more at its end."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        return  # no file of the system's, as in tests
-
+from specdec.cli.command import Command, Commands
+from specdec.cli.console import StderrHandler
+from specdec.cli.spelling import shown_as_typed
+from specdec.errors import InvalidArgument
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def _add(commands: dict[str, Callable[..., Any]], group: typer.Typer) -> None:
     for name, function in commands.items():
-        group.command(name, cls=Command)(function)
+        group.command(name, cls=Command, epilog=_epilog(function))(shown_as_typed(function))
+
+
+def _epilog(command: Callable[..., Any]) -> str | None:
+    """Where the options are that help leaves out."""
+    if not hasattr(command, "method_options"):
+        return None
+    return "Options of a drafter or view: `specdec list NAME`, or --help behind its name."
 
 
 _add(

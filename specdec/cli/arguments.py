@@ -14,7 +14,11 @@ Drafter = Annotated[
     str | None,
     typer.Option("--drafter", "-d", help="Who drafts: see `specdec list`. Default: auto."),
 ]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "--max-tokens", "-n")]
+MaxNewTokens = Annotated[
+    int,
+    typer.Option("--max-new-tokens", "--max-tokens", "-n", help="Tokens to write at most."),
+]
+NEW_TOKENS = 128  # where nothing is said, as in Engine.generate
 Dtype = Annotated[
     str,
     typer.Option(
@@ -34,44 +38,39 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let a model run Python code of its own.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-_MEMORY = "Memory"
 GpuMemory = Annotated[
     str | None,
     typer.Option(
         help="Of each GPU, for weights and KV together, as in 22GiB. Default: what is free.",
-        rich_help_panel=_MEMORY,
     ),
 ]
 CpuMemory = Annotated[
     str | None,
-    typer.Option(help="Of the host, for both, as in 60GiB.", rich_help_panel=_MEMORY),
+    typer.Option(help="Of the host, for both, as in 60GiB."),
 ]
 OffloadFolder = Annotated[
     Path | None,
-    typer.Option(help="For KV and weights that go to disk.", rich_help_panel=_MEMORY),
+    typer.Option(help="For KV and weights that go to disk."),
 ]
 KvTier = Annotated[
     str,
     typer.Option(
         help="Where older KV lies: auto, device, host or disk. The text is the same.",
-        rich_help_panel=_MEMORY,
     ),
 ]
 DeviceMap = Annotated[
     str | None,
-    typer.Option(help="auto spreads weights that do not fit.", rich_help_panel=_MEMORY),
+    typer.Option(help="auto spreads weights that do not fit."),
 ]
 SavedDocuments = Annotated[
     list[Path] | None,
     typer.Option(
         help="A folder that --saved-prompt has made, to stand before the prompt; may be repeated.",
-        rich_help_panel=_MEMORY,
     ),
 ]
 SavedPrompt = Annotated[
     Path | None,
     typer.Option(
         help="A folder with what has been read of this prompt; made if it is not there.",
-        rich_help_panel=_MEMORY,
     ),
 ]

@@ -23,7 +23,10 @@ def offload(
     ] = "0,1",
     tier: Annotated[str, typer.Option(help="Where older KV lies: host or disk.")] = "disk",
     drafters: Annotated[str, typer.Option(help="As in ngram,triforce.")] = "ngram,triforce,auto",
-    new_tokens: Annotated[int, typer.Option(help="Of each text; 0: passes only.", min=0)] = 64,
+    max_new_tokens: Annotated[
+        int,
+        typer.Option("--max-new-tokens", "-n", help="Of each text; 0: passes only.", min=0),
+    ] = 64,
     repeats: Annotated[int, typer.Option(help="Turns of the passes; medians count.", min=1)] = 3,
     prompt_file: Annotated[
         Path | None, typer.Option("--prompt-file", "-f", help="Default: the Python manual.")
@@ -58,7 +61,7 @@ def offload(
         _bound(gpu_memory)
     if random_weights:
         engine = random_engine(model, dtype, device)
-        tokens, new_tokens = [i % engine.target.vocab_size for i in range(context)], 0
+        tokens, max_new_tokens = [i % engine.target.vocab_size for i in range(context)], 0
     else:
         engine = console.load_engine(model, dtype, device, False)
         if engine.tokenizer is None:
@@ -67,7 +70,7 @@ def offload(
         tokens = engine.tokenizer(text)["input_ids"]
     document = profile_offload(
         engine, tokens, context, links, [name for name in drafters.split(",") if name],
-        tier, new_tokens, repeats,
+        tier, max_new_tokens, repeats,
     )  # fmt: skip
     if out is not None:
         write_text(out, json.dumps(document, indent=1))

@@ -22,7 +22,7 @@ def check(
     prompt_file: Annotated[
         Path | None,
         typer.Option(
-            "--prompts",
+            "--prompt-file",
             "-f",
             help=".jsonl with a field prompt, text or turns (the first counts), or a text file "
             "with a prompt a line. Default: four short ones.",
@@ -32,7 +32,7 @@ def check(
     chat: Annotated[
         bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")
     ] = False,
-    max_new_tokens: arguments.MaxNewTokens = 64,
+    max_new_tokens: arguments.MaxNewTokens = arguments.NEW_TOKENS,
     temperature: Annotated[
         float, typer.Option("--temperature", "-t", help="Of the sampled runs; 0 leaves them out.")
     ] = 0.8,
@@ -59,7 +59,7 @@ def check(
     Examples:
       specdec check
       specdec check --draft-model random --dtype float64
-      specdec check --model ./my-model --prompts questions.jsonl --limit 20 --chat
+      specdec check --model ./my-model --prompt-file questions.jsonl --limit 20 --chat
     """  # fmt: skip
     texts = prompts.SHORT if prompt_file is None else prompts.read_prompts(prompt_file, limit)
     texts = texts[:limit]

@@ -36,7 +36,9 @@ def generate(
         typer.Argument(help="Default: standard input; at a terminal, a built-in example."),
     ] = None,
     model: arguments.Model = "demo",
-    prompt_file: Annotated[Path | None, typer.Option("--prompt-file", "-f")] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompt-file", "-f", help="Read the prompt from a file.")
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")
     ] = False,
@@ -45,12 +47,18 @@ def generate(
         str, typer.Option(help="What the model itself reads; all but 'full' change the text.")
     ] = "full",
     acceptance: Annotated[str, typer.Option(help="coupled or rejection.")] = "coupled",
-    max_new_tokens: arguments.MaxNewTokens = 256,
+    max_new_tokens: arguments.MaxNewTokens = arguments.NEW_TOKENS,
     temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option()] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    min_p: Annotated[float | None, typer.Option()] = None,
-    repetition_penalty: Annotated[float | None, typer.Option()] = None,
+    top_k: Annotated[int | None, typer.Option(help="Only the k most probable tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Only the most probable tokens that make up p.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Only tokens with p of the best one's probability.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: tokens of the text become less probable.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of sampling; default: a new one.")] = None,
     stop_strings: Annotated[
         list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")

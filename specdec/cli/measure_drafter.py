@@ -15,16 +15,21 @@ from specdec.files import write_text
 
 def measure_drafter(
     out: Annotated[Path, typer.Option(help="JSON file of the results.")],
-    target: Annotated[str, typer.Option(help="The model that is drafted for.")] = "demo",
-    drafter: Annotated[str | None, typer.Option(help="Checkpoint; default: the shipped.")] = None,
+    model: arguments.Model = "demo",
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Of the drafter; default: the one that ships.")
+    ] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="As given for training: its held-out files are used.")
     ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Questions (.jsonl with `turns`) for the chat texts.")
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompt-file", "-f", help="Questions (.jsonl with `turns`) for the chat texts."
+        ),
     ] = None,
     count: Annotated[int, typer.Option(help="Texts of each kind.")] = 8,
-    new_tokens: Annotated[int, typer.Option(help="Tokens that the target writes for each.")] = 96,
+    max_new_tokens: arguments.MaxNewTokens = 96,
     lengths: Annotated[str, typer.Option(help="Contexts to compare, in tokens.")] = "500,2000,7500",
     long_count: Annotated[int, typer.Option(help="Texts of each kind for each context.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the choice of texts.")] = 0,
@@ -37,14 +42,14 @@ def measure_drafter(
     \b
     Examples:
       specdec measure-drafter --out shipped.json
-      specdec measure-drafter --target ./my-model --drafter ./my-drafter --out mine.json
-      specdec measure-drafter --prompts questions.jsonl --count 16 --lengths 500,2000 --out q.json
+      specdec measure-drafter -m ./my-model --checkpoint ./my-drafter --out mine.json
+      specdec measure-drafter -f questions.jsonl --count 16 --lengths 500,2000 --out q.json
     """
     from specdec.drafts.longspec.training.measure import measure
 
     questions = None
-    if prompts is not None:
-        questions = read_prompts(prompts)
+    if prompt_file is not None:
+        questions = read_prompts(prompt_file)
 
     last: dict[str, Any] = {}
 
@@ -53,12 +58,12 @@ def measure_drafter(
         write_text(out, json.dumps(report, indent=1) + "\n")
 
     measure(
-        target,
-        drafter,
+        model,
+        checkpoint,
         data or [],
         questions,
         count=count,
-        new_tokens=new_tokens,
+        new_tokens=max_new_tokens,
         lengths=[int(length) for length in lengths.split(",") if length],
         long_count=long_count,
         seed=seed,

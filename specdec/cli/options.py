@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from specdec.method import Option
-from specdec.registry import VIEWS, holders, read_option
+from specdec.registry import DRAFTERS, VIEWS, holders, read_option
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
@@ -63,6 +64,20 @@ class MethodOptions:
             name: read_option(name, text) for name, text in texts.items() if text is not None
         }
 
+    def show(self, params: Collection[Any], arguments: Sequence[str]) -> None:
+        """Show in help what those methods have that are named in `arguments`, or else `auto`.
+
+        Changes `hidden` and `help` of the parameters.
+        """
+        words = {word for one in arguments for word in re.split(r"[=,+:]", one)}
+        named = {name for name in (*VIEWS, *DRAFTERS) if name in words} or {"auto"}
+        found = self._found()
+        for param in params:
+            if param.name in found:
+                holders = {who: one for who, one in found[param.name].items() if who in named}
+                param.hidden = not holders
+                param.help = _help(holders or found[param.name])
+
     def _found(self) -> dict[str, Mapping[str, Option]]:
         of_views = _of_views()
         return {
@@ -113,7 +128,10 @@ def _annotation(found: Mapping[str, Option]) -> Any:
     shown = typer.Option(
         *spelled,
         metavar=one.kind.metavar,
-        help=f"{one.help} {defaults(found)}".strip(),
-        rich_help_panel="Views" if one.name in _of_views() else "Drafts",
+        help=_help(found),
     )
     return Annotated[str | None, shown]
+
+
+def _help(found: Mapping[str, Option]) -> str:
+    return f"{next(iter(found.values())).help} {defaults(found)}".strip()

@@ -11,7 +11,9 @@ from specdec.cli import arguments, console
 
 
 def train_drafter(
-    target: Annotated[str, typer.Option(help="Model to draft for: folder, hub id, .gguf, demo.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="To draft for: demo, hub id, folder, .gguf file.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint; a run in it is resumed.")],
     data: Annotated[
         list[Path] | None,
@@ -53,14 +55,14 @@ def train_drafter(
 
     \b
     Examples:
-      specdec train-drafter --target ./my-model --out my-drafter
-      specdec train-drafter --target ./my-model --data texts code --out my-drafter
-      accelerate launch --num_processes 4 $(which specdec) train-drafter --target M --out my-drafter
+      specdec train-drafter --model ./my-model --out my-drafter
+      specdec train-drafter --model ./my-model --data texts code --out my-drafter
+      accelerate launch --num_processes 4 $(which specdec) train-drafter -m M --out my-drafter
     """
     from specdec.drafts.longspec.training.run import train
 
     best = train(
-        target,
+        model,
         data or [],
         out,
         settings={

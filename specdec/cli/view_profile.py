@@ -25,7 +25,7 @@ def view_profile(
     views: Annotated[
         str | None,
         typer.Option(
-            "--drafter", "-d", help="Sparse views, separated by commas. Default: all with a budget."
+            "--views", "-d", help="Sparse views, separated by commas. Default: all with a budget."
         ),
     ] = None,
     prompt_file: Annotated[
@@ -71,11 +71,11 @@ def view_profile(
     \b
     Examples:
       specdec profile --prompt-file LICENSE --out profile
-      specdec profile -d quest,verified --budgets 256,512 --depth 4 --positions 16
+      specdec profile --views quest,verified --budgets 256,512 --depth 4 --positions 16
       specdec profile --find-anchors 3 --budgets 512
-      specdec profile -d tidal --anchors 2,10,20
+      specdec profile --views tidal --anchors 2,10,20
       specdec profile --calibrate-channels channels.json --prompt-file corpus.txt
-      specdec profile -d double-sparsity --channels channels.json
+      specdec profile --views double-sparsity --channels channels.json
     """
     from specdec.bench.views import anchors, plots, profile
 

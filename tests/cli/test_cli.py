@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["generate", "a", "--acceptance", "maybe"], "unknown acceptance rule"),
         (["generate", "a", "-t", "-1"], "--temperature -1"),
         (["generate", "a", "-d", "model"], "--draft-model"),
-        (["check", "--prompts", "no-such-file"], "no-such-file cannot be read"),
+        (["check", "--prompt-file", "no-such-file"], "no-such-file cannot be read"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -125,6 +126,34 @@ def test_help_has_examples(command: str) -> None:
         assert "--json" in result.stdout
 
 
+@pytest.mark.parametrize("command", every_command())
+def test_help_fits_a_terminal_and_speaks_its_language(command: str) -> None:
+    """No types of Python, no name cut off, a word about every option, and two screens at most."""
+    shown = run(*command.split(), "--help", COLUMNS="80").stdout
+    assert "…" not in shown and not re.search(r"<(str|int|float|path|list)", shown)
+    assert max(map(len, shown.splitlines())) <= 100 and shown.count("\n") <= 90
+    for option in re.split(r"\n  (?=-)", shown.partition("Options:\n")[2])[1:]:
+        assert re.search(r"(  |\n {10,})\S", option), f"{command}: nothing is said of {option}"
+
+
+def test_help_has_the_options_of_what_is_named() -> None:
+    assert "--budget" not in run("generate", "--help").stdout
+    assert "--min-ngram" in run("generate", "--help").stdout
+    of_quest = " ".join(run("generate", "-d", "quest", "--help").stdout.split())
+    assert "--budget" in of_quest and "--min-ngram" not in of_quest
+    assert "Default: pass." in of_quest  # its own, not those of all
+    assert "--cosine" not in of_quest and "--bits" not in of_quest
+
+
+def test_options_of_the_last_release_work_with_a_note(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("abc")
+    how = ["-m", folder, "-n", "4", "-t", "0", "--json"]
+    result = run("check", "--prompts", str(tmp_path / "prompts.txt"), *how)
+    assert result.exit_code == 0 and "--prompts is --prompt-file now" in result.stderr
+    assert json.loads(result.stdout)
+    assert "--prompts" not in run("check", "--help").stdout
+
+
 def test_help_does_not_wait_for_torch() -> None:
     code = (
         "import sys; import specdec.cli.app; "
@@ -198,7 +227,7 @@ def test_bench_offload(long: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abcd efgh " * 400)
     result = run(
         "bench", "offload", "-m", long, "--context", "3000", "--rates", "0,0.5", "--drafters",
-        "ngram", "--new-tokens", "6", "--repeats", "1", "-f", str(tmp_path / "text"),
+        "ngram", "--max-new-tokens", "6", "--repeats", "1", "-f", str(tmp_path / "text"),
         "--out", str(tmp_path / "out.json"),
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr

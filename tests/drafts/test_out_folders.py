@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from specdec import Engine
 from specdec.bench.report import files
-from specdec.cli.app import _apart
+from specdec.cli.command import _apart
 from specdec.drafts.longspec import checkpoint
 from specdec.drafts.longspec.checkpoint import Checkpoint
 from specdec.drafts.longspec.training.lessons import Lessons
@@ -50,9 +50,9 @@ def test_training_writes_over_nothing_of_others(tmp_path, monkeypatch, name):
     with pytest.raises(InvalidArgument, match=f"{name}"):
         check_out(tmp_path)
     monkeypatch.setattr("specdec.drafts.longspec.training.run.load", None)
-    done = run("train-drafter", "--target", "x", "--data", str(tmp_path), "--out", str(tmp_path))
+    done = run("train-drafter", "--model", "x", "--data", str(tmp_path), "--out", str(tmp_path))
     assert done.exit_code == 2 and name in done.output
-    done = run("train-drafter", "--target", "x", "--out", str(tmp_path / name))
+    done = run("train-drafter", "--model", "x", "--out", str(tmp_path / name))
     assert done.exit_code == 2 and "is a file" in done.output
     assert (tmp_path / name).read_text() == '{"model_type": "llama"}'
 
@@ -165,14 +165,14 @@ def test_several_values_behind_one_option(monkeypatch, tmp_path):
     for name in ("run.train", "measure.measure"):
         monkeypatch.setattr(f"{training}.{name}", lambda *a, **k: seen.append(a))
     data = ["--data", "a", "b", "c"]
-    done = run("train-drafter", "--target", "t", *data, "--out", "o")
+    done = run("train-drafter", "--model", "t", *data, "--out", "o")
     assert done.exit_code == 0, done.output
     done = run("measure-drafter", "--out", str(tmp_path / "o"), *data)
     assert done.exit_code == 0, done.output
     paths = [Path("a"), Path("b"), Path("c")]
     assert all(paths in given for given in seen) and len(seen) == 2
     monkeypatch.setattr(f"{training}.run.train", lambda *a, **k: 2.5)
-    done = run("train-drafter", "--target", "t", "--out", "o", "--json")
+    done = run("train-drafter", "--model", "t", "--out", "o", "--json")
     assert json.loads(done.stdout) == {"out": "o", "acceptance_length": 2.5}
 
 
@@ -181,7 +181,7 @@ def test_data_that_is_not_there_is_refused_before_anything_is_loaded(tmp_path, m
     monkeypatch.setattr("specdec.drafts.longspec.training.measure.Engine", None)
     missing, there = tmp_path / "missing", tmp_path / "there"
     there.mkdir()
-    for command in (["train-drafter", "--target", "x"], ["measure-drafter"]):
+    for command in (["train-drafter", "--model", "x"], ["measure-drafter"]):
         done = run(*command, "--data", str(there), str(missing), "--out", str(tmp_path / "o"))
         assert done.exit_code == 2 and f"{missing}" in done.output.replace("\n", "")
         done = run(*command, "--data", str(there), "--out", str(tmp_path / "o"))

@@ -44,7 +44,7 @@ def train(
     accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[parallel])
     model, tokenizer, source, _ = load(target, dtype=dtype, device=accelerator.device)
     if tokenizer is None:
-        raise InvalidArgument(f"--target {target} has no tokenizer, so there is nothing to read")
+        raise InvalidArgument(f"--model {target} has no tokenizer, so there is nothing to read")
     about = {"target": source, "files": len(files), "dtype": dtype, "precision": mixed_precision}
     trainer = Trainer(
         take_up(model, is_packed=False),
