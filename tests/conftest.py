@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from specdec.control import calibration
 from specdec.loading.gguf import built_tokenizers
 from specdec.sparse.calibrations import finding
 
+_SPENT = pytest.StashKey[float]()  # processor time when the last report was made
 TESTS = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != TESTS.parent]
 
@@ -55,14 +56,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Each report says what its test took of the processor, whatever else the machine did."""
+    report = yield
+    now = _processor_time()
+    report.user_properties.append(("processor", now - item.session.stash.get(_SPENT, now)))
+    item.session.stash[_SPENT] = now
+    return report
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.stash[_SPENT] = _processor_time()
+
+
+def _processor_time() -> float:
+    """Seconds of all threads of this process, and of processes that it has waited for."""
+    return sum(os.times()[:4])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How long the tests of each part took, which docs/testing.md bounds."""
+    """What the tests of each part took of the processor, which docs/testing.md bounds."""
     seconds = dict.fromkeys(("fast", "default", "slow"), 0.0)
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 marks = report.keywords
                 part = "slow" if "slow" in marks else "fast" if "fast" in marks else "default"
-                seconds[part] += report.duration
+                seconds[part] += dict(report.user_properties).get("processor", 0.0)
     told = ", ".join(f"{part} {took:.0f} s" for part, took in seconds.items())
-    terminalreporter.write_line(f"in tests, in all processes: {told}")
+    terminalreporter.write_line(f"processor time of tests, in all processes: {told}")

@@ -23,7 +23,7 @@ from specdec.drafts.longspec.training.corpus import Corpus, gather, split
 from specdec.drafts.longspec.training.progress import FILE, Progress
 from specdec.drafts.longspec.training.replay import Written, replay
 from specdec.drafts.longspec.training.settings import Settings
-from specdec.drafts.longspec.training.teacher import ANCHORS, Teacher, place
+from specdec.drafts.longspec.training.teacher import ANCHORS, Teacher, anchor_offset
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
 from specdec.model.target import Target
@@ -153,7 +153,7 @@ def test_lessons_hold_what_the_target_knows(teacher, offset):
     )
     assert lesson.tokens.shape == (3, 16)
     assert [row[: len(s)] for row, s in zip(lesson.tokens.tolist(), starts)] == starts
-    assert lesson.positions[0].tolist() == place(torch.arange(16), offset).tolist()
+    assert lesson.positions[0].tolist() == anchor_offset(torch.arange(16), offset).tolist()
     assert lesson.positions[0, ANCHORS] - lesson.positions[0, ANCHORS - 1] == 1 + offset
     again = teacher.read(lesson.tokens.tolist(), offset)
     for name in ("k", "v", "hidden"):

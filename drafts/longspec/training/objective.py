@@ -20,18 +20,18 @@ SKIP = 4  # first tokens of a text, which nobody drafts after
 class Frozen:
     """What a block shares with its target: embedding, head rows `[V', hidden]`, rotary.
 
-    ids: the target's token of each head row, `int64[V']`; places: the row of each token, or -1.
+    ids: the target's token of each head row, `int64[V']`; row_of: the row of each token, or -1.
     """
 
     embedding: nn.Module
     head: Tensor
     ids: Tensor
-    places: Tensor
+    row_of: Tensor
     rotary: Rotary
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Batch:
     """Texts of a lesson on the device: what a block reads, and what it should have said."""
 
     tokens: Tensor
@@ -43,49 +43,49 @@ class Sheet:
     top_logp: Tensor
 
     @classmethod
-    def of(cls, lesson: Lesson, rows: list[int], device: torch.device) -> Sheet:
+    def of(cls, lesson: Lesson, rows: list[int], device: torch.device) -> Batch:
         """Some texts of `lesson`."""
         return cls(**{name: x[rows].to(device) for name, x in vars(lesson).items()})
 
 
-def outputs(block: nn.Module, frozen: Frozen, sheet: Sheet, lag: int) -> Tensor:
+def outputs(block: nn.Module, frozen: Frozen, batch: Batch, lag: int) -> Tensor:
     """The block's hidden states `[N, T, hidden]`, with the target's KV `lag` tokens behind."""
-    embedded = frozen.embedding(sheet.tokens).detach().float()
-    out: Tensor = block(embedded, sheet.positions, sheet.k, sheet.v, frozen.rotary, lag)
+    embedded = frozen.embedding(batch.tokens).detach().float()
+    out: Tensor = block(embedded, batch.positions, batch.k, batch.v, frozen.rotary, lag)
     return out
 
 
-def loss(block: nn.Module, frozen: Frozen, sheet: Sheet, lag: int, settings: Settings) -> Tensor:
+def loss(block: nn.Module, frozen: Frozen, batch: Batch, lag: int, settings: Settings) -> Tensor:
     """Cross-entropy on the target's distribution, and the additions that the settings ask for."""
-    h = outputs(block, frozen, sheet, lag)[:, SKIP:]
+    h = outputs(block, frozen, batch, lag)[:, SKIP:]
     logp = (h @ frozen.head.to(h.dtype).T).float().log_softmax(-1)
-    places = frozen.places[sheet.top_ids[:, SKIP:].long()]
-    known = places >= 0
-    probs = sheet.top_logp[:, SKIP:].float().exp() * known
-    taken = logp.gather(-1, places.clamp_min(0))
+    rows = frozen.row_of[batch.top_ids[:, SKIP:].long()]
+    known = rows >= 0
+    probs = batch.top_logp[:, SKIP:].float().exp() * known
+    taken = logp.gather(-1, rows.clamp_min(0))
     total = -(probs * taken).sum(-1).mean()
     if settings.argmax_weight:
         total = total - settings.argmax_weight * (taken * known)[..., 0].mean()
     if settings.hidden_weight:
         total = total + settings.hidden_weight * F.smooth_l1_loss(
-            h.float(), sheet.hidden[:, SKIP:].float()
+            h.float(), batch.hidden[:, SKIP:].float()
         )
     return total
 
 
 @torch.no_grad()
 def top_ranks(
-    block: LongSpecBlock, frozen: Frozen, sheet: Sheet, lag: int, most: int = 4
+    block: LongSpecBlock, frozen: Frozen, batch: Batch, lag: int, most: int = 4
 ) -> Tensor:
     """Rank of the target's argmax among the block's `most` best, `int64[N, T]`; `most` if none."""
-    h = outputs(block, frozen, sheet, lag)
+    h = outputs(block, frozen, batch, lag)
     best = frozen.ids[(h @ frozen.head.to(h.dtype).T).topk(most).indices]
-    hits = best == sheet.top_ids[..., :1]
+    hits = best == batch.top_ids[..., :1]
     return torch.where(hits.any(-1), hits.int().argmax(-1), most)
 
 
 @torch.no_grad()
-def examine(
+def evaluate(
     block: LongSpecBlock,
     frozen: Frozen,
     lessons: list[Lesson],
@@ -104,9 +104,9 @@ def examine(
         some = max(1, 4096 // lesson.tokens.shape[1])
         for first in range(0, len(lesson.tokens), some):
             rows = list(range(first, min(first + some, len(lesson.tokens))))
-            sheet = Sheet.of(lesson, rows, device)
-            entropy += float(loss(block, frozen, sheet, 1, plain)) * len(rows)
-            by_lag = [top_ranks(block, frozen, sheet, lag) for lag in range(1, depth + 1)]
+            batch = Batch.of(lesson, rows, device)
+            entropy += float(loss(block, frozen, batch, 1, plain)) * len(rows)
+            by_lag = [top_ranks(block, frozen, batch, lag) for lag in range(1, depth + 1)]
             # draft d after token i stands at token i + d
             shifted = [x[:, SKIP + d : x.shape[1] - depth + d] for d, x in enumerate(by_lag)]
             ranks.append(torch.stack(shifted, -1).flatten(0, 1).cpu())

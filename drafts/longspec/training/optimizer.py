@@ -48,9 +48,9 @@ class BlockOptimizer:
     def state(self) -> dict[str, Tensor]:
         """All tensors to go on from, by name."""
         return {
-            f"{part}.{place}.{name}": x
+            f"{part}.{number}.{name}": x
             for part, optimizer in enumerate(self.parts)
-            for place, entry in optimizer.state_dict()["state"].items()
+            for number, entry in optimizer.state_dict()["state"].items()
             for name, x in entry.items()
         }
 
@@ -59,9 +59,9 @@ class BlockOptimizer:
         for part, optimizer in enumerate(self.parts):
             entries: dict[int, dict[str, Tensor]] = {}
             for key, x in state.items():
-                owner, place, name = key.split(".", 2)
+                owner, number, name = key.split(".", 2)
                 if int(owner) == part:
-                    entries.setdefault(int(place), {})[name] = x
+                    entries.setdefault(int(number), {})[name] = x
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": entries, "param_groups": groups})
 

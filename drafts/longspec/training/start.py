@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from specdec.drafts.longspec.block import LongSpecBlock, Sizes, behind
 from specdec.drafts.longspec.checkpoint import attention_of
 from specdec.drafts.longspec.training.corpus import Corpus
-from specdec.drafts.longspec.training.objective import SKIP, Frozen, Sheet
+from specdec.drafts.longspec.training.objective import SKIP, Batch, Frozen
 from specdec.drafts.longspec.training.teacher import Lesson
 from specdec.model.target import Target
 
@@ -68,10 +68,10 @@ def solve_start(
     both = range(1, min(2, block.sizes.max_lag) + 1)
     width = block.sizes.hidden_size
     sums = _Sums()
-    for sheet in _sheets(lessons, device):
-        p = _Parts(block, frozen, sheet)
+    for batch in _batches(lessons, device):
+        p = _Parts(block, frozen, batch)
         ones = torch.ones_like(p.embedded[..., :1])
-        near = block.near(p.embedded, frozen.rotary, sheet.positions)
+        near = block.near(p.embedded, frozen.rotary, batch.positions)
         features = (p.embedded, behind(p.embedded, 1), near, behind(p.state, 1), ones)
         sums.add(torch.cat(features, -1), p.hidden)
     found = sums.solve(0.01)
@@ -85,20 +85,20 @@ def solve_start(
     block.token_in.bias.copy_(parts[-1][:, 0])
     for lag in range(2, block.sizes.max_lag + 1):
         sums = _Sums()
-        for sheet in _sheets(lessons, device):
-            p = _Parts(block, frozen, sheet)
+        for batch in _batches(lessons, device):
+            p = _Parts(block, frozen, batch)
             sums.add(behind(p.state, lag), p.hidden - p.reading(lag))
         _weight(block.state_in[lag - 1]).copy_(sums.solve(0.01).T)
     sums = _Sums()
-    for sheet in _sheets(lessons, device):
-        p = _Parts(block, frozen, sheet)
+    for batch in _batches(lessons, device):
+        p = _Parts(block, frozen, batch)
         for lag in both:
             h = p.reading(lag)
             sums.add(p.far(h, lag), p.hidden - h)
     block.cross_o.weight.copy_(sums.solve(0.01).T)
     sums = _Sums()
-    for sheet in _sheets(lessons, device):
-        p = _Parts(block, frozen, sheet)
+    for batch in _batches(lessons, device):
+        p = _Parts(block, frozen, batch)
         for lag in both:
             h = p.reading(lag)
             h = h + block.cross_o(p.far(h, lag))
@@ -107,24 +107,24 @@ def solve_start(
 
 
 class _Parts:
-    """A sheet as the stages of a block read it."""
+    """A batch as the stages of a block read it."""
 
-    def __init__(self, block: LongSpecBlock, frozen: Frozen, sheet: Sheet) -> None:
-        self.block, self.frozen, self.sheet = block, frozen, sheet
-        self.embedded = frozen.embedding(sheet.tokens).float()
-        self.k, self.v, self.hidden = sheet.k.float(), sheet.v.float(), sheet.hidden.float()
-        self.state = block.state(self.k, self.v, frozen.rotary, sheet.positions)
+    def __init__(self, block: LongSpecBlock, frozen: Frozen, batch: Batch) -> None:
+        self.block, self.frozen, self.batch = block, frozen, batch
+        self.embedded = frozen.embedding(batch.tokens).float()
+        self.k, self.v, self.hidden = batch.k.float(), batch.v.float(), batch.hidden.float()
+        self.state = block.state(self.k, self.v, frozen.rotary, batch.positions)
 
     def reading(self, lag: int) -> Tensor:
         """h before cross-attention."""
         h = self.block.start(self.embedded, behind(self.embedded, 1))
         h = h + self.block.newest(behind(self.state, lag), lag)
-        near = self.block.near(self.embedded, self.frozen.rotary, self.sheet.positions)
+        near = self.block.near(self.embedded, self.frozen.rotary, self.batch.positions)
         return h + self.block.self_o(near)
 
     def far(self, h: Tensor, lag: int) -> Tensor:
         """Cross-attention's heads."""
-        rotary, positions = self.frozen.rotary, self.sheet.positions
+        rotary, positions = self.frozen.rotary, self.batch.positions
         return self.block.far(h, positions, self.k, self.v, rotary, lag)
 
 
@@ -148,12 +148,12 @@ class _Sums:
         return torch.linalg.solve(xx, self.xy)
 
 
-def _sheets(lessons: list[Lesson], device: torch.device) -> Iterator[Sheet]:
+def _batches(lessons: list[Lesson], device: torch.device) -> Iterator[Batch]:
     """All texts of some lessons, about 4,096 tokens at a time."""
     for lesson in lessons:
         some = max(1, 4096 // lesson.tokens.shape[1])
         for at in range(0, len(lesson.tokens), some):
-            yield Sheet.of(lesson, list(range(at, min(at + some, len(lesson.tokens)))), device)
+            yield Batch.of(lesson, list(range(at, min(at + some, len(lesson.tokens)))), device)
 
 
 def _weight(layer: nn.Module) -> Tensor:

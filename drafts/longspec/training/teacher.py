@@ -100,7 +100,7 @@ class Teacher:
             parts = []
             for start in range(0, length, 512):
                 end = min(start + 512, length)
-                positions = place(torch.arange(start, end), offset).expand(len(rows), -1)
+                positions = anchor_offset(torch.arange(start, end), offset).expand(len(rows), -1)
                 pass_ = ForwardPass(store, view, rows, positions)
                 parts.append(self._run([texts[row][start:end] for row in rows], pass_))
                 for row in rows:
@@ -113,7 +113,7 @@ class Teacher:
         self, store: KVStore, view: FullView, column: list[list[int]], at: int, offset: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = len(column)
-        positions = place(torch.tensor([[at]]), offset).expand(rows, 1)
+        positions = anchor_offset(torch.tensor([[at]]), offset).expand(rows, 1)
         anc = torch.ones(rows, 1, 1, dtype=torch.int64)
         pass_ = ForwardPass(
             store, view, range(rows), positions, anc=anc, staged_positions=positions
@@ -156,11 +156,11 @@ class Teacher:
         k, v = store.levels[0].k[self.layer], store.levels[0].v[self.layer]
         assert k is not None and v is not None
         tokens = torch.tensor(texts)
-        positions = place(torch.arange(tokens.shape[1]), offset).expand(tokens.shape)
+        positions = anchor_offset(torch.arange(tokens.shape[1]), offset).expand(tokens.shape)
         return Lesson(tokens, positions.contiguous(), k, v, hidden, ids, logp)
 
 
-def place(index: Tensor, offset: int) -> Tensor:
+def anchor_offset(index: Tensor, offset: int) -> Tensor:
     """Anchor-offset positions (LongSpec, arXiv 2502.17421): i for the first ones, else i + offset.
 
     Short texts so teach a drafter about late positions; the anchors, which serve as attention

@@ -21,7 +21,7 @@ from specdec.drafts.longspec.head_rows import head_rows
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.longspec.training.corpus import split
 from specdec.drafts.longspec.training.lessons import Lessons
-from specdec.drafts.longspec.training.objective import Frozen, Sheet, examine, loss
+from specdec.drafts.longspec.training.objective import Batch, Frozen, evaluate, loss
 from specdec.drafts.longspec.training.optimizer import BlockOptimizer, schedule
 from specdec.drafts.longspec.training.progress import Progress
 from specdec.drafts.longspec.training.settings import Pace, Settings
@@ -63,7 +63,7 @@ class Trainer:
             teacher, tokenizer, self.corpus, seed=s.seed, rows=s.rows, length=s.length, long=s.long,
             folder=out / "lessons",
         )  # fmt: skip
-        self.exam = Lessons(
+        self.held_out = Lessons(
             teacher, tokenizer, held_out, seed=s.seed + 1,
             rows=pace.held_out, length=s.length, long=s.long, folder=out / "held_out",
         )  # fmt: skip
@@ -97,7 +97,7 @@ class Trainer:
         if self.pace.stop_after is not None:
             end = min(end, step + self.pace.stop_after)
         if step == 0 and not self.best:
-            report(self._examined(0, 0.0))
+            report(self._evaluated(0, 0.0))
         looked, started, losses = perf_counter(), perf_counter(), []
         while step < end:
             losses.append(self._step(step))
@@ -106,7 +106,7 @@ class Trainer:
             due = perf_counter() - looked > 60 * self.pace.examine_minutes
             if self._agreed(due or step == end):
                 mean = sum(losses) / len(losses)
-                row = self._examined(step, mean)
+                row = self._evaluated(step, mean)
                 row["minutes"] = round((perf_counter() - started) / 60, 2)
                 report(row)
                 looked, losses = perf_counter(), []
@@ -122,11 +122,11 @@ class Trainer:
             lesson = self.window[rng.choice(sorted(self.window))]
             count = max(1, s.batch_tokens // lesson.tokens.shape[1])
             rows = rng.sample(range(len(lesson.tokens)), min(count, len(lesson.tokens)))
-            sheet = Sheet.of(lesson, rows, self.device)
+            batch = Batch.of(lesson, rows, self.device)
             last = number == s.accumulate - 1
             alone = nullcontext() if last else self.accelerator.no_sync(self.model)
             with alone, self.accelerator.autocast():
-                value = loss(self.model, self.frozen, sheet, 1 + step_lag(rng, s.max_lag), s)
+                value = loss(self.model, self.frozen, batch, 1 + step_lag(rng, s.max_lag), s)
                 self.accelerator.backward(value / s.accumulate)
             total += float(value.detach()) / s.accumulate
         self.optimizer.step(step)
@@ -145,17 +145,17 @@ class Trainer:
                 self.lessons.forget(old * accelerator.num_processes + accelerator.process_index)
         for number in wanted:
             if number not in self.window:
-                place = number * accelerator.num_processes + accelerator.process_index
-                self.window[number] = self.lessons(place)
+                lesson = number * accelerator.num_processes + accelerator.process_index
+                self.window[number] = self.lessons(lesson)
 
-    def _examined(self, step: int, mean_loss: float) -> dict[str, Any]:
+    def _evaluated(self, step: int, mean_loss: float) -> dict[str, Any]:
         """Agreement on held-out texts; keeps the block if it is the best, and the progress."""
         row: dict[str, Any] = {"step": step, "mean_loss": round(mean_loss, 4)}
         row["rate"] = schedule(max(0, step - 1), self.settings) * self.settings.rate
         if self.accelerator.is_main_process:
-            papers = [self.exam(0)]
+            held_out = [self.held_out(0)]
             with self.accelerator.autocast():
-                row |= examine(self.block, self.frozen, papers, self.device)
+                row |= evaluate(self.block, self.frozen, held_out, self.device)
             self.stale += 1
             if row["acceptance_length"] > self.best:
                 self.best, self.stale = row["acceptance_length"], 0
@@ -167,7 +167,7 @@ class Trainer:
         return row
 
     def _agreed(self, here: bool) -> bool:
-        """What the main process, which alone looks at clock and exam, decides for all."""
+        """What the main process, which alone looks at clock and held-out texts, decides for all."""
         flag = torch.tensor([float(here)], device=self.device)
         return bool(broadcast(flag)) if self.accelerator.num_processes > 1 else here
 
@@ -184,12 +184,12 @@ class Trainer:
                 ).to(self.device)
                 if self.accelerator.num_processes > 1:
                     ids = broadcast(ids)
-        places = torch.full((vocab,), -1, device=self.device)
-        places[ids] = torch.arange(len(ids), device=self.device)
+        row_of = torch.full((vocab,), -1, device=self.device)
+        row_of[ids] = torch.arange(len(ids), device=self.device)
         embedding = self.target.model.get_input_embeddings()
         assert embedding is not None
         head = head_rows(self.target, ids)
-        return Frozen(embedding, head, ids, places, Rotary(self.target, self.sizes.kv_layer))
+        return Frozen(embedding, head, ids, row_of, Rotary(self.target, self.sizes.kv_layer))
 
     def _checkpoint(self, step: int) -> Checkpoint:
         weights = {k: x.clone() for k, x in self.block.state_dict().items()}
