@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ def select(
     if policy.layers is not None:
         budget = tokens_of(
             policy.layers, limit, policy.selecting, pass_.state, text, segments.round,
-            lambda other: scores(policy, other),
+            lambda other: scores(policy, replace(other, accepted=_accepted(pass_, other))),
         )  # fmt: skip
     mean = budget if isinstance(budget, int) else int(budget.float().mean())
     how = settings(policy, segments, text.length // size, mean)
@@ -75,17 +77,21 @@ def settings(policy: Policy, segments: Segments, pages: int, budget: int) -> dic
 
 def _text(policy: Policy, pass_: ForwardPass, call: AttentionCall, x: Segments) -> Text:
     """The full pages of the levels that are selected from."""
-    size, store, kept = policy.page_size, pass_.store, pass_.state.queries
+    size, store = policy.page_size, pass_.store
     covered = tuple(
         length // size * size if level.k[call.layer] is not None else 0
         for level, length in zip(store.levels[: x.readable], x.lengths, strict=False)
     )
     held, seen = pass_.state.held, x.sequence
-    accepted = None if kept is None else kept.accepted(call.layer, seen)
     ids = held[seen].tokens if seen < len(held) else ()
-    return Text(
-        store, seen, call.layer, covered, call.q.device, call.scale, call.softcap, ids, accepted
-    )  # fmt: skip
+    text = Text(store, seen, call.layer, covered, call.q.device, call.scale, call.softcap, ids)
+    return replace(text, accepted=_accepted(pass_, text))
+
+
+def _accepted(pass_: ForwardPass, text: Text) -> Tensor | None:
+    """The last verification's queries in the text's layer, if they were kept."""
+    kept = pass_.state.queries
+    return None if kept is None else kept.accepted(text.layer, text.sequence)
 
 
 def _forced(score: Tensor, how: dict[str, int]) -> Tensor:

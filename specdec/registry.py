@@ -107,6 +107,10 @@ VIEWS = {
         "specdec.sparse.methods.mpcache:MPCache",
         "groups of what was looked at, by a linear bound (MPCache)",
     ),
+    "actqkv": Named(
+        "specdec.sparse.methods.actqkv:ActQKV",
+        "blocks of 32 by a probe query, layers by the density of their scores (ActQKV)",
+    ),
     "compresskv": Named(
         "specdec.sparse.methods.compresskv:CompressKV",
         "tokens that a few retrieval heads look at, layers by their error (CompressKV)",

@@ -16,6 +16,7 @@ from specdec.sparse.scorers.probe_query import (
     representatives,
     spread,
 )
+from specdec.sparse.scorers.probed_blocks import ProbedBlocks
 from specdec.sparse.scorers.strong_channels import StrongChannels
 
 
@@ -123,3 +124,34 @@ def test_representatives(data):
         for p in range(pages):
             asked = [np.mean([x @ key for x in q[h]]) for key in k[h, p]]
             np.testing.assert_allclose(got[h, p], k[h, p, np.argsort(asked)[-count:]].mean(0))
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_probed_blocks(data):
+    heads, pages = (data.draw(st.integers(1, n)) for n in (2, 5))
+    asking, window = (data.draw(st.integers(3, n)) for n in (70, 9))  # two stand out alike
+    k, q = draw(data, heads, pages, 8, 4), draw(data, heads, asking, 4)
+    asked = draw(data, heads, window, 4)
+    share = data.draw(st.sampled_from([0.02, 0.4]))
+    scorer = ProbedBlocks(page_size=8, share=share)
+    for memo in (Memo(), Memo(queries=torch.from_numpy(asked))):
+        summary = scorer.summarize(torch.from_numpy(k), memo)
+        got = scorer.logits(torch.from_numpy(q), summary, 0.3, memo)
+        assert got.shape == (heads, 1, pages)
+        for h in range(heads):
+            stands = k[h].mean(1)
+            if memo.queries is not None:
+                order = (k[h] @ asked[h].mean(0)).argsort(1)[:, -4:]
+                stands = np.take_along_axis(k[h], order[..., None], 1).mean(1)
+            want = 0.3 * stands @ probe_of(q[h], share)
+            np.testing.assert_allclose(got[h, 0], want, atol=1e-9)
+
+
+def probe_of(q, share):
+    """The weighted mean of the queries with the most activation bias."""
+    var = q.var(0)
+    bias = ((q - q.mean(0)) ** 2 / (var + 0.01 * var.mean() + 1e-300)).sum(-1)
+    best = np.argsort(-bias)[: max(1, int(np.ceil(share * len(q))))]
+    weight = bias[best] if bias[best].sum() > 0 else np.ones(len(best))
+    return weight @ q[best] / weight.sum()

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specdec.sparse.budgets.dense_layers import DenseLayers
 from specdec.sparse.budgets.entropy_groups import entropy_groups
 from specdec.sparse.budgets.entropy_stages import entropy_stages, stages
 from specdec.sparse.budgets.equal_coverage import equal_coverage
@@ -149,3 +150,22 @@ def test_spectral_entropy_is_that_of_the_covariance(seed, count, top):
     np.testing.assert_allclose(spectral_entropy(torch.from_numpy(x), top).item(), want, atol=1e-9)
     line = torch.linspace(-1, 1, 6)[:, None] * torch.ones(8)
     assert spectral_entropy(line).item() < 1e-9
+
+
+@given(layers_of_scores, st.integers(1, 900))
+def test_actqkv_gives_more_to_concentrated_layers(drawn, mean):
+    seed, layers, pages, heads = drawn
+    rng = np.random.default_rng(seed)
+    scores = [rng.random((heads, pages)) ** rng.integers(1, 40) for _ in range(layers)]
+    got = DenseLayers().tokens(range(layers), mean, [torch.from_numpy(s) for s in scores])
+    density = []
+    for score in scores:
+        x = score.mean(0)
+        x = np.exp((x - x.min()) / max(x.max() - x.min(), 1e-300))
+        p = x / x.sum()
+        density.append(np.log(max(2, pages)) / max(-(p * np.log(p)).sum(), 1e-6))
+    share = np.clip(np.array(density) / np.mean(density), 32 / 46, 2)
+    above = share - 32 / 46
+    above *= min(1, layers * (1 - 32 / 46) / max(above.sum(), 1e-300))
+    np.testing.assert_allclose(got, mean * (32 / 46 + above), atol=1 + 1e-6 * mean)
+    assert sum(got) <= layers * mean
