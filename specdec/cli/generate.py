@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,22 +10,13 @@ import typer
 from rich.text import Text
 
 from specdec.cli import arguments, console, options, prompts
+from specdec.cli.summary import Comparison, print_summary
 
 if TYPE_CHECKING:
     from specdec.decoding.output import Generation
     from specdec.engine import Engine
-    from specdec.forward.view_reads import ReadStats
 
 _PLAIN_TOKENS = 32  # of the plain run that the summary compares with
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A plain run of the first tokens of the same request. equal is None if not comparable."""
-
-    num_tokens: int
-    tokens_per_s: float
-    equal: bool | None
 
 
 @options.MethodOptions()
@@ -146,7 +137,7 @@ def generate(
     else:
         if explain:
             _print_choices(result)
-        _print_summary(result, comparison)
+        print_summary(result, comparison)
     if comparison is not None and comparison.equal is False:
         raise typer.Exit(1)
 
@@ -194,32 +185,6 @@ def _compare(
     return Comparison(len(plain.token_ids), plain.stats.tokens_per_s, equal)
 
 
-def _print_summary(result: Generation, comparison: Comparison | None) -> None:
-    stats = result.stats
-    parts = [f"{len(result.token_ids)} tokens ({result.finish_reason})"]
-    speed = f"{stats.tokens_per_s:.1f} tok/s"
-    if comparison is not None:
-        factor = stats.tokens_per_s / comparison.tokens_per_s if comparison.tokens_per_s else 0.0
-        speed += (
-            f" with {result.drafter}, {comparison.tokens_per_s:.1f} plain ({factor:.2f}x; plain: "
-            f"the first {comparison.num_tokens} tokens once more, without drafts)"
-        )
-    parts.append(speed)
-    parts.append(f"acceptance length {stats.mean_acceptance_length:.2f}")
-    parts.append(f"acceptance rate {stats.draft_acceptance_rate:.0%}")
-    for name, inner in stats.inner.items():
-        parts.append(
-            f"{name}: acceptance rate {inner.draft_acceptance_rate:.0%}, length "
-            f"{inner.mean_acceptance_length:.2f}"
-        )
-    parts.extend(_reads(name, reads) for name, reads in stats.reads.items())
-    parts.append(f"lossless {_verdict(result, comparison)}")
-    if result.seed is not None:
-        parts.append(f"seed {result.seed}")
-    failed = comparison is not None and comparison.equal is False
-    console.err().print("\n" + " · ".join(parts), style="red" if failed else "cyan")
-
-
 def _print_choices(result: Generation) -> None:
     """What was chosen in which rounds, and how often in all."""
     err, choices = console.err(), result.stats.choices
@@ -229,33 +194,6 @@ def _print_choices(result: Generation) -> None:
     err.print(f"rounds by proposer: {counts}", style="dim", markup=False)
     for reason, count in result.stats.unasked.items():
         err.print(f"not asked in {count} rounds: {reason}", style="dim", markup=False)
-
-
-def _reads(name: str, reads: ReadStats) -> str:
-    """What a sparse view read, and whether it had nothing to leave out."""
-    if reads.full_passes == reads.passes:
-        return f"{name} read everything: the context is within its budget"
-    shares = reads.to_dict()
-    tokens, context = shares["tokens_per_pass"], shares["context_per_pass"]
-    text = f"{name} read {tokens:.0f} of {context:.0f} tokens a pass"
-    if tokens == context:
-        part = shares["bytes_per_pass"] / shares["full_bytes_per_pass"]
-        text = f"{name} read {context:.0f} tokens a pass in {part:.0%} of their bytes"
-    if reads.full_passes:
-        text += f" (everything in {reads.full_passes} of {reads.passes} passes)"
-    return text
-
-
-def _verdict(result: Generation, comparison: Comparison | None) -> str:
-    if not result.lossless:
-        return "no (a view that does not read everything was asked for)"
-    if comparison is None:
-        return "yes (not compared)"
-    if comparison.equal is None:
-        return "yes (in distribution: rejection draws other tokens than plain decoding)"
-    if comparison.equal:
-        return f"yes (its first {comparison.num_tokens} tokens equal plain decoding's)"
-    return "NO: the text differs from plain decoding; `specdec check` shows where"
 
 
 def _as_dict(result: Generation, comparison: Comparison | None) -> dict[str, Any]:

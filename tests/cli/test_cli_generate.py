@@ -12,6 +12,7 @@ import pytest
 
 from specdec.cli import prompts
 from specdec.cli.console import harmless
+from specdec.cli.summary import joined
 
 from helpers import letters
 from helpers.command import corrupt, run
@@ -45,9 +46,21 @@ def test_text_goes_to_stdout_and_the_summary_to_stderr(folder: str) -> None:
     result = run("generate", "abc", "-m", folder, "-n", "40", NO_COLOR="1")
     assert result.exit_code == 0
     assert result.stdout == harmless(expected["text"]) + "\n"
-    for part in ("40 tokens", "tok/s with auto", "plain", "acceptance length", "lossless yes"):
-        assert part in result.stderr
-    assert "first 32 tokens equal" in result.stderr
+    *_, last = result.stderr.splitlines()
+    for part in ("40 tokens · ", " tok/s with auto, ", "x plain · ", " tokens a pass · text equal"):
+        assert part in last
+    assert len(last) <= 80
+
+
+def test_more_is_said_with_verbose(folder: str) -> None:
+    told = run("-v", "generate", "abc", "-m", folder, "-n", "40", "-d", "triforce").stderr
+    for part in ("ended by: length", "over the first 32 tokens", "acceptance rate: ", "chunks: "):
+        assert part in told
+
+
+def test_a_summary_is_broken_between_its_parts() -> None:
+    parts = ["a" * 30, "b" * 30, "c" * 30, "d" * 90]
+    assert joined(parts) == [f"{parts[0]} · {parts[1]}", parts[2], parts[3]]
 
 
 def test_accepted_tokens_are_green(folder: str) -> None:
@@ -56,7 +69,7 @@ def test_accepted_tokens_are_green(folder: str) -> None:
                  "--no-compare"]  # fmt: skip
     coloured = run(*arguments, FORCE_COLOR="1", TERM="xterm")
     assert "\x1b[32m" in coloured.stdout
-    assert "not compared" in coloured.stderr
+    assert "· lossless" in coloured.stderr
     assert "\x1b" not in run(*arguments, NO_COLOR="1", FORCE_COLOR="1", TERM="xterm").stdout
 
 
@@ -108,7 +121,7 @@ def test_a_difference_from_plain_decoding_fails(
     corrupt(monkeypatch, position=3)
     result = run("generate", "abc", "-m", folder, "-n", "8")
     assert result.exit_code == 1
-    assert "lossless NO" in result.stderr
+    assert "NOT the text of plain decoding" in result.stderr
 
 
 def test_prompts_come_from_file_and_pipe(folder: str, tmp_path: Path) -> None:
