@@ -14,10 +14,10 @@ from specdec.forward.layout import Segments
 from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import WHOLE, LayerPlan, Needs, RowPlan, whole_row
 from specdec.model.target import Target
-from specdec.sparse.asks import LayerAsk
 from specdec.sparse.budget import row_plan
 from specdec.sparse.device.prepare import prepare
 from specdec.sparse.device.static_plan import static_plan
+from specdec.sparse.layer_select import LayerSelect
 from specdec.sparse.page_index import PageIndex
 from specdec.sparse.policy import PROMPT_QUERIES, Policy
 from specdec.sparse.scorers.base import Memo
@@ -90,7 +90,7 @@ class SparseView(Policy):
             b for b, x in enumerate(segments) if layer == anchor and self._is_due(pass_, x, layer)
         ]
         if due:
-            return LayerPlan(ask=LayerAsk(self, pass_, layer, due, self._standing))
+            return LayerPlan(select=LayerSelect(self, pass_, layer, due, self._standing))
         return self._standing(pass_, layer, segments)
 
     def _is_due(self, pass_: ForwardPass, x: Segments, layer: int) -> bool:

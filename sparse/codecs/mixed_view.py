@@ -12,7 +12,7 @@ from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments
 from specdec.forward.pass_ahead import PassAhead
-from specdec.forward.plan import Ask, LayerPlan, Needs, RowPlan
+from specdec.forward.plan import LayerPlan, Needs, QuerySelect, RowPlan
 from specdec.kernels.linear.decoder_run import PendingSelection
 from specdec.sparse.codecs.coded_read import CodedRead
 from specdec.sparse.codecs.coded_view import CodedView, extras_of, note, row_of
@@ -53,8 +53,8 @@ class MixedView:
         plan = self.policy.plan(pass_, layer, window)
         if window is not None or layer not in self.low.groups:
             return plan
-        if plan.ask is not None:
-            return LayerPlan(ask=MixedAsk(self, pass_, layer, plan.ask))
+        if plan.select is not None:
+            return LayerPlan(select=MixedSelect(self, pass_, layer, plan.select))
         return self.mixed(pass_, layer, plan)
 
     def mixed(self, pass_: ForwardPass, layer: int, plan: LayerPlan) -> LayerPlan:
@@ -87,22 +87,22 @@ class MixedView:
 
 
 @dataclass(eq=False)
-class MixedAsk:
-    """The policy's question to a layer's queries; no kernel answers it, as copies are read, too."""
+class MixedSelect:
+    """What the policy selects by a layer's queries; no kernel does it, as copies are read, too."""
 
     view: MixedView
     pass_: ForwardPass
     layer: int
-    ask: Ask
+    own: QuerySelect
 
-    def select(self, call: AttentionCall) -> LayerPlan:
-        return self.view.mixed(self.pass_, self.layer, self.ask.select(call))
+    def __call__(self, call: AttentionCall) -> LayerPlan:
+        return self.view.mixed(self.pass_, self.layer, self.own(call))
 
-    def promise(self) -> tuple[LayerPlan, PendingSelection] | None:
+    def defer(self) -> tuple[LayerPlan, PendingSelection] | None:
         return None
 
     def withdraw(self) -> None:
-        raise AssertionError("nothing was promised")
+        raise AssertionError("nothing was deferred")
 
 
 def _chosen(row: RowPlan, levels: int) -> list[Tensor | None]:

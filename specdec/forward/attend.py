@@ -30,8 +30,8 @@ def attend(pass_: ForwardPass, call: AttentionCall) -> Tensor:
     pass_.store.stage(call.layer, pass_.sequences, call.k, call.v, pass_.staged)
     is_chunk = pass_.is_chunk
     plan = WHOLE if is_chunk else pass_.view.plan(pass_, call.layer, call.window)
-    if plan.ask is not None:  # which may go by queries of the last pass: seen before this call is
-        plan = plan.ask.select(call)
+    if plan.select is not None:  # perhaps by the last pass's queries: before this one's are seen
+        plan = plan.select(call)
     for observer in pass_.observers:
         observer.see(call, pass_)
     if is_chunk:

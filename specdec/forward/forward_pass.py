@@ -47,8 +47,8 @@ class View(Protocol):
     def plan(self, pass_: ForwardPass, layer: int, window: int | None) -> LayerPlan:
         """What a layer reads in a pass over nodes. window: of a sliding-window layer.
 
-        Layers are asked in order; one whose plan has an `ask` selects before the next is asked, or
-        has promised to.
+        Layers are asked in order; one whose plan has a `select` has run or deferred it before the
+        next is asked.
         """
 
     def prepare(self, ahead: PassAhead) -> Hashable | None:

@@ -108,18 +108,18 @@ class RowPlan:
         return None if self.selection is None else self.selection.entries
 
 
-class Ask(Protocol):
+class QuerySelect(Protocol):
     """A layer whose own queries select what it reads."""
 
-    def select(self, call: AttentionCall) -> LayerPlan:
+    def __call__(self, call: AttentionCall) -> LayerPlan:
         """The plan, once the queries are there; what was selected is kept by the view."""
 
-    def promise(self) -> tuple[LayerPlan, PendingSelection] | None:
+    def defer(self) -> tuple[LayerPlan, PendingSelection] | None:
         """The plan before there are queries, and how a kernel completes it, in place; None where no
         kernel can."""
 
     def withdraw(self) -> None:
-        """Take back a promise: no kernel has completed it."""
+        """Take back what was deferred: no kernel has completed it."""
 
 
 class StaticSelect(Protocol):
@@ -155,12 +155,12 @@ class LayerPlan:
     """What a layer reads besides what is staged.
 
     rows: by sequence of the pass; None: all that is committed. extras: partials merged with the
-    rest. ask: the layer's own queries select first. static: for a static pass.
+    rest. select: by the layer's own queries, first. static: for a static pass.
     """
 
     rows: tuple[RowPlan, ...] | None = None
     extras: Sequence[Extra] = field(default=())
-    ask: Ask | None = None
+    select: QuerySelect | None = None
     static: StaticPlan | None = None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from specdec.forward.attention import required
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.host_reads import host_reads, levels_of
-from specdec.forward.plan import Ask
+from specdec.forward.plan import QuerySelect
 from specdec.kernels.attention.level_attention import Reads
 from specdec.kernels.linear.decoder_run import (
     LANES,
@@ -189,23 +189,23 @@ def _planned(
     before it has run, or reads what is no level of the store."""
     reads: list[Reads] = []
     pending: list[PendingSelection | None] = []
-    asked: list[Ask] = []
+    deferred: list[QuerySelect] = []
     for layer in layers:
         plan, how = pass_.view.plan(pass_, layer, window), None
-        if plan.ask is not None:
-            promised = plan.ask.promise()
-            if promised is None:
+        if plan.select is not None:
+            made = plan.select.defer()
+            if made is None:
                 break
-            asked.append(plan.ask)
-            plan, how = promised
+            deferred.append(plan.select)
+            plan, how = made
         if plan.extras or any(row.entries is not None for row in plan.rows or ()):
             break
         reads.append(host_reads(pass_, plan, layer, window))
         pending.append(how)
     else:
         return reads, pending
-    for ask in asked:
-        ask.withdraw()
+    for select in deferred:
+        select.withdraw()
     return None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -68,6 +70,50 @@ def test_the_way_of_a_call_is_there() -> None:
 )
 def test_the_test_sees_what_is_not_there(call: Call) -> None:
     assert fault(*call) is not None
+
+
+def glossary(text: str) -> list[tuple[str, str, str]]:
+    """Its lines: our word, theirs, what it is."""
+    table = text.split("\n## 7. Words\n")[1].split("\n## ")[0]
+    lines = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    return [(ours.strip(), theirs.strip(), what.strip()) for ours, theirs, what in lines[1:]]
+
+
+def code_names() -> set[str]:
+    """Modules, and what stands in them: classes with their members, functions, other names."""
+    found = set()
+    for room in ("specdec", "sparse", "drafts", "kernels"):
+        for path in (ROOT / room).rglob("*.py"):
+            module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+            found.add(module if room == "specdec" else f"specdec.{module}")
+            for node in ast.parse(path.read_text("utf-8")).body:
+                found |= set(names(node))
+    return found
+
+
+def names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.ClassDef):
+        yield node.name
+        yield from (f"{node.name}.{inner}" for part in node.body for inner in names(part))
+    elif isinstance(node, ast.FunctionDef):
+        yield node.name
+    elif isinstance(node, ast.AnnAssign | ast.Assign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def test_words_that_are_code_are_there() -> None:
+    """And every word has that of the papers beside it."""
+    lines, known = glossary(DESIGN), code_names()
+    words = [word for ours, _, _ in lines for word in re.findall(r"`([^`]+)`", ours)]
+    assert len(words) > 40
+    assert [word for word in words if word not in known] == []
+    assert all(theirs and what for _, theirs, what in lines)
+
+
+@pytest.mark.parametrize("word", ["Selector", "Row.stability", "specdec.sampling.dice"])
+def test_a_word_that_is_not_there_would_be_seen(word: str) -> None:
+    assert word not in code_names()
 
 
 def test_rooms_of_the_core_are_listed_from_the_ground_up() -> None:

@@ -15,9 +15,9 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
 from specdec.sampling.tree import TokenTree
-from specdec.sparse.asks import LayerAsk
 from specdec.sparse.budgets import adaptive_heads
 from specdec.sparse.budgets.adaptive_heads import AdaptiveHeads
+from specdec.sparse.layer_select import LayerSelect
 from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.residues.neighbour_means import NeighbourMeans
 from specdec.sparse.scorers.page_bounds import PageBounds
@@ -75,7 +75,7 @@ def test_heads_read_different_numbers_of_pages_and_the_text_is_the_same(monkeypa
 
 def test_own_queries_divide_the_pages_in_fused_layers_too():
     """No kernel gives heads different numbers: such layers are called one by one."""
-    asked, promised = [], []
+    asked, deferred = [], []
 
     class Noting(AdaptiveHeads):
         def counts(self, score, count, layer):
@@ -84,19 +84,19 @@ def test_own_queries_divide_the_pages_in_fused_layers_too():
 
     view = SparseView("noting", PageBounds(4), Sharing(), 24, 2, 4, refresh="pass", heads=Noting())
     engine = Engine(models.build("llama", dtype=torch.float32, head_dim=16))
-    promise = LayerAsk.promise
+    defer = LayerSelect.defer
 
     def noted(self):
-        promised.append(promise(self))
-        return promised[-1]
+        deferred.append(defer(self))
+        return deferred[-1]
 
     row = make_row(0, [(7 * i * i + 3) % 40 for i in range(90)])
     base = CachedModel(engine.target, FullView(), [row])
     draft = CachedModel(engine.target, view, [row], base=base)
-    with patch.object(LayerAsk, "promise", noted):
+    with patch.object(LayerSelect, "defer", noted):
         for _ in range(3):
             draft.forward([row], [TokenTree.root(row.tokens[-1])])
-    assert len(asked) == 3 * engine.target.num_layers and not any(promised)
+    assert len(asked) == 3 * engine.target.num_layers and not any(deferred)
 
 
 def test_a_residue_is_of_each_layers_own_keys():

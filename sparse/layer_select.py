@@ -1,4 +1,4 @@
-"""LayerAsk: an anchor layer whose own queries, or others that are kept, select what it reads."""
+"""LayerSelect: an anchor layer whose own queries, or others that are kept, select what it reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Standing = Callable[[ForwardPass, int, Sequence[Segments]], LayerPlan]
 
 
 @dataclass(eq=False)
-class LayerAsk:
+class LayerSelect:
     """Selects for the sequences `due` of a pass; `standing` makes the plan of what then stands.
 
     Where the view's trigger looks at queries, those are due for which it then says so.
@@ -33,7 +33,7 @@ class LayerAsk:
     standing: Standing
     _before: Selection | None = field(default=None, init=False)
 
-    def select(self, call: AttentionCall) -> LayerPlan:
+    def __call__(self, call: AttentionCall) -> LayerPlan:
         """The plan by the layer's queries, or by those that were kept."""
         segments = self.pass_.segments(self.layer)
         for b in self.due:
@@ -46,12 +46,12 @@ class LayerAsk:
     def _has_turned(self, call: AttentionCall, b: int, x: Segments) -> bool:
         """Whether what stands has had its time; notes this pass's queries for the next one."""
         state, key = self.pass_.state, (x.sequence, self.layer)
-        q, before = call.q[b, :, -1], state.asked.get(key)
-        state.asked[key] = q.clone()
+        q, before = call.q[b, :, -1], state.last_queries.get(key)
+        state.last_queries[key] = q.clone()
         known = state.selections.get(key)
         return self.policy.is_due(known, state, x.sequence, x.round, x.lengths, q, before)
 
-    def promise(self) -> tuple[LayerPlan, PendingSelection] | None:
+    def defer(self) -> tuple[LayerPlan, PendingSelection] | None:
         """The plan with pages that are still to be filled, and how a kernel fills them.
 
         None where other queries select than the layer's own, or more than a product with them and
