@@ -88,14 +88,14 @@ class LayerSelect:
             return None
         pages = index.update(keys[row], length, keys.device)
         asked = keys[row][:, :1]
-        question = policy.scorer.question(asked, index.memo)
-        if question is None or question[0] is not asked or index.summary is None:
+        query = policy.scorer.index_query(asked, index.memo)
+        if query is None or not query.is_raw or index.summary is None:
             return None
         how = settings(policy, x, pages, policy.limit(x.total))
         chosen = torch.zeros(keys.shape[1], how.pop("count"), dtype=torch.int64)
         summary = index.summary[:, :pages].flatten(2)
         pending = PendingSelection(
-            summary, chosen.numpy()[None], question[1], votes=policy.votes, pool=policy.pool,
+            summary, chosen.numpy()[None], query.signed, votes=policy.votes, pool=policy.pool,
             all_heads=policy.sharing.all_heads, **how,
         )  # fmt: skip
         size = policy.page_size

@@ -70,12 +70,11 @@ class PageIndex:
 
     def select(self, q: Tensor, keys: Tensor, scale: float, per_page: int, **how: Any) -> Tensor:
         """The best pages for queries `q[Hkv, M, D]`, as `select_pages` says, which `how` is for."""
-        question = self.scorer.question(q, self.memo)
-        if question is None or self.summary is None or q.is_cuda:  # there a kernel scores
+        query = self.scorer.index_query(q, self.memo)
+        if query is None or self.summary is None or q.is_cuda:  # there a kernel scores
             return select_pages(self.logits(q, keys, scale), per_page=per_page, **how)
-        asked, signed = question
         index = self.summary[:, : self.pages].flatten(2)
-        return select_by_index(asked, index, scale=scale, signed=signed, **how)
+        return select_by_index(query.q, index, scale=scale, signed=query.signed, **how)
 
     def _store(self, summary: Tensor, full: int) -> None:
         """Append, in a buffer that doubles, so that growing costs O(1) per page."""

@@ -3,45 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from specdec.cache.store import Level
 from specdec.forward.prompt_queries import Queries
-from specdec.sparse.scorers.base import Memo, Summary, packed
-
-
-@runtime_checkable
-class LevelScorer(Protocol):
-    """A scorer that summarises and scores the rows of a level together, without the host."""
-
-    @property
-    def page_size(self) -> int: ...
-
-    @property
-    def key(self) -> str: ...
-
-    def room(self, k: Tensor, pages: int) -> Summary:
-        """Room for summaries of so many pages of each row of `k[R, Hkv, C, D]`."""
-
-    def take_up(
-        self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
-    ) -> None:
-        """Summarise, in place, the pages that became full between two lengths, `int32[R]`; at most
-        `pages` of a row."""
-
-    def scores(self, q: Tensor, summary: Summary, length: Tensor, row_map: Tensor) -> Tensor:
-        """Scores `[B, Hkv, P]` of pages for `q[B, H, N, D]`, finite for pages below the length."""
-
-
-@runtime_checkable
-class RowScorer(Protocol):
-    """A `LevelScorer` that has something to learn of each row before it takes up its pages."""
-
-    def begin(self, summary: Summary, k: Tensor, row: int, memo: Memo) -> None:
-        """Learn it, in place, from the row's keys `k[Hkv, n, D]` and what else is known of it."""
+from specdec.sparse.scorers.base import LevelScorer, Memo, Summary, packed
 
 
 class LevelIndex:
@@ -101,18 +69,18 @@ class LevelIndex:
             assert keys is not None
             is_new = layer not in self.summaries
             if is_new:
-                self.summaries[layer] = self.scorer.room(keys, level.capacity // size)
+                self.summaries[layer] = self.scorer.allocate(keys, level.capacity // size)
                 since, most = torch.zeros_like(since), level.capacity // size
-            if isinstance(self.scorer, RowScorer):
+            if self.scorer.learns:
                 for row in (full > 0).logical_and(is_new | (self.covered == 0)).nonzero():
-                    self._begin(layer, int(row), keys, int(full[row]), queries)
+                    self._init_row(layer, int(row), keys, int(full[row]), queries)
             length = level.lengths_on(device)
-            self.scorer.take_up(self.summaries[layer], keys, since, length, most)
+            self.scorer.update(self.summaries[layer], keys, since, length, most)
         if pages:
             self.covered.copy_(full)
             self.covered_on.copy_(full, non_blocking=True)
 
-    def _begin(
+    def _init_row(
         self,
         layer: int,
         row: int,
@@ -120,10 +88,9 @@ class LevelIndex:
         count: int,
         queries: Sequence[Mapping[int, Queries]],
     ) -> None:
-        assert isinstance(self.scorer, RowScorer)
         asked = queries[row].get(layer) if row < len(queries) else None
         memo = Memo(layer, None if asked is None else packed(asked.q, keys.shape[1]))
-        self.scorer.begin(self.summaries[layer], keys[row, :, :count], row, memo)
+        self.scorer.init_row(self.summaries[layer], keys[row, :, :count], row, memo)
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -9,11 +9,10 @@ from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import Selection
 from specdec.forward.prompt_queries import PromptQueries
 from specdec.sparse.budget import split
-from specdec.sparse.device.level_index import LevelIndex, LevelScorer
+from specdec.sparse.device.level_index import LevelIndex
 from specdec.sparse.device.selections import StaticSelections
 from specdec.sparse.device.standing_selections import standing
 from specdec.sparse.policy import Policy
-from specdec.sparse.scorers.exact_mass import ExactMass
 from specdec.sparse.triggers.every_pass import EveryPass
 from specdec.sparse.triggers.every_rounds import EveryRounds
 
@@ -37,8 +36,8 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
     held = {} if selects else standing(policy, ahead, anchors)
     if held is None:
         return None
-    if selects and isinstance(policy.scorer, LevelScorer):
-        index = LevelIndex.of(level, policy.scorer)
+    if selects and policy.scorer.level is not None:
+        index = LevelIndex.of(level, policy.scorer.level)
         index.update(level, anchors, ahead.device, PromptQueries.of(store).window)
     selections = ahead.state.static
     if selections is None:
@@ -63,9 +62,9 @@ def _selects(policy: Policy) -> bool:
         return False
     if policy.queries != "draft" or policy.trigger not in (EveryPass(), EveryRounds(1)):
         return False
-    if isinstance(policy.scorer, ExactMass):
+    if policy.scorer.is_exact:
         return policy.pool == 1
-    return isinstance(policy.scorer, LevelScorer)
+    return policy.scorer.level is not None
 
 
 def _extent(policy: Policy, there: int, selects: bool, known: Selection | None) -> tuple[int, int]:

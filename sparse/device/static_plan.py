@@ -12,7 +12,6 @@ from specdec.forward.plan import LayerPlan, Partial, StaticPlan
 from specdec.forward.static_attend import StaticReads
 from specdec.kernels.selection.page_mass import page_mass
 from specdec.kernels.selection.topk_pages import topk_pages
-from specdec.sparse.device.level_index import LevelScorer
 from specdec.sparse.device.selections import StaticSelections
 from specdec.sparse.policy import Policy
 from specdec.sparse.triggers.every_pass import EveryPass
@@ -72,8 +71,8 @@ class _Select:
         """Scores `[B, Hkv, P]` of the pages of the first level."""
         scorer, rows, index = self.policy.scorer, self.reads.row_maps[0], self.held.index
         if index is not None:
-            assert isinstance(scorer, LevelScorer) and index.covered_on is not None
-            return scorer.scores(call.q, index.summaries[call.layer], index.covered_on, rows)
+            assert scorer.level is not None and index.covered_on is not None
+            return scorer.level.scores(call.q, index.summaries[call.layer], index.covered_on, rows)
         _, lse = self.reads.prefix(call, 0, None) if whole is None else whole
         k, _ = self.reads.levels[0].buffers(call.layer, call.k, call.v)
         return page_mass(

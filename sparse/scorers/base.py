@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -24,6 +24,17 @@ class Memo:
     channels: Tensor | None = None
     scale: float = 1.0
     has_looked: bool = False
+
+
+class IndexQuery(NamedTuple):
+    """Queries `[Hkv, M, W]` whose products with summaries are logits: see `index_logits`.
+
+    is_raw: they are the layer's own, so that a kernel can ask an index before it has made them.
+    """
+
+    q: Tensor
+    signed: bool = False
+    is_raw: bool = True
 
 
 class Scorer(Protocol):
@@ -52,12 +63,19 @@ class Scorer(Protocol):
     def learns(self) -> bool:
         """Whether it learns from the prompt's last queries before it summarises (`Memo`)."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether its logits are those of attention, which a pass that reads all keys has made."""
+
+    @property
+    def level(self) -> LevelScorer | None:
+        """What summarises and scores whole levels in its way, on a device; None if nothing does."""
+
     def summarize(self, k: Tensor, memo: Memo) -> Tensor | None:
         """A summary `[Hkv, P, ...]` of the keys `k[Hkv, P, page_size, D]` of P full pages."""
 
-    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool] | None:
-        """Queries whose products with its summaries are the logits, and whether they are signed:
-        the arguments of `index_logits`; None for a scorer whose logits are something else."""
+    def index_query(self, q: Tensor, memo: Memo) -> IndexQuery | None:
+        """What is multiplied with its summaries; None where its logits are something else."""
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         """Logits `[Hkv, M, P * page_size / per_logit]` of queries `q[Hkv, M, D]`, M = group heads x
@@ -65,6 +83,71 @@ class Scorer(Protocol):
 
         pages: the summaries of all P pages; where there are none, their keys `[Hkv, P, page, D]`.
         """
+
+
+class LevelScorer(Protocol):
+    """A scorer that summarises and scores the rows of a level together, without the host."""
+
+    @property
+    def page_size(self) -> int: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def learns(self) -> bool: ...
+
+    def allocate(self, k: Tensor, pages: int) -> Summary:
+        """Room for summaries of so many pages of each row of `k[R, Hkv, C, D]`."""
+
+    def init_row(self, summary: Summary, k: Tensor, row: int, memo: Memo) -> None:
+        """Learn, in place, from a row's first keys `k[Hkv, n, D]` and what else is known of it; of
+        a scorer that `learns`."""
+
+    def update(
+        self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
+    ) -> None:
+        """Summarise, in place, the pages that became full between two lengths, `int32[R]`; at most
+        `pages` of a row."""
+
+    def scores(self, q: Tensor, summary: Summary, length: Tensor, row_map: Tensor) -> Tensor:
+        """Scores `[B, Hkv, P]` of pages for `q[B, H, N, D]`, finite for pages below the length."""
+
+
+class PageScorer:
+    """What most scorers have in common: a logit a page, by what the keys alone say."""
+
+    page_size: int
+    name: str
+    learns = False
+    is_exact = False
+
+    @property
+    def level(self) -> LevelScorer | None:
+        return None
+
+    @property
+    def per_logit(self) -> int:
+        return self.page_size
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.page_size}"
+
+    def index_query(self, q: Tensor, memo: Memo) -> IndexQuery | None:
+        return None
+
+
+class LevelPageScorer(PageScorer, LevelScorer):
+    """A scorer of pages that can score whole levels, too."""
+
+    @property
+    def level(self) -> LevelScorer:
+        return self
+
+    def init_row(self, summary: Summary, k: Tensor, row: int, memo: Memo) -> None:
+        """Nothing to learn."""
+        return None
 
 
 def packed(q: Tensor, kv_heads: int) -> Tensor:

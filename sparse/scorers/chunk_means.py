@@ -8,39 +8,30 @@ from torch import Tensor
 
 from specdec.kernels.selection.chunk_scores import score_means, update_means
 from specdec.kernels.selection.index_logits import index_logits
-from specdec.sparse.scorers.base import Memo, Summary
+from specdec.sparse.scorers.base import IndexQuery, LevelPageScorer, Memo, Summary
 
 
 @dataclass(frozen=True)
-class ChunkMeans:
+class ChunkMeans(LevelPageScorer):
     """Keeps the mean of a chunk's keys, as they are cached: after RoPE."""
 
     page_size: int = 8
     name: str = "chunk-means"
-    learns = False
-
-    @property
-    def per_logit(self) -> int:
-        return self.page_size
-
-    @property
-    def key(self) -> str:
-        return f"{self.name}-{self.page_size}"
 
     def summarize(self, k: Tensor, memo: Memo) -> Tensor:
         """Mean key, `[Hkv, P, D]`."""
         return k.mean(dim=2)
 
-    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool]:
-        return q, False
+    def index_query(self, q: Tensor, memo: Memo) -> IndexQuery:
+        return IndexQuery(q)
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         return index_logits(q, pages, scale=scale)
 
-    def room(self, k: Tensor, pages: int) -> Summary:
+    def allocate(self, k: Tensor, pages: int) -> Summary:
         return (k.new_empty(*k.shape[:2], pages, k.shape[-1]),)
 
-    def take_up(
+    def update(
         self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
     ) -> None:
         (means,) = summary

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from specdec.sparse.scorers.base import Memo
+from specdec.sparse.scorers.base import Memo, PageScorer
 
 
 @dataclass(frozen=True)
-class ExactMass:
+class ExactMass(PageScorer):
     """Keeps nothing and reads every key; pages of one token give exact top-k.
 
     What it costs depends on whose queries it scores: a draft's own (TidalDecode's anchors, the
@@ -20,20 +20,13 @@ class ExactMass:
 
     page_size: int = 1
     name: str = "exact-mass"
-    learns = False
+    is_exact = True
 
     @property
     def per_logit(self) -> int:
         return 1
 
-    @property
-    def key(self) -> str:
-        return f"{self.name}-{self.page_size}"
-
     def summarize(self, k: Tensor, memo: Memo) -> None:
-        return None
-
-    def question(self, q: Tensor, memo: Memo) -> None:
         return None
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:

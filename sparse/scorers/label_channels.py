@@ -11,14 +11,14 @@ from specdec.errors import InvalidArgument
 from specdec.kernels.cache import codes
 from specdec.kernels.selection.index_logits import index_logits
 from specdec.kernels.selection.label_scores import score_labels, update_labels
-from specdec.sparse.scorers.base import Memo, Summary
+from specdec.sparse.scorers.base import IndexQuery, LevelPageScorer, Memo, Summary
 from specdec.sparse.scorers.channel_order import ChannelOrder
 
 BITS = (4, 16)
 
 
 @dataclass(frozen=True)
-class LabelChannels:
+class LabelChannels(LevelPageScorer):
     """Keeps `channels` channels of each cached key, the same ones for all tokens of a KV head.
 
     They are the first of `order`, which was calibrated on some text. Without one they are those of
@@ -39,10 +39,6 @@ class LabelChannels:
             raise InvalidArgument(f"label_bits={self.bits!r}: give 4, or 16 for labels as keys are")
 
     @property
-    def per_logit(self) -> int:
-        return self.page_size
-
-    @property
     def key(self) -> str:
         calibrated = "" if self.order is None else "-calibrated"
         return f"{self.name}-{self.channels}-{self.bits}{calibrated}"
@@ -59,8 +55,8 @@ class LabelChannels:
         scales = torch.cat([step, low], dim=-1).view(torch.uint8)
         return torch.cat([codes.pack(coded, self.bits), scales], dim=-1)
 
-    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool] | None:
-        return (self._labels(q, memo), False) if self.bits == 16 else None
+    def index_query(self, q: Tensor, memo: Memo) -> IndexQuery | None:
+        return IndexQuery(self._labels(q, memo), is_raw=False) if self.bits == 16 else None
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         if self.bits != 16:
@@ -70,7 +66,7 @@ class LabelChannels:
             pages = codes.unpack(coded, self.bits).to(q.dtype) * step + low
         return index_logits(self._labels(q, memo), pages, scale=scale)
 
-    def room(self, k: Tensor, pages: int) -> Summary:
+    def allocate(self, k: Tensor, pages: int) -> Summary:
         """Labels, the channels of each row, and in 4 bits each key's step and least value."""
         count = min(self.channels, k.shape[-1]) // 2 * 2
         channels = k.new_zeros(*k.shape[:2], count, dtype=torch.int32)
@@ -79,12 +75,12 @@ class LabelChannels:
         labels = k.new_empty(*k.shape[:2], pages, count // 2, dtype=torch.uint8)
         return labels, channels, k.new_empty(*k.shape[:2], pages, 2)
 
-    def begin(self, summary: Summary, k: Tensor, row: int, memo: Memo) -> None:
+    def init_row(self, summary: Summary, k: Tensor, row: int, memo: Memo) -> None:
         """Choose the row's channels."""
         channels = summary[1][row]
         channels.copy_(self._channels(k[:, :, None], memo)[:, : channels.shape[1]])
 
-    def take_up(
+    def update(
         self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
     ) -> None:
         labels, channels, *scales = summary

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from specdec.kernels.selection.index_logits import index_logits
-from specdec.sparse.scorers.base import Memo
+from specdec.sparse.scorers.base import Memo, PageScorer
 
 
 @dataclass(frozen=True)
-class Landmarks:
+class Landmarks(PageScorer):
     """Keeps of each chunk its landmark, the mean of its cached keys, and how far they stray.
 
     A chunk's logit is q . landmark. Its likeness is the least cosine of a key and the landmark: the
@@ -22,24 +22,12 @@ class Landmarks:
 
     page_size: int = 8
     name: str = "landmarks"
-    learns = False
-
-    @property
-    def per_logit(self) -> int:
-        return self.page_size
-
-    @property
-    def key(self) -> str:
-        return f"{self.name}-{self.page_size}"
 
     def summarize(self, k: Tensor, memo: Memo) -> Tensor:
         """Landmark, and likeness behind it, `[Hkv, P, D + 1]`."""
         mean = k.mean(dim=2)
         likeness = torch.cosine_similarity(k, mean[:, :, None], dim=-1).amin(dim=2)
         return torch.cat([mean, likeness[..., None]], dim=-1)
-
-    def question(self, q: Tensor, memo: Memo) -> None:
-        return None
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         return index_logits(q, pages[..., :-1].contiguous(), scale=scale)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from specdec.sparse.importances.look_once import LookOnce
-from specdec.sparse.scorers.base import Memo
+from specdec.sparse.scorers.base import Memo, PageScorer
 
 ALPHA = 0.6  # MPCache's weight of the largest key
 SHARE = 0.5  # of the pairs of pages that are looked into
@@ -16,7 +16,7 @@ NEVER = -1e9  # a logit that nothing real comes near, and that a softmax can be 
 
 
 @dataclass(frozen=True)
-class LookedAt:
+class LookedAt(PageScorer):
     """MPCache (arXiv 2501.06807): pages of 16 by alpha q max + (1 - alpha) q min, where max and min
     are over the page's keys that `once` keeps, and only in the better half of the pages of 32.
 
@@ -35,10 +35,6 @@ class LookedAt:
     learns = True
 
     @property
-    def per_logit(self) -> int:
-        return self.page_size
-
-    @property
     def key(self) -> str:
         return f"{self.name}-{self.page_size}-{self.once.keep}"
 
@@ -54,9 +50,6 @@ class LookedAt:
         out = ~kept[..., None]
         high = k.masked_fill(out, -torch.inf).amax(dim=2)
         return torch.stack([high, k.masked_fill(out, torch.inf).amin(dim=2)], dim=2)
-
-    def question(self, q: Tensor, memo: Memo) -> None:
-        return None
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         """One for each page, `[Hkv, 1, P]`."""

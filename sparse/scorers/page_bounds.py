@@ -9,11 +9,11 @@ from torch import Tensor
 
 from specdec.kernels.selection.index_logits import index_logits
 from specdec.kernels.selection.page_bounds import score_bounds, update_bounds
-from specdec.sparse.scorers.base import Memo, Summary
+from specdec.sparse.scorers.base import IndexQuery, LevelPageScorer, Memo, Summary
 
 
 @dataclass(frozen=True)
-class PageBounds:
+class PageBounds(LevelPageScorer):
     """Keeps the channelwise minimum and maximum of a page's keys.
 
     A page's logit is sum_i max(q_i min_i, q_i max_i): no key of the page has a larger one.
@@ -21,31 +21,22 @@ class PageBounds:
 
     page_size: int = 16
     name: str = "page-bounds"
-    learns = False
-
-    @property
-    def per_logit(self) -> int:
-        return self.page_size
-
-    @property
-    def key(self) -> str:
-        return f"{self.name}-{self.page_size}"
 
     def summarize(self, k: Tensor, memo: Memo) -> Tensor:
         """Minimum and maximum, `[Hkv, P, 2, D]`."""
         return torch.stack(k.aminmax(dim=2), dim=2)
 
-    def question(self, q: Tensor, memo: Memo) -> tuple[Tensor, bool]:
-        return q, True
+    def index_query(self, q: Tensor, memo: Memo) -> IndexQuery:
+        return IndexQuery(q, signed=True)
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         """The bound of q.k over each page, times `scale`."""
         return index_logits(q, pages.flatten(2), scale=scale, signed=True)
 
-    def room(self, k: Tensor, pages: int) -> Summary:
+    def allocate(self, k: Tensor, pages: int) -> Summary:
         return (k.new_empty(*k.shape[:2], pages, 2, k.shape[-1]),)
 
-    def take_up(
+    def update(
         self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
     ) -> None:
         (bounds,) = summary

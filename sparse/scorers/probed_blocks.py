@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from specdec.kernels.selection.index_logits import index_logits
-from specdec.sparse.scorers.base import Memo
+from specdec.sparse.scorers.base import Memo, PageScorer
 from specdec.sparse.scorers.probe_query import probe_query, representatives
 
 
 @dataclass(frozen=True)
-class ProbedBlocks:
+class ProbedBlocks(PageScorer):
     """ActQKV (arXiv 2502.13542) over InfLLM (arXiv 2402.04617): a block stands for r_P, the mean of
     the `members` keys that the prompt's last queries look at most, or of all its keys where those
     queries were not kept, and its logit is probe(q) . r_P.
@@ -29,10 +29,6 @@ class ProbedBlocks:
     learns = True
 
     @property
-    def per_logit(self) -> int:
-        return self.page_size
-
-    @property
     def key(self) -> str:
         return f"{self.name}-{self.page_size}-{self.members}"
 
@@ -41,9 +37,6 @@ class ProbedBlocks:
         if memo.queries is None:
             return k.mean(dim=2)
         return representatives(k, memo.queries.to(k.device), self.members)
-
-    def question(self, q: Tensor, memo: Memo) -> None:
-        return None
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         """One for each block, `[Hkv, 1, P]`."""

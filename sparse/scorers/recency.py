@@ -7,40 +7,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdec.sparse.scorers.base import Memo, Summary
+from specdec.sparse.scorers.base import LevelPageScorer, Memo, Summary
 
 
 @dataclass(frozen=True)
-class Recency:
+class Recency(LevelPageScorer):
     """Later pages come first; with sinks forced, that is a window. Positions stay as they are."""
 
     page_size: int = 1
     name: str = "recency"
-    learns = False
-
-    @property
-    def per_logit(self) -> int:
-        return self.page_size
-
-    @property
-    def key(self) -> str:
-        return f"{self.name}-{self.page_size}"
 
     def summarize(self, k: Tensor, memo: Memo) -> Tensor:
         """Nothing of the keys: an empty summary, `[Hkv, P, 0]`."""
         return k[:, :, 0, :0]
 
-    def question(self, q: Tensor, memo: Memo) -> None:
-        return None
-
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         heads, count = pages.shape[:2]
         return torch.arange(count, device=q.device, dtype=torch.float32).expand(heads, 1, count)
 
-    def room(self, k: Tensor, pages: int) -> Summary:
+    def allocate(self, k: Tensor, pages: int) -> Summary:
         return (k.new_empty(*k.shape[:2], pages, 0),)
 
-    def take_up(
+    def update(
         self, summary: Summary, k: Tensor, since: Tensor, length: Tensor, pages: int
     ) -> None:
         """Nothing to keep."""

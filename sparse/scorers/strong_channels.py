@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdec.sparse.scorers.base import Memo
+from specdec.sparse.scorers.base import Memo, PageScorer
 
 
 @dataclass(frozen=True)
-class StrongChannels:
+class StrongChannels(PageScorer):
     """Logits over the `channels` largest |q_c| of each query, at a temperature that makes up.
 
         i = the r channels of the largest |q_c|;  x_t = q_i . K[t, i] / sqrt(d |q_i|_1 / |q|_1)
@@ -25,7 +25,6 @@ class StrongChannels:
     channels: int = 16
     page_size: int = 1
     name: str = "strong-channels"
-    learns = False
 
     @property
     def per_logit(self) -> int:
@@ -38,9 +37,6 @@ class StrongChannels:
     def summarize(self, k: Tensor, memo: Memo) -> Tensor:
         """The keys themselves, `[Hkv, P, D]`."""
         return k[:, :, 0]
-
-    def question(self, q: Tensor, memo: Memo) -> None:
-        return None
 
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         return channel_logits(q, pages.mT, scale, self.channels)

@@ -14,6 +14,7 @@ from specdec.errors import InvalidArgument
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.registry import DRAFTERS, VIEWS, page_views
 from specdec.sparse.layer_sharing import Sharing
+from specdec.sparse.scorers.base import PageScorer
 from specdec.sparse.scorers.chunk_means import ChunkMeans
 from specdec.sparse.scorers.exact_mass import ExactMass
 from specdec.sparse.scorers.label_channels import LabelChannels
@@ -58,23 +59,14 @@ def plain(engine):
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(PageScorer):
     """A scorer that knows nothing: random pages, other ones each time."""
 
     page_size: int = 4
     name: str = "noise"
-    key: str = "noise"
-    learns = False
-
-    @property
-    def per_logit(self):
-        return self.page_size
 
     def summarize(self, k, memo):
         return k[:, :, 0, :0]
-
-    def question(self, q, memo):
-        return None
 
     def logits(self, q, pages, scale, memo):
         return torch.rand(pages.shape[0], q.shape[1], pages.shape[1])
