@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from specdec import Engine
 from specdec.cli.app import app
 
-from helpers import letters, pages
+from helpers import pages
 from helpers.command import run
 
 NAMED = [(page, command) for page in pages.PAGES for command in pages.named_commands(page)]
 RUN = ["quickstart.md", "drafters.md", "exactness.md", "troubleshooting.md"]
-TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 
 
 @pytest.mark.fast
@@ -43,26 +40,6 @@ def test_a_command_exists_with_its_options(page: Path, command: list[str]) -> No
 
 def _number(word: str) -> bool:
     return word[1:2].isdigit()
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny model with a chat template, in the place of the demo's."""
-    folder = letters.save(tmp_path_factory.mktemp("docs") / "letters")
-    (Path(folder) / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
-
-
-@pytest.fixture
-def as_demo(demo: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    load = Engine.from_pretrained
-
-    def tiny(model: Any = "demo", *args: Any, **kwargs: Any) -> Engine:
-        return load(demo if model == "demo" else model, *args, **kwargs)
-
-    monkeypatch.setattr(Engine, "from_pretrained", tiny)
-    shutil.copy(pages.ROOT / "LICENSE", tmp_path)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", RUN)
