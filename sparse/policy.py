@@ -13,6 +13,7 @@ from specdec.forward.plan import Selection
 from specdec.forward.view_state import ViewState
 from specdec.sparse.budgets.head_budget import HeadBudget
 from specdec.sparse.budgets.layer_budget import LayerBudget
+from specdec.sparse.groupings.base import Grouping
 from specdec.sparse.importances.importance import Importance
 from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.residues.base import Residue
@@ -40,6 +41,8 @@ class Policy:
     heads: how the pages are divided among KV heads; None gives each the same number.
     residue: what stands for the tokens that are left out; None is nothing.
     importance: what judges pages in place of the scorer and of all `queries`, votes and pooling.
+    groups: what cuts the text into groups of uneven size and chooses among these, in place of all
+        of that; it knows no budgets of layers or heads.
     share: of the committed text, that is read instead of `budget` tokens where it is more of them.
     layers: how `budget` is divided among layers; None gives each the same. It needs `layer_types`,
         the model's.
@@ -59,6 +62,7 @@ class Policy:
     residue: Residue | None = None
     share: float | None = None
     importance: Importance | None = None
+    groups: Grouping | None = None
     layers: LayerBudget | None = None
     layer_types: tuple[str, ...] = ()
 
@@ -69,7 +73,8 @@ class Policy:
                 f"budget={self.budget} is below sink + recent + one page = {self.sink} + "
                 f"{self.recent} + {self.page_size}: give at least {least}"
             )
-        if self.residue is not None and self.sharing.anchors is not None:
+        estimates = self.groups is not None and self.groups.estimates
+        if (self.residue is not None or estimates) and self.sharing.anchors is not None:
             raise InvalidArgument(
                 f"view {self.name!r} makes what stands for the rest of each layer's own keys, so "
                 "layers cannot share a choice: leave out anchors"
@@ -94,13 +99,15 @@ class Policy:
     @property
     def page_size(self) -> int:
         """Tokens that are selected together."""
+        if self.groups is not None:
+            return 1
         return self.scorer.page_size if self.importance is None else self.importance.page_size
 
     @property
     def is_even(self) -> bool:
         """Whether every head and layer reads as many pages and nothing stands for the rest, as
         static passes and fused layers have it, and nobody looks at queries to know when."""
-        parts = (self.heads, self.residue, self.layers)
+        parts = (self.heads, self.residue, self.layers, self.groups)
         return all(part is None for part in parts) and not self.trigger.looks
 
     @property

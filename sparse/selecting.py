@@ -13,9 +13,11 @@ from specdec.forward.layout import Segments
 from specdec.forward.plan import Selection
 from specdec.kernels.selection.select_pages import best_pages
 from specdec.sparse.budgets.divided import tokens_of
+from specdec.sparse.groupings.base import Grouping
 from specdec.sparse.judging import best_by_query, scores
 from specdec.sparse.policy import Policy
 from specdec.sparse.residues.base import Rest
+from specdec.sparse.selecting_groups import grouped
 from specdec.sparse.text import Text
 
 
@@ -24,6 +26,8 @@ def select(
 ) -> Selection:
     """Judge all full pages of the pass's sequence b and take the best, sinks before all others."""
     size, text = policy.page_size, _text(policy, pass_, call, segments)
+    if policy.groups is not None:
+        return _select_groups(policy, policy.groups, text, call, b, segments)
     if not text.length:
         return Selection(segments.round)
     limit = policy.limit(segments.total)
@@ -62,6 +66,22 @@ def select(
     return Selection(
         segments.round, best, text.covered, size, entries, per_head, own, is_bounded
     )  # fmt: skip
+
+
+def _select_groups(
+    policy: Policy, grouping: Grouping, text: Text, call: AttentionCall, b: int, x: Segments
+) -> Selection:
+    """The tokens of the best groups; those of no group yet are read as what came since."""
+    asked = grouped(grouping, text, x, call.q[b])
+    covered = asked.text.covered
+    if not asked.held:
+        none = torch.empty(call.k.shape[1], 0, dtype=torch.int64, device=call.q.device)
+        return Selection(x.round, none, covered)
+    how = settings(policy, x, asked.text.length, policy.limit(x.total))
+    chosen = grouping.choose(
+        replace(asked, count=how["count"], first=how["first"], last=how["last"])
+    )
+    return Selection(x.round, chosen.tokens, covered, 1, chosen.entries)
 
 
 def settings(policy: Policy, segments: Segments, pages: int, budget: int) -> dict[str, int]:

@@ -48,6 +48,24 @@ class Text:
         """Values `[Hkv, S, Dv]`, likewise."""
         return held(self.store, self.sequence, self.layer, self.covered, self.device)[1]
 
+    def values(self, tokens: Tensor) -> Tensor:
+        """Values `[Hkv, n, Dv]` of some tokens of each head, `int64[Hkv, n]`; any for -1."""
+        out, offset = None, 0
+        for level, rows, count in zip(
+            self.store.levels, self.store.row_maps, self.covered, strict=False
+        ):
+            values = level.v[self.layer]
+            if count and values is not None:
+                local = (tokens - offset).clamp(0, count - 1).to(values.device)
+                row = values[int(rows[self.sequence])]
+                part = row.gather(1, local[..., None].expand(-1, -1, row.shape[-1]))
+                part = part.to(self.device)
+                here = (tokens >= offset)[..., None]
+                out = part if out is None else torch.where(here, part, out)
+                offset += count
+        assert out is not None
+        return out
+
     @property
     def window(self) -> Queries | None:
         """The last queries of the prompt, if they were kept."""

@@ -42,6 +42,8 @@ class SparseView(Policy):
     @property
     def needs(self) -> Needs:
         """The queries that select, and what has moved to slower memory, to be summarised before."""
+        if self.groups is not None:
+            return self.groups.needs
         if self.importance is not None:
             return self.importance.needs
         prompt = self.queries != "draft" or self.scorer.learns

@@ -226,6 +226,22 @@ VIEWS = {
         "specdec.sparse.methods.d2o:D2O",
         "as h2o, more for spread layers, what is dropped merged into its like (D2O)",
     ),
+    "sentencekv": Named(
+        "specdec.sparse.methods.sentencekv:SentenceKV",
+        "whole sentences, by what the running one asks for (SentenceKV)",
+    ),
+    "louiskv": Named(
+        "specdec.sparse.methods.louiskv:LouisKV",
+        "clusters of the prompt and segments of what is written, when the query turns (LouisKV)",
+    ),
+    "retrieval": Named(
+        "specdec.sparse.methods.retrieval:Retrieval",
+        "the best clusters of keys, the next best estimated (RetrievalAttention, RetroInfer)",
+    ),
+    "leoam": Named(
+        "specdec.sparse.methods.leoam:LeoAM",
+        "chunks as large as attention is flat, by bounds on their logits (LeoAM)",
+    ),
     "cacheblend": Named(
         "specdec.sparse.methods.cacheblend:CacheBlend",
         "saved documents, read apart, with a share of tokens read again (CacheBlend)",

@@ -20,6 +20,7 @@ from specdec.model.target import Target
 from specdec.registry import VIEWS, page_views
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.budget import row_plan
+from specdec.sparse.group_index import GroupIndices
 from specdec.sparse.page_index import PageIndex
 from specdec.sparse.view import SparseView
 
@@ -34,19 +35,22 @@ def profile(
     depth: int = 8,
     rounds: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    tokenizer: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Compare views with the full view on the last `rounds` * (`depth` + 1) tokens of a text.
 
     In each round every view drafts `depth` tokens, but is fed the text's own, so that all of them
     are asked the same questions. Returns what `ProfiledView.to_dict` says of each view and budget.
-    options: each for the views that have it. Raises InvalidArgument for what is not a view, a
-    budget too small for it, and an option that none of the views has.
+    tokenizer: of the text. options: each for the views that have it. Raises InvalidArgument for
+    what is not a view, a budget too small for it, and an option that none of the views has.
     """
     for name in options:
         if not any(name in VIEWS[view].options for view in views if view in VIEWS):
             raise InvalidArgument(f"none of {', '.join(views)} has a use for {name}=: leave it out")
-    made = [view_of(target, name, budget, options) for name in views for budget in budgets]
+    made = [
+        view_of(target, name, budget, options, tokenizer) for name in views for budget in budgets
+    ]
     wants = Wants.all_of([Wants.of_view(view) for view in made])
     walk = Walk(target, tokens, depth, rounds, wants)
     profiled = [ProfiledView(view, walk) for view in made]
@@ -72,11 +76,14 @@ def profile(
     }
 
 
-def view_of(target: Target, name: str, budget: int, options: Mapping[str, Any]) -> SparseView:
+def view_of(
+    target: Target, name: str, budget: int, options: Mapping[str, Any], tokenizer: Any = None
+) -> SparseView:
     """The view of a name at a budget."""
     if name not in page_views():
         raise unknown_name("view", name, page_views())
-    view = VIEWS[name].method({**options, "budget": budget}).view(target)
+    method = VIEWS[name].method({**options, "budget": budget})
+    view = method.resolved(target, tokenizer).view(target)
     assert isinstance(view, SparseView)
     return view
 
@@ -199,8 +206,11 @@ class ProfiledView:
     def _index_bytes(self, layer: int, keys: Tensor) -> int:
         """What choosing anew read: the summaries, or every key where there are none, as for an
         importance, whatever it looks at."""
+        level = self.walk.model.store.levels[0]
+        if self.view.groups is not None:
+            return GroupIndices.of(level, self.view.groups).index(0, layer).nbytes
         if self.view.importance is not None:
             return keys.nbytes
-        index = PageIndex.of(self.walk.model.store.levels[0], layer, 0, self.view.scorer)
+        index = PageIndex.of(level, layer, 0, self.view.scorer)
         assert index is not None
         return keys.nbytes if index.summary is None else index.summary[:, : index.pages].nbytes

@@ -17,6 +17,7 @@ from specdec.sparse.calibrations.copying import copying
 from specdec.sparse.calibrations.key_change import key_change
 from specdec.sparse.calibrations.key_value_bases import KeyValueBases, measure_bases
 from specdec.sparse.calibrations.query_entropy import query_entropy
+from specdec.sparse.calibrations.query_turns import query_turns
 from specdec.sparse.calibrations.retaining_heads import RetainingHeads
 from specdec.sparse.calibrations.retaining_training import train
 from specdec.sparse.calibrations.semantic_heads import semantic_heads
@@ -34,6 +35,7 @@ MEASURES: dict[str, Measure] = {
     "compresskv": semantic_heads,
     "uncomp": query_entropy,
     "epicache": key_change,
+    "louiskv": query_turns,
 }
 LEAST = 64  # tokens that something can be measured on
 TRAINED = "locret"  # whose calibration is a network

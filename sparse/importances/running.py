@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.cache.store import KVStore
 from specdec.forward.attention_call import AttentionCall
-from specdec.forward.follower import Accepted
+from specdec.forward.follower import Accepted, chunk_of
 from specdec.forward.observer import SeenPass
 from specdec.forward.plan import Needs
 from specdec.sparse.importances.base import Observed, StepScorer, grown
@@ -50,10 +50,7 @@ class Running:
         """See `Follower`."""
         store = pass_.store
         for b, sequence in enumerate(pass_.sequences):
-            start = store.length(sequence)
-            at = pass_.positions[b]
-            # one more token may stand at the end that nobody sees: see `Target.prefill`
-            count = int((at == start + torch.arange(len(at), device=at.device)).sum())
+            start, count = chunk_of(pass_, b)
             account = Ledger.of(store, self.step).accounts[sequence]
             account.prompt = start + count
             if self.sees_prompt:

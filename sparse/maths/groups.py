@@ -2,32 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 
-def best_tokens(score: Tensor, group: Tensor, count: int) -> Tensor:
-    """The `count` first tokens of the best groups, `int64[H, count]`, best group first.
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """U groups of S tokens for each head: group u of head h are the `sizes[h, u]` tokens from
+    `members[h, starts[h, u]]` on.
 
-    score: `[H, U]` of the groups, -inf for one that must not be read; group: `int64[H, S]`, that of
-    each token, negative for tokens of none. Groups are taken whole by rank until the budget is
-    full; the last one is cut behind its first tokens. -1 where there are no more.
+    members: `int[H, S]`; starts, sizes: `int64[H, U]`. Tokens of no group are members that no group
+    reaches.
     """
-    heads, tokens = group.shape
-    order = score.sort(dim=-1, descending=True, stable=True).indices
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    never = score.shape[1]
-    rank = rank.masked_fill(score == -torch.inf, never)
-    mine = rank.gather(1, group.clamp_min(0)) if never else torch.zeros_like(group)
-    mine = mine.masked_fill(group < 0, never)
-    ranked = mine.sort(dim=-1, stable=True)
-    chosen = ranked.indices[:, :count]
-    return chosen.masked_fill(ranked.values[:, :count] == never, -1)
+
+    members: Tensor
+    starts: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Groups]) -> Groups:
+        """One text of several, whose tokens are counted through."""
+        if len(parts) == 1:
+            return parts[0]
+        members, starts, offset = [], [], 0
+        for part in parts:
+            members.append(part.members + offset)
+            starts.append(part.starts + offset)
+            offset += part.members.shape[1]
+        sizes = torch.cat([part.sizes for part in parts], dim=1)
+        return cls(torch.cat(members, dim=1), torch.cat(starts, dim=1), sizes)
+
+    def at(self, places: Tensor) -> Tensor:
+        """The groups that reach some places among the members, `int64[H, n]`. Starts ascend."""
+        return torch.searchsorted(self.starts.contiguous(), places.contiguous(), right=True) - 1
+
+    def best(self, score: Tensor, count: int, first: int = 0, last: int = 0) -> Tensor:
+        """`count` tokens of each head, `int64[H, count]`, best first; -1 where there are no more.
+
+        The `first` tokens come before all others, then the `last` ones. Behind them groups are
+        taken whole by their `score[H, U]`, the last one cut behind its first tokens; one of score
+        -inf is not taken.
+        """
+        heads, tokens = self.members.shape
+        order = score.sort(dim=-1, descending=True, stable=True).indices
+        size = self.sizes.masked_fill(score == -torch.inf, 0).gather(1, order)
+        ends = size.cumsum(1)
+        at = torch.arange(min(tokens, count + first + last), device=score.device)
+        at = at.expand(heads, -1).contiguous()
+        group = torch.searchsorted(ends, at, right=True)
+        is_there = group < ends.shape[1]
+        group = group.clamp_max(max(0, ends.shape[1] - 1))
+        begin = self.starts.gather(1, order).gather(1, group)
+        inside = at - (ends - size).gather(1, group)
+        member = self.members.gather(1, torch.where(is_there, begin + inside, 0)).long()
+        return filled(member.masked_fill(~is_there, -1), tokens, count, first, last)
 
 
-def sizes(group: Tensor, groups: int) -> Tensor:
-    """Tokens of each group, `int64[H, groups]`, from `group: int64[H, S]`."""
-    out = torch.zeros(len(group), groups + 1, dtype=torch.int64, device=group.device)
-    where = torch.where(group < 0, groups, group)
-    return out.scatter_add_(1, where, torch.ones_like(where))[:, :groups]
+def filled(chosen: Tensor, tokens: int, count: int, first: int, last: int) -> Tensor:
+    """`int64[H, count]`: the `first` and the `last` of so many tokens, and those of `chosen[H, n]`
+    that are neither, in order; -1 in `chosen` is none, and in what is left."""
+    device = chosen.device
+    forced = torch.cat(
+        [torch.arange(first, device=device), torch.arange(max(first, tokens - last), tokens,
+                                                         device=device)]
+    )  # fmt: skip
+    chosen = torch.where((chosen < first) | (chosen >= tokens - last), -1, chosen)
+    chosen = torch.cat([forced.expand(len(chosen), -1), chosen], dim=1)
+    at = (chosen >= 0).cumsum(1) - 1
+    at = torch.where((chosen >= 0) & (at < count), at, count)
+    out = chosen.new_full((len(chosen), count + 1), -1)
+    return out.scatter_(1, at, chosen)[:, :count]

@@ -13,9 +13,10 @@ def scatter_mean(x: Tensor, group: Tensor, groups: int, weight: Tensor) -> tuple
     nothing is 0.
     """
     total = weight.new_zeros(len(x), groups).scatter_add_(1, group, weight)
-    sums = x.new_zeros(len(x), groups, x.shape[-1])
-    sums.scatter_add_(1, group[..., None].expand_as(x), x * weight[..., None])
-    return sums / torch.where(total > 0, total, 1.0)[..., None], total
+    sums = x.new_zeros(len(x) * groups, x.shape[-1])
+    heads = torch.arange(len(x), device=x.device)[:, None] * groups
+    sums.index_add_(0, (group + heads).flatten(), (x * weight[..., None]).flatten(0, 1))
+    return sums.view(len(x), groups, -1) / torch.where(total > 0, total, 1.0)[..., None], total
 
 
 def nearest(x: Tensor, among: Tensor) -> Tensor:

@@ -6,17 +6,16 @@ import torch
 from torch import Tensor
 
 from specdec.forward.plan import Entries
-from specdec.sparse.maths.merging import scatter_mean
 
 
 def estimated(
-    score: Tensor, read: Tensor, means: Tensor, v: Tensor, group: Tensor, count: int
+    score: Tensor, means: Tensor, sums: Tensor, sizes: Tensor, of: Tensor, v: Tensor, count: int
 ) -> Entries:
     """Entries for the `count` best clusters of each head that are not read (RetroInfer).
 
-    score: `[Hkv, U]`, how much a cluster matters; read: `bool[Hkv, S]`, tokens that are read
-    themselves; means: `[Hkv, U, D]`, mean keys; v: `[Hkv, S, Dv]`; group: `int64[Hkv, S]`, each
-    token's cluster, negative for none.
+    score: `[Hkv, U]`, how much a cluster matters; means: `[Hkv, U, D]`, mean keys; sums:
+    `[Hkv, U, Dv]`, of values; sizes: `int64[Hkv, U]`. of: `int64[Hkv, n]`, the clusters of those
+    tokens that are read themselves, -1 for none; v: `[Hkv, n, Dv]`, their values.
 
     RetroInfer (arXiv 2505.02922) takes n_u exp(q c_u) for the attention of a cluster of n_u tokens
     around c_u, and the sum of their values for its numerator: an entry of key c_u, the mean value
@@ -24,10 +23,18 @@ def estimated(
     that is read in part is estimated for the rest; one of which nothing is left has no entry.
     """
     heads, groups = score.shape
-    left = (~read & (group >= 0)).to(v.dtype)
-    values, number = scatter_mean(v, group.clamp_min(0), groups, left)
+    where = torch.where(of < 0, groups, of)
+    number = sizes.new_zeros(heads, groups + 1).scatter_add_(1, where, torch.ones_like(where))
+    number = sizes - number[:, :groups]
     rank = score.masked_fill(number == 0, -torch.inf)
     best = rank.topk(min(count, groups), dim=-1).indices
-    wide = best[..., None].expand(-1, -1, means.shape[-1])
-    values = values.gather(1, best[..., None].expand(-1, -1, values.shape[-1]))
-    return Entries(means.gather(1, wide).to(v), values, number.gather(1, best).log())
+    # The read tokens of the best clusters alone are taken from their sums.
+    place = best.new_full((heads, groups + 1), best.shape[1])
+    place.scatter_(1, best, torch.arange(best.shape[1], device=best.device).expand_as(best))
+    place = place.gather(1, where)
+    read = sums.new_zeros(heads, best.shape[1] + 1, sums.shape[-1])
+    read.scatter_add_(1, place[..., None].expand(-1, -1, v.shape[-1]), v.to(sums))
+    number = number.gather(1, best)
+    left = sums.gather(1, best[..., None].expand(-1, -1, sums.shape[-1])) - read[:, :-1]
+    keys = means.gather(1, best[..., None].expand(-1, -1, means.shape[-1]))
+    return Entries(keys, left / number.clamp_min(1)[..., None], number.to(sums).log())

@@ -100,6 +100,7 @@ def view_profile(
                 depth,
                 positions,
                 progress,
+                engine.tokenizer,
                 **options.given(call),
             )
     document = {"model": engine.name, "text": str(prompt_file or "Python manual"), **document}

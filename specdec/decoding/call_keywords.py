@@ -118,6 +118,10 @@ class MethodKeywords(TypedDict, total=False):
     merge_cosine: float | None
     merged_share: float | None
     attention_weight: float | None
+    prefilter: float | None
+    estimated_share: float | None
+    cluster_every: int | None
+    turn: float | None
     features: int | None
     recomputed_share: float | None
     num_speculative_tokens: int | None

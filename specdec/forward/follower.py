@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from specdec.cache.store import KVStore
@@ -31,3 +32,12 @@ class Follower(Protocol):
     def accepted(self, store: KVStore, sequence: int, layers: Mapping[int, Accepted]) -> None:
         """What a verification pass has added to a text, which is committed; sliding-window layers
         are left out."""
+
+
+def chunk_of(pass_: SeenPass, b: int) -> tuple[int, int]:
+    """Of a pass over a part of a prompt, where sequence b's tokens begin, and how many are its.
+
+    One more token may stand at the end that nobody sees: see `Target.prefill`.
+    """
+    start, at = pass_.store.length(pass_.sequences[b]), pass_.positions[b]
+    return start, int((at == start + torch.arange(len(at), device=at.device)).sum())

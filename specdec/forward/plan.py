@@ -75,6 +75,8 @@ class Selection:
         pages, offset, out = self.pages.numpy(), 0, []
         if len(self.levels) == 1:
             return pages[None]
+        if not self.levels:
+            return pages[None][:0]
         for _, tokens in self.levels:
             count = tokens // self.page_size
             mine = (pages >= offset) & (pages < offset + count)

@@ -35,7 +35,7 @@ def test_a_method_is_a_frozen_dataclass_of_options(which: tuple[str, str]) -> No
     kind = METHODS[which].load()
     assert is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert issubclass(kind, ViewMethod if table == "VIEWS" else DrafterMethod)
-    assert {f.name for f in fields(kind)} - {"on", "documents"} == set(kind.options())
+    assert {f.name for f in fields(kind)} - {"on", "documents", "marks"} == set(kind.options())
     made = METHODS[which].method()
     for option_ in kind.options().values():
         assert option_.help.endswith("."), (name, option_.name)

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdec.sparse.maths.groups import best_tokens, sizes
+from specdec.sparse.groupings.clusters import sorted_by
+from specdec.sparse.maths.groups import Groups
 from specdec.sparse.maths.kmeans import kmeans
 
 
@@ -41,18 +42,31 @@ def test_kmeans_is_lloyds_algorithm(data):
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_best_groups_fill_a_budget_exactly(data):
-    heads, tokens = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 25))
-    groups, count = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 30))
+    """Two texts counted through, groups of any size, some empty, some never read."""
+    heads, count = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 30))
     rng = np.random.default_rng(data.draw(st.integers(0, 1 << 20)))
-    score, group = rng.random((heads, groups)), rng.integers(-1, groups, (heads, tokens))
+    of, parts, before = [], [], 0
+    for _ in range(data.draw(st.integers(1, 2))):
+        tokens, groups = data.draw(st.integers(1, 15)), data.draw(st.integers(1, 6))
+        own = rng.integers(0, groups, (heads, tokens))
+        parts.append(Groups(*sorted_by(torch.from_numpy(own), groups)))
+        of.append(own + before)
+        before += groups
+    of = np.concatenate(of, axis=1)
+    tokens, score = of.shape[1], rng.random((heads, before))
     score[rng.random(score.shape) < 0.2] = -np.inf
-    got = best_tokens(*map(torch.from_numpy, (score, group)), count).tolist()
+    first = data.draw(st.integers(0, tokens))
+    last = data.draw(st.integers(0, tokens - first))
+    joined = Groups.joined(parts)
+    got = joined.best(torch.from_numpy(score), count, first, last).tolist()
+    forced = [*range(first), *range(tokens - last, tokens)]
     for h in range(heads):
-        want = []
-        for u in sorted(range(groups), key=lambda u: -score[h, u]):
+        want = list(forced)
+        for u in sorted(range(before), key=lambda u: -score[h, u]):
             if score[h, u] > -np.inf:
-                want += [t for t in range(tokens) if group[h, t] == u]
-        want = (want + [-1] * tokens)[: min(count, tokens)]
-        assert got[h] == want
-    counted = sizes(torch.from_numpy(group), groups)
-    assert counted.tolist() == [[int((row == u).sum()) for u in range(groups)] for row in group]
+                want += [t for t in range(tokens) if of[h, t] == u and t not in forced]
+        assert got[h] == (want + [-1] * count)[:count]
+    places = torch.empty_like(joined.members).scatter_(
+        1, joined.members.long(), torch.arange(tokens, dtype=torch.int32).expand(heads, -1)
+    )
+    assert joined.at(places.long()).tolist() == of.tolist()

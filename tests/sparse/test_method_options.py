@@ -9,7 +9,7 @@ from specdec import Engine
 from specdec.errors import InvalidArgument
 from specdec.registry import page_views
 
-from helpers import models
+from helpers import hostile, models
 
 
 @pytest.mark.parametrize(
@@ -25,17 +25,25 @@ from helpers import models
         ("razor", {"calibration": "nowhere"}, "calibration='nowhere' cannot be read"),
         ("locret", {"calibration": "nowhere"}, "calibration='nowhere' cannot be read"),
         ("kvcrush", {"budget": 20}, r"budget=20 is below sink \+ recent \+ one page"),
+        ("sentencekv", {"budget": 60}, r"budget=60 is below sink \+ recent \+ one page = 32 \+ 32"),
+        ("louiskv", {"turn": 2}, r"turn=2 is outside \[-1, 1\]"),
+        ("louiskv", {"calibration": "nowhere"}, "calibration='nowhere' cannot be read"),
+        ("retrieval", {"estimated_share": -0.1}, r"estimated_share=-0.1 is outside \[0, 1\]"),
+        ("retrieval", {"cluster_every": 8}, "cluster_every=8 is out of range"),
+        ("leoam", {"prefilter": 2}, "has no use for"),
         ("mpcache", {"budget": 30}, r"budget=30 is below sink \+ recent \+ one page"),
     ],
 )
 def test_what_a_method_cannot_take_is_refused(drafter, options, message):
-    engine = Engine(models.build("llama", dtype=torch.float32))
+    model = models.build("llama", dtype=torch.float32)
+    engine = Engine(model, hostile.tokenizer(models.VOCAB))
     with pytest.raises(InvalidArgument, match=message):
         engine.generate([1, 2, 3], drafter=drafter, max_new_tokens=2, **options)
 
 
 def test_a_text_shorter_than_the_budget_is_read_whole():
-    engine = Engine(models.build("llama", dtype=torch.float32))
+    model = models.build("llama", dtype=torch.float32)
+    engine = Engine(model, hostile.tokenizer(models.VOCAB))
     for name in page_views():
         how = {"max_new_tokens": 6, "eos_token_id": []}
         out = engine.generate([1, 2, 3] * 9, drafter=name, budget=112, **how)

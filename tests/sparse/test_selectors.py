@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specdec.sparse.maths.bound_tree import BoundTree
 from specdec.sparse.scorers.base import Memo
-from specdec.sparse.scorers.bound_tree import BoundTree
 from specdec.sparse.scorers.landmarks import Landmarks, outliers
 from specdec.sparse.scorers.probe_query import (
     activation_bias,

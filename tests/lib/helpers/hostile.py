@@ -110,8 +110,9 @@ HOSTILE = [Empty, Constant, RandomTrees, Bushy, Repeated]
 
 
 def tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """Token i is a letter pair followed by nothing, so that stop strings may span tokens."""
-    words = {chr(97 + i // 6) + "xyzuvw"[i % 6]: i for i in range(size)}
+    """Token i is a letter pair followed by nothing, so that stop strings may span tokens; every
+    sixth ends a sentence."""
+    words = {chr(97 + i // 6) + "xyzuv."[i % 6]: i for i in range(size)}
     backend = Tokenizer(WordLevel(words, unk_token="ax"))
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=backend)

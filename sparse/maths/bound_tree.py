@@ -35,7 +35,7 @@ class BoundTree:
         """The `count` best chunks of the last level for one head's `q[M, D]`, `int64[count]`, best
         first by their greatest bound over the queries; and how many bounds were computed.
 
-        levels: `[P, 2, D]` of one head.
+        levels: `[P, 2, D]` of one head, from the largest chunks down; the smallest may be left out.
         """
         fan = [a // b for a, b in zip(self.sizes, self.sizes[1:], strict=False)]
         total, last = levels[-1].shape[0], len(levels) - 1
@@ -43,7 +43,7 @@ class BoundTree:
         score = bounds(q, levels[0])
         asked = score.numel()
         order = score.argsort(descending=True)
-        first = -(-count * self.sizes[-1] // self.sizes[0])
+        first = -(-count * self.sizes[last] // self.sizes[0])
         found_at, found = order.new_zeros(0), score.new_zeros(0)
         threshold = score.new_tensor(-torch.inf)
         # First the chunks that could hold all of the best, then whatever is not below the worst.
