@@ -85,6 +85,21 @@ class Level:
         """Whether attention on `device` must have this layer's keys and values fetched."""
         return False
 
+    def bring(
+        self, x: Tensor, layer: int, row: int, start: int, end: int, device: torch.device
+    ) -> Tensor:
+        """Tokens `start .. end` of a row of `x`, a layer's keys or values: `[Hkv, n, D]` on
+        `device`."""
+        return x[row, :, start:end].to(device)
+
+    def bring_pages(
+        self, x: Tensor, layer: int, row: int, heads: Tensor, pages: Tensor, size: int,
+        device: torch.device,
+    ) -> Tensor:  # fmt: skip
+        """Pages of `size` tokens of a row of `x`, each of one head: `[n, size, D]` on `device`, for
+        `heads, pages: int64[n]`."""
+        return paged(x, row, size)[heads.to(x.device), pages.to(x.device)].to(device)
+
     def begin(self, pass_: Any, call: Any) -> Callable[[], tuple[Tensor, Tensor] | None]:
         """Begin attention of an `AttentionCall` over keys of this level that are remote; what comes
         back waits for the partial (o, lse), which is None where there are no keys."""
@@ -99,6 +114,12 @@ class Level:
     def nbytes(self) -> int:
         """Bytes of all buffers made so far."""
         return sum(x.nbytes for x in (*self.k, *self.v) if x is not None)
+
+
+def paged(x: Tensor, row: int, size: int) -> Tensor:
+    """The whole pages of a row of `x[rows, Hkv, capacity, D]`: `[Hkv, P, size, D]`, a view."""
+    count = x.shape[2] // size
+    return x[row, :, : count * size].unflatten(1, (count, size))
 
 
 class KVStore:

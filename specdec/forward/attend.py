@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specdec.cache.store import Level
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.gathered import attend_near
@@ -52,7 +53,8 @@ def attend(pass_: ForwardPass, call: AttentionCall) -> Tensor:
 
 def _merged(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan) -> Tensor:
     """Attention as a sum of partials: each level, what is staged, and the plan's extras."""
-    remote = [x for x in pass_.store.levels if x.is_remote(call.layer, call.q.device)]
+    is_whole = plan.rows is None
+    remote = [x for x in pass_.store.levels if is_whole and x.is_remote(call.layer, call.q.device)]
     # A lone token sees itself and all before it: one read, with nothing to mask or merge.
     is_plain = pass_.anc is not None and call.q.shape[2] == 1 and pass_.staged == 0
     is_plain = is_plain and not plan.extras
@@ -87,7 +89,10 @@ def _prefix(
         since = None if rows is None else torch.tensor([row.since[at] for row in rows])
         is_read = bool((held > (0 if since is None else since)).any())
         is_read = is_last and include_staged or is_read
-        is_read = is_read and not level.is_remote(call.layer, device)
+        if is_read and level.is_remote(call.layer, device):
+            if since is not None:
+                partials.append(_brought(call, level, row_map, since))
+            is_read = False
         if keys is not None and values is not None and is_read:
             first = None
             if call.window is not None:
@@ -102,6 +107,28 @@ def _prefix(
             )  # fmt: skip
         offset += held
     return partials
+
+
+def _brought(call: AttentionCall, level: Level, row_map: Tensor, since: Tensor) -> Partial:
+    """The partial over what sequences read of a level that lies elsewhere, from `since: int64[B]`
+    on; each row's span is fetched once."""
+    keys, values, q = level.k[call.layer], level.v[call.layer], call.q
+    assert keys is not None and values is not None
+    o = q.new_zeros(*q.shape[:3], values.shape[-1], dtype=torch.promote_types(q.dtype, torch.float))
+    lse = o.new_full(q.shape[:3], -torch.inf)
+    for row in row_map.unique().tolist():
+        members = (row_map == row).nonzero()[:, 0]
+        start, end = int(since[members].min()), int(level.length[row])
+        if start >= end:
+            continue
+        k, v = (level.bring(x, call.layer, row, start, end, q.device)[None] for x in (keys, values))
+        first = (since[members] - start).to(q.device)[:, None].expand(-1, q.shape[2])
+        o[members], lse[members] = prefix_attention(
+            q[members], k, v, torch.tensor([end - start], dtype=torch.int32, device=q.device),
+            torch.zeros(len(members), dtype=torch.int32), scale=call.scale, softcap=call.softcap,
+            first=first,
+        )  # fmt: skip
+    return o, lse
 
 
 def _staged(pass_: ForwardPass, call: AttentionCall) -> Partial:

@@ -1,21 +1,19 @@
-"""Selected pages out of slower memory, or on a device: gathered once, and read together."""
+"""Attention of one sequence that selects pages of slower memory, or on a device."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specdec.cache.store import Level
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.host_reads import biases, levels_of, note, table_of, with_entries
 from specdec.forward.layout import Segments
+from specdec.forward.near_pages import Ints, NearPages, Pool
 from specdec.forward.plan import LayerPlan, Selection
-from specdec.kernels.attention.gather_pages import gather_pages
-from specdec.kernels.attention.level_attention import NO_BOUNDS, Reads, level_attention
+from specdec.kernels.attention.level_attention import NO_BOUNDS, NO_PAGES, Reads, level_attention
 
 _FIRST = np.zeros(1, np.int64)
 
@@ -25,71 +23,76 @@ Pair = tuple[Tensor, Tensor]  # k, v of a level
 def attend_near(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan, b: int) -> Tensor:
     """Attention `[1, H, N, Dv]` of sequence b over what it reads.
 
-    Selected pages are kept for as long as the selection stands; what has come since is read where
-    it lies, or brought near.
+    Selected pages are brought near and kept while they are selected; what has come since is read
+    where it lies, or brought near.
     """
     assert plan.rows is not None
     row, segments = plan.rows[b], pass_.segments(call.layer)[b]
     note(row, segments)
     levels = with_entries(levels_of(pass_, call.layer), [row])
-    table = table_of(pass_, row, segments)
+    table, pages, size = np.array(table_of(pass_, row, segments), np.int64), NO_PAGES, 1
     if row.selection is not None:
-        table = [read for read in table if read[7] <= 0]
-        pair = _kept(pass_, call.layer, levels, segments, row.selection)
-        table.append([len(levels), 0, 0, row.count * row.selection.page_size, 0, 0, 1, 0])
-        levels = [*levels, pair]
-    levels, reads = _near(levels, np.array(table, np.int64), call.q.device)
-    reads[:, 5] = 0
+        size = row.selection.page_size
+        pages = row.selection.local[:, :, : row.count].copy()
+        for i, (at, _) in enumerate(row.selection.levels):
+            level = pass_.store.levels[at]
+            if level.is_remote(call.layer, call.q.device):
+                pair, slots = _pooled(level, call, segments, row.selection, i)
+                table[table[:, 7] == i + 1, :4] = len(levels), 0, 0, pair[0].shape[2]
+                pages[i] = slots[:, : row.count]
+                levels = [*levels, pair]
+    levels = _near(pass_, call, levels, table)
+    table[:, 5] = 0
     return level_attention(
         call.q if len(call.q) == 1 else call.q[b : b + 1],
         levels,
-        Reads(reads, _FIRST, pass_.anc_words[b : b + 1], NO_BOUNDS, biases=biases([row])),
+        Reads(table, _FIRST, pass_.anc_words[b : b + 1], NO_BOUNDS, pages, size, biases([row])),
         scale=call.scale,
         softcap=call.softcap,
         sinks=call.sinks,
     )
 
 
-def _kept(
-    pass_: ForwardPass, layer: int, levels: list[Pair], segments: Segments, selection: Selection
-) -> Pair:
-    """The selected pages, gathered when they are first read."""
-    key = segments.sequence, layer
-    known = pass_.state.gathered.get(key)
+def _pooled(
+    level: Level, call: AttentionCall, segments: Segments, selection: Selection, i: int
+) -> tuple[Pair, Ints]:
+    """The pages that are selected of the i-th level which is selected from, near, as a level, and
+    where they stand there."""
+    (at, _), layer = selection.levels[i], call.layer
+    keys, values = level.k[layer], level.v[layer]
+    assert keys is not None and values is not None
+    near = NearPages.beside(level, selection.page_size)
+    key = layer, segments.rows[at], segments.sequence
+    pool = near.of.setdefault(key, Pool(selection.page_size))
+    known = near.standing.get(key)
     if known is None or known[0] is not selection:
-        k, v = (_gathered([pair[part] for pair in levels], segments, selection) for part in (0, 1))
-        known = pass_.state.gathered[key] = (selection, k[None], v[None])
-    return known[1], known[2]
 
+        def fetch(heads: Tensor, pages: Tensor, exact: Tensor) -> Pair:
+            which = layer, key[1], heads, pages, pool.size, call.q.device
+            return level.bring_pages(keys, *which), level.bring_pages(values, *which)
 
-def _gathered(buffers: list[Any], segments: Segments, selection: Selection) -> Tensor:
-    """The selected pages, best first, out of one buffer a level: `[Hkv, n, D]`."""
-    assert selection.pages is not None
-    size, offset, out = selection.page_size, 0, None
-    for at, covered in selection.levels:
-        count = covered // size
-        local = (selection.pages - offset).clamp(0, count - 1)
-        buffer = buffers[at][segments.rows[at]]
-        part = gather_pages(buffer, local.to(buffer.device), size).to(local.device)
-        if out is None:
-            out = part
-        else:
-            mine = (selection.pages >= offset).repeat_interleave(size, dim=1)
-            out = torch.where(mine.unsqueeze(-1), part, out)
-        offset += count
-    assert out is not None
-    return out
+        slots = pool.hold(selection.local[i], None, fetch)
+        known = near.standing[key] = selection, slots
+    if pool.k is None or pool.v is None:  # nothing is selected here
+        return (keys[:1, :, :0], values[:1, :, :0]), known[1]
+    return (pool.k.flatten(1, 2)[None], pool.v.flatten(1, 2)[None]), known[1]
 
 
 def _near(
-    levels: list[Pair], table: NDArray[np.int64], device: torch.device
-) -> tuple[list[Pair], NDArray[np.int64]]:
-    """The same reads with spans that lie in other memory brought to the device."""
-    levels = list(levels)
+    pass_: ForwardPass, call: AttentionCall, levels: list[Pair], table: NDArray[np.int64]
+) -> list[Pair]:
+    """The levels, and behind them the spans that lie elsewhere, to which reads point from now on,
+    in place."""
+    levels, device = list(levels), call.q.device
     for read in table:
         at, row, start, end = read[:4].tolist()
-        if levels[at][0].device != device:
+        held = pass_.store.levels[at] if at < len(pass_.store.levels) else None
+        if held is not None and held.is_remote(call.layer, device):
+            k, v = (held.bring(x, call.layer, row, start, end, device)[None] for x in levels[at])
+        elif levels[at][0].device != device:
             k, v = (x[row : row + 1, :, start:end].to(device) for x in levels[at])
-            read[:4] = len(levels), 0, 0, end - start
-            levels.append((k, v))
-    return levels, table
+        else:
+            continue
+        read[:4] = len(levels), 0, 0, end - start
+        levels.append((k, v))
+    return levels

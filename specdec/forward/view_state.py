@@ -19,17 +19,15 @@ class ViewState:
     """Of one model under one view, by sequence.
 
     selections: by (sequence, anchor layer); last_queries: those `[H, D]` of the last pass's last
-    node, likewise, where the view goes by how they turn. gathered: selected pages brought near,
-    with the selection they belong to, by (sequence, layer). reads: what sparse passes read.
-    budgets: how a view's budget was last divided among layers, by sequence. held: the committed
-    tokens of each sequence, where the store's owner knows them. falling: of which acceptance is
-    falling. queries: those of the verifying model, if it keeps any.
+    node, likewise, where the view goes by how they turn. reads: what sparse passes read. budgets:
+    how a view's budget was last divided among layers, by sequence. held: the committed tokens of
+    each sequence, where the store's owner knows them. falling: of which acceptance is falling.
+    queries: those of the verifying model, if it keeps any.
     static: selections of static passes, in the device's memory.
     """
 
     selections: dict[tuple[int, int], Selection] = field(default_factory=dict)
     last_queries: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    gathered: dict[tuple[int, int], tuple[Selection, Tensor, Tensor]] = field(default_factory=dict)
     reads: dict[int, ReadStats] = field(default_factory=dict)
     budgets: dict[int, Any] = field(default_factory=dict)
     held: Sequence[CachedTokens] = ()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specdec.cache.store import paged
 from specdec.errors import InvalidArgument, OutOfMemory
 from specdec.offload.disk_folder import disk_folder
 from specdec.offload.pace import Pace
@@ -78,6 +79,15 @@ class DiskTier:
             at = offset + ((row * heads + head) * capacity + start) * width
             _read(self._fd, target[head * each : (head + 1) * each], at)
         self.pace.after(out.nbytes, started)
+
+    def gather(self, buffer: Tensor, row: int, heads: Tensor, pages: Tensor, out: Tensor) -> None:
+        """See Tier; `out` lies in host memory."""
+        started = perf_counter()
+        out.copy_(paged(buffer, row, out.shape[1])[heads.cpu(), pages.cpu()])
+        self.pace.after(out.nbytes, started)
+
+    def landing(self, shape: tuple[int, ...], like: Tensor, device: torch.device) -> Tensor:
+        return torch.empty(shape, dtype=like.dtype)
 
     def forget_cache(self) -> None:
         """Write the file out and ask the system to keep none of it in memory, to measure reads."""

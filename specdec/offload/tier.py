@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from specdec.cache.store import paged
 from specdec.offload.balance import Balance
 from specdec.offload.budget import Budget
 from specdec.offload.pace import Pace
@@ -32,6 +33,13 @@ class Tier(Protocol):
         """Copy tokens `start .. end` of a row to `out[Hkv, end - start, D]`, which is contiguous
         and lies on the device, or in host memory on its way there."""
 
+    def gather(self, buffer: Tensor, row: int, heads: Tensor, pages: Tensor, out: Tensor) -> None:
+        """Copy pages of a row, each of one head, to `out[n, size, D]`, which lies as for `fetch`;
+        `heads, pages: int64[n]`."""
+
+    def landing(self, shape: tuple[int, ...], like: Tensor, device: torch.device) -> Tensor:
+        """A tensor of `like`'s type for `fetch` and `gather` to fill, on its way to `device`."""
+
 
 class DeviceTier:
     """The device's own memory."""
@@ -49,6 +57,12 @@ class DeviceTier:
 
     def fetch(self, buffer: Tensor, row: int, start: int, end: int, out: Tensor) -> None:
         out.copy_(buffer[row, :, start:end])
+
+    def gather(self, buffer: Tensor, row: int, heads: Tensor, pages: Tensor, out: Tensor) -> None:
+        out.copy_(paged(buffer, row, out.shape[1])[heads.to(out.device), pages.to(out.device)])
+
+    def landing(self, shape: tuple[int, ...], like: Tensor, device: torch.device) -> Tensor:
+        return like.new_empty(shape, device=device)
 
 
 class HostTier:
@@ -78,3 +92,12 @@ class HostTier:
         out.copy_(buffer[row, :, start:end], non_blocking=True)
         if not out.is_cuda:
             self.balance.pace.after(out.nbytes, started)
+
+    def gather(self, buffer: Tensor, row: int, heads: Tensor, pages: Tensor, out: Tensor) -> None:
+        started = perf_counter()
+        out.copy_(paged(buffer, row, out.shape[1])[heads.cpu(), pages.cpu()], non_blocking=True)
+        if not out.is_cuda:
+            self.balance.pace.after(out.nbytes, started)
+
+    def landing(self, shape: tuple[int, ...], like: Tensor, device: torch.device) -> Tensor:
+        return like.new_empty(shape, device=device)

@@ -51,6 +51,27 @@ class TieredLevel(Level):
     def is_remote(self, layer: int, device: torch.device) -> bool:
         return self.k[layer] is not None and self.homes[layer].is_remote(device)
 
+    def bring(
+        self, x: Tensor, layer: int, row: int, start: int, end: int, device: torch.device
+    ) -> Tensor:
+        tier = self.homes[layer]
+        if not tier.is_remote(device):
+            return super().bring(x, layer, row, start, end, device)
+        out = tier.landing((x.shape[1], end - start, x.shape[3]), x, device)
+        tier.fetch(x, row, start, end, out)
+        return out.to(device)
+
+    def bring_pages(
+        self, x: Tensor, layer: int, row: int, heads: Tensor, pages: Tensor, size: int,
+        device: torch.device,
+    ) -> Tensor:  # fmt: skip
+        tier = self.homes[layer]
+        if not tier.is_remote(device):
+            return super().bring_pages(x, layer, row, heads, pages, size, device)
+        out = tier.landing((len(pages), size, x.shape[3]), x, device)
+        tier.gather(x, row, heads, pages, out)
+        return out.to(device)
+
     def begin(self, pass_: Any, call: Any) -> Callable[[], tuple[Tensor, Tensor] | None]:
         assert self._stream is not None
         return self._stream(pass_, call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ from hypothesis import strategies as st
 
 from specdec import Engine
 from specdec.errors import InvalidArgument
+from specdec.forward.near_pages import Pool
 from specdec.offload.balance import Balance
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.pace import Pace
 from specdec.offload.split import Sizes
 from specdec.offload.tiered_store import TieredStore
+from specdec.registry import VIEWS
+from specdec.sparse.scorers.chunk_means import ChunkMeans
 
 from helpers import contract, hostile, models
 from helpers.matrix import crossed
@@ -172,9 +176,55 @@ def test_indices_are_made_while_the_prompt_is_read(llama):
     stream = llama.stream([1, 2, 3, 4, 5] * 20, max_new_tokens=8, **options)
     next(stream)
     cold = stream.model.store.levels[0]
-    (kept,) = cold.beside.values()
+    kept = cold.beside[ChunkMeans(8).key]
     indices = [rows[0] for rows in kept.of.values()]
     assert len(indices) == 2 and all(x.pages == int(cold.length[0]) // 8 > 0 for x in indices)
+
+
+def test_what_drafts_fetch_is_counted_and_fetched_once(llama):
+    """Pages that stay selected stay near: a second pass fetches what is new to it alone."""
+    sizes = Sizes(window=32, block=16, room=1024, staging_bytes=1 << 12)
+    llama.target.kv_memory = memory = KVMemory("disk", sizes=sizes)
+    for refresh in ("round", "pass"):
+        options = {"drafter": "triforce-chunks", "budget": 48, "sink": 8, "recent": 8}
+        stream = llama.stream([1, 2, 3, 4, 5] * 30, max_new_tokens=16, refresh=refresh, **options)
+        next(stream)
+        near = stream.model.store.levels[0].beside["near pages of 8"]
+        page = next(iter(near.of.values())).k[0, 0].nbytes
+        wanted = fetched = 0
+        hold = Pool.hold
+
+        def counted(pool, pages, exact, fetch):
+            nonlocal wanted
+            wanted += (pages >= 0).sum()
+            return hold(pool, pages, exact, lambda *which: noted(fetch, *which))
+
+        def noted(fetch, heads, *which):
+            nonlocal fetched
+            fetched += len(heads)
+            return fetch(heads, *which)
+
+        moved = memory.pace.moved
+        with patch.object(Pool, "hold", counted):
+            stream.drafter.propose(stream.rows, [4])
+        assert 0 < fetched < wanted
+        assert memory.pace.moved - moved == 2 * page * fetched  # keys and values
+
+
+@pytest.mark.parametrize("view", ["kivi", "gear", "lizard"])
+def test_copies_are_read_in_place_of_what_is_elsewhere(llama, view):
+    """Lossy text is the same wherever the text lies that a copy, or a state, stands for."""
+    found = []
+    for tier in ("device", "disk"):
+        sizes = Sizes(window=16, block=16, room=1024, staging_bytes=1 << 12)
+        llama.target.kv_memory = KVMemory(tier, sizes=sizes)
+        known = {"kv_group": 32, "sink": 0} if view == "kivi" else {"sink": 0}
+        how = {x: y for x, y in known.items() if x in VIEWS[view].options}
+        out = llama.generate(
+            [7, 2, 9, 4, 5, 1, 8] * 20, view=view, recent=24, max_new_tokens=12, **how
+        )
+        found.append(out)
+    assert found[0].token_ids == found[1].token_ids
 
 
 def test_weights_spread_by_accelerate(tmp_path):
