@@ -61,23 +61,27 @@ class LlamaCpp:
         self.model.eval([token])
 
 
-def contestants(model: Any, context: int) -> list[LlamaCpp]:
-    """llama.cpp on the GGUF that `model` came from, and on the same values as float32.
+def contestant(name: str, model: Any, context: int) -> LlamaCpp:
+    """`llama.cpp` on the GGUF that `model` came from; `llama.cpp-f32` on its values as float32.
 
     Raises InvalidArgument if the package is missing, or the model did not come from a GGUF.
     """
     _package()
+    file = file_of(model, name)
+    if name == "llama.cpp-f32":
+        return LlamaCpp(name, float32_gguf(file), context)
+    return LlamaCpp(f"{name}-{_kind(file)}", file, context)
+
+
+def file_of(model: Any, baseline: str) -> Path:
+    """The GGUF that a model came from. Raises InvalidArgument if there is none."""
     file = demo.demo_gguf() if model == "demo" else Path(str(model)).expanduser()
     if file.suffix.lower() != ".gguf":
         raise InvalidArgument(
-            f"baseline 'llama.cpp' runs GGUF files, and {model} is none: measure 'demo' or a .gguf "
-            "file, or leave the baseline out"
+            f"baseline {baseline!r} runs GGUF files, and {model} is none: measure 'demo' or a "
+            ".gguf file, or leave the baseline out"
         )
-    kind = _kind(file)
-    found = [LlamaCpp("llama.cpp-f32", float32_gguf(file), context)]
-    if kind != "f32":
-        found.append(LlamaCpp(f"llama.cpp-{kind}", file, context))
-    return found
+    return file
 
 
 def float32_gguf(file: Path) -> Path:

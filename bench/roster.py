@@ -23,8 +23,10 @@ HUGGING_FACE: dict[str, dict[str, Any]] = {
     "hf-pld": {"prompt_lookup_num_tokens": 10},
     "hf-assisted": {},
 }
-BASELINES = [*HUGGING_FACE, "llama.cpp"]
-STEPPERS = ["hf", "llama.cpp"]  # whose plain passes can be timed one by one
+LLAMA_CPP = ["llama.cpp", "llama.cpp-f32"]
+OPENVINO = ["openvino", "openvino-pld"]
+BASELINES = [*HUGGING_FACE, *LLAMA_CPP, *OPENVINO]
+STEPPERS = ["hf", *LLAMA_CPP]  # whose plain passes can be timed one by one
 
 
 def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> list[Contestant]:
@@ -61,10 +63,14 @@ def baselines(
     found: list[Contestant] = []
     stock: PreTrainedModel | None = None
     for name in names:
-        if name == "llama.cpp":
+        if name in LLAMA_CPP:
             from specdec.bench import llama_cpp
 
-            found += llama_cpp.contestants(model, context)
+            found.append(llama_cpp.contestant(name, model, context))
+        elif name in OPENVINO:
+            from specdec.bench import openvino
+
+            found.append(openvino.contestant(name, model))
         elif name in HUGGING_FACE:
             stock = stock or _stock(engine, model)
             settings = dict(HUGGING_FACE[name])

@@ -7,19 +7,22 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from specdec.bench.report.measurement import ROUND, counted, names, speedup
+from specdec.bench.report.measurement import ROUND, counted, names, rate, speedup
 from specdec.decoding.stats import PLAIN
 
+_MARKERS = "osDv^x"  # one each, so that a line under another one is seen
 _PARTS = {"draft": "draft_s", "verify": "verify_s"}
 
 
 def draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the pictures that the measurement has data for into `folder`; their paths.
 
-    speedup.png: against context length, with a line at 1.0. acceptance.png: by draft position.
-    accepted.png: histogram of accepted draft tokens a pass. rounds.png: where a round's time goes.
+    speed.png: tokens per second of everyone, by workload. speedup.png: against context length, with
+    a line at 1.0. acceptance.png: by draft position. accepted.png: histogram of accepted draft
+    tokens a pass. rounds.png: what a token costs in milliseconds, and where they go.
     """
     pictures = {
+        "speed": _speed,
         "speedup": _speedup,
         "acceptance": _acceptance,
         "accepted": _accepted,
@@ -44,6 +47,24 @@ def _blank() -> tuple[Any, Any]:
     axes = figure.subplots()
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def _speed(document: Mapping[str, Any], axes: Any) -> bool:
+    rows = [row for row in document["workloads"] if not row["reads"]]
+    everyone = names(document)
+    height = 0.8 / max(len(everyone), 1)
+    for place, name in enumerate(everyone):
+        ys = [i + (place - (len(everyone) - 1) / 2) * height for i in range(len(rows))]
+        bars = axes.barh(ys, [rate(row, name) or 0.0 for row in rows], height, label=name)
+        axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1)
+    axes.set_yticks(range(len(rows)), [row["workload"] for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="tokens per second")
+    axes.margins(x=0.08)
+    axes.set_title("speed")
+    axes.figure.set_figheight(max(4.5, 0.14 * len(rows) * len(everyone) + 1.2))
+    axes.legend(fontsize=8)
+    return bool(rows)
 
 
 def _speedup(document: Mapping[str, Any], axes: Any) -> bool:
@@ -74,7 +95,8 @@ def _acceptance(document: Mapping[str, Any], axes: Any) -> bool:
         means = [_mean(r[i] for r in rates if len(r) > i) for i in range(depth)]
         if means:
             drawn = True
-            axes.plot(range(1, depth + 1), means, "o-", label=name, color=f"C{color}", ms=3)
+            style = _MARKERS[color % len(_MARKERS)] + ("--" if color % 2 else "-")
+            axes.plot(range(1, depth + 1), means, style, label=name, color=f"C{color}", ms=4)
     axes.set(xlabel="draft position", ylabel="accepted, of those that reached it", ylim=(0, 1.02))
     axes.set_title("acceptance per position, mean over workloads")
     if drawn:
@@ -100,17 +122,16 @@ def _accepted(document: Mapping[str, Any], axes: Any) -> bool:
 def _rounds(document: Mapping[str, Any], axes: Any) -> bool:
     shown = [n for n in names(document) if _all_rounds(document, n)]
     bottoms = [0.0] * len(shown)
-    whole = ROUND.index("whole_s")
-    rest = [1e3 * _mean(r[whole] for r in _all_rounds(document, n)) for n in shown]
+    rest = [_per_token(document, n, "whole_s") for n in shown]
     for part, column in _PARTS.items():
-        at = ROUND.index(column)
-        heights = [1e3 * _mean(r[at] for r in _all_rounds(document, n)) for n in shown]
+        heights = [_per_token(document, n, column) for n in shown]
         axes.bar(shown, heights, bottom=bottoms, label=part)
         bottoms = [b + h for b, h in zip(bottoms, heights, strict=True)]
     other = [max(r - b, 0.0) for r, b in zip(rest, bottoms, strict=True)]
     axes.bar(shown, other, bottom=bottoms, label="other")
-    axes.set(ylabel="ms a round")
-    axes.set_title("where a round's time goes, mean over all rounds")
+    axes.set(ylabel="ms a token")
+    axes.set_ylim(top=1.15 * max(rest, default=1.0))
+    axes.set_title("what a token costs, mean over all rounds")
     axes.tick_params(axis="x", labelrotation=20, labelsize=8)
     axes.legend(fontsize=8)
     return bool(shown)
@@ -138,6 +159,13 @@ def _histogram(document: Mapping[str, Any], name: str) -> list[int]:
 def _all_rounds(document: Mapping[str, Any], name: str) -> list[list[Any]]:
     cells = [row["contestants"][name] for row in document["workloads"] if not row["reads"]]
     return [entry for cell in cells for run in cell.get("rounds", ()) for entry in run]
+
+
+def _per_token(document: Mapping[str, Any], name: str, column: str) -> float:
+    """Milliseconds of one part of all rounds, over the tokens that they emitted."""
+    found = _all_rounds(document, name)
+    tokens = sum(r[ROUND.index("emitted")] for r in found)
+    return 1e3 * sum(r[ROUND.index(column)] for r in found) / tokens if tokens else 0.0
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -12,19 +12,23 @@ from typing import Any
 from specdec.bench.report.tables import acceptance_table, caption, notes, table
 
 _STYLE = """
+:root { color-scheme: light dark }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px }
 td, th { border: 1px solid #ccc; padding: .25rem .5rem; text-align: right }
 td:first-child, th:first-child { text-align: left }
-th { background: #f3f3f3 } tr:last-child { border-top: 2px solid #888 }
-img { max-width: 48%; margin: .5% } pre { background: #f6f6f6; padding: .5rem; overflow: auto }
+th { background: #8882 } tr:last-child { border-top: 2px solid #888 }
+img { max-width: 48%; margin: .5%; background: #fff }
+pre { background: #8882; padding: .5rem; overflow: auto }
+@media (max-width: 50rem) { img { max-width: 100% } table { display: block; overflow-x: auto } }
 """
 
 
 def html(document: Mapping[str, Any], pictures: Sequence[Path]) -> str:
     """A page that needs nothing beside itself."""
     parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'>",
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>specdec bench: {escape(str(document['suite']))}</title><style>{_STYLE}</style>",
         f"<h1>specdec bench: {escape(str(document['suite']))}</h1>",
         f"<p>{escape(caption(document))}</p>",

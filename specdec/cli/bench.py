@@ -33,7 +33,10 @@ def run(
     ] = "auto,ngram",
     baselines: Annotated[
         str,
-        typer.Option(help="Of hf, hf-pld, hf-assisted, llama.cpp; empty for none."),
+        typer.Option(
+            help="Of hf, hf-pld, hf-assisted, llama.cpp, llama.cpp-f32, openvino, "
+            "openvino-pld; empty for none."
+        ),
     ] = "hf,hf-pld",
     prompt_file: Annotated[
         list[Path] | None,

@@ -21,7 +21,9 @@ def step(
     widths: Annotated[str, typer.Option(help="Nodes of a pass, as in 1,4,8.")] = "1,4,8,16",
     views: Annotated[str, typer.Option(help="Views to time a draft pass of.")] = "",
     budget: Annotated[int, typer.Option(min=1, help="Tokens that those views read.")] = 512,
-    baselines: Annotated[str, typer.Option(help="Peers' plain steps: hf, llama.cpp.")] = "",
+    baselines: Annotated[
+        str, typer.Option(help="Peers' plain steps: hf, llama.cpp, llama.cpp-f32.")
+    ] = "",
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 11,
     device: Annotated[str, typer.Option(help="cpu, or cuda: by graphs and without.")] = "cpu",
     threads: arguments.Threads = None,

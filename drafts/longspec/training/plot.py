@@ -22,7 +22,10 @@ def plot_log(log: Path, picture: Path) -> None:
     lengths.plot(
         steps, [row["acceptance_length"] for row in rows], "k--", label="acceptance length"
     )
+    lines = [*right.get_lines(), *lengths.get_lines()]
     lengths.set_ylabel("acceptance length, chain of 4")
     right.set(xlabel="step", ylabel="agreement on held-out texts")
-    right.legend(loc="lower right")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(handles=lines, loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(picture, dpi=120)
