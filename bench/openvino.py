@@ -38,10 +38,11 @@ class OpenVino:
             config.temperature, config.rng_seed = temperature, seed
         for setting, value in self.lookup.items():
             setattr(config, setting, value)
-        watch, tokens = Stopwatch(), []
+        watch = Stopwatch()
+        tokens: list[int] = []
         going_on = self.genai.StreamingStatus.RUNNING
 
-        class Noting(self.genai.StreamerBase):  # type: ignore[misc,name-defined]
+        class Noting(self.genai.StreamerBase):  # type: ignore[name-defined]
             def write(self, new: int | list[int]) -> Any:
                 found = [new] if isinstance(new, int) else list(new)
                 tokens.extend(map(int, found))
