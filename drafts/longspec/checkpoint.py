@@ -182,7 +182,7 @@ def sizes_for(target: Target, mlp_size: int = 0, window: int = 512, max_lag: int
 
 def attention_of(target: Target, layer: int) -> Any:
     """The attention module of a layer, or None if it has none with separate projections."""
-    for module in target.model.base_model.modules():
+    for module in target.decoder.modules():
         if getattr(module, "layer_idx", None) == layer and hasattr(module, "q_proj"):
             return module
     return None

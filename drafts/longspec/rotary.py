@@ -24,7 +24,7 @@ class Rotary:
     """
 
     def __init__(self, target: Target, layer: int) -> None:
-        body = target.model.base_model
+        body = target.decoder
         self._embed: Any = getattr(body, "rotary_emb", None)
         self._kind: dict[str, str] = {}
         self._apply: Any = None

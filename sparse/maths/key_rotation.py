@@ -41,7 +41,7 @@ class KeyRotation:
 
         Raises UnsupportedModel, for the `view` that asks, where it is not found.
         """
-        base = target.model.base_model
+        base = target.decoder
         named = {name.rsplit(".", 1)[-1]: module for name, module in base.named_modules()}
         embedding = named.get("rotary_emb")
         attentions = [m for m in base.modules() if any(hasattr(m, name) for name in _PROJECTIONS)]

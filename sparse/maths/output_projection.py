@@ -35,7 +35,7 @@ def output_projection(target: Target, layer: int, heads: int, dim: int, view: st
 
 
 def _projection(target: Target, layer: int) -> Any:
-    for module in target.model.base_model.modules():
+    for module in target.decoder.modules():
         if getattr(module, "layer_idx", None) == layer:
             for name in NAMES:
                 if hasattr(module, name):

@@ -23,7 +23,7 @@ from specdec.forward.attend import attend
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.attention_op import attend_op
 from specdec.forward.forward_pass import ForwardPass
-from specdec.forward.model_settings import ModelSettings
+from specdec.forward.model_settings import ModelSettings, of_text
 from specdec.forward.rotation import RotaryState
 
 NAME = "specdec"
@@ -126,7 +126,7 @@ def driven(model: PreTrainedModel) -> Iterator[None]:
         loan.count += 1
     try:
         with _lock:
-            model.set_attn_implementation(NAME)
+            model.set_attn_implementation(of_text(model.config, NAME))
             model.eval()
         with torch.inference_mode():
             yield

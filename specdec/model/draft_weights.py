@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from specdec.errors import UnsupportedModel
 from specdec.kernels.linear.packed_weight import PanelWeight, quantise
 from specdec.kernels.linear.skinny_linear import skinny_linear
-from specdec.model.early_exit import shallow
 from specdec.model.fused_run import forwards
 from specdec.model.packing import Packing
+from specdec.model.text_part import decoder_of, layers_of, shallow, with_decoder
 
 BITS = {"int8": 8, "int4": 4}
 
@@ -25,7 +25,7 @@ def low_precision(model: PreTrainedModel, packing: Packing | None, kind: str) ->
     what they were; layers that have changed since are the model's own. Raises UnsupportedModel
     where the layers are not fused, since only those can be given other weights.
     """
-    layers: Any = getattr(model.base_model, "layers", None)
+    layers = layers_of(model)
     if packing is None or not layers or len(packing.fused) < len(layers):
         raise UnsupportedModel(
             f"draft_weights={kind!r} needs a float32 model on a CPU, numba, and decoder layers "
@@ -40,20 +40,19 @@ def low_precision(model: PreTrainedModel, packing: Packing | None, kind: str) ->
 
 
 def _copied(model: PreTrainedModel, packing: Packing, bits: int) -> PreTrainedModel:
-    base: Any = shallow(model.base_model)
-    twins = [shallow(layer) for layer in base.layers]
+    decoder: Any = shallow(decoder_of(model))
+    twins = [shallow(layer) for layer in decoder.layers]
     assert packing.watch is not None
     smaller = {}
-    for index, (twin, layer) in enumerate(zip(twins, base.layers, strict=True)):
+    for index, (twin, layer) in enumerate(zip(twins, decoder.layers, strict=True)):
         if layer in packing.watch.alone:
             vars(twin).pop("forward", None)
         else:
             smaller[index] = twin, packing.fused[index].quantised(bits)
     for index, forward in forwards(smaller).items():
         twins[index].forward = forward
-    base._modules["layers"] = nn.ModuleList(twins)
-    copied: PreTrainedModel = shallow(model)
-    copied._modules[model.base_model_prefix] = base
+    decoder._modules["layers"] = nn.ModuleList(twins)
+    copied = with_decoder(model, decoder)
     for name, module in model.named_children():
         if module in packing.linears:  # the LM head
             twin = shallow(module)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from transformers import PreTrainedModel
 
 from specdec.forward import attention
-from specdec.forward.model_settings import ModelSettings
+from specdec.forward.model_settings import ModelSettings, of_text
 from specdec.model import support
 from specdec.model.packing import Packing
 from specdec.model.turns import turn_of
@@ -23,7 +23,7 @@ def drive(model: PreTrainedModel) -> None:
     with turn_of(model), undone_on_error(model):
         model.eval()
         attention.register()
-        model.set_attn_implementation(attention.NAME)
+        model.set_attn_implementation(of_text(model.config, attention.NAME))
 
 
 @contextmanager

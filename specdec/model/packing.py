@@ -23,6 +23,7 @@ from specdec.model.fused_run import RunLayer, forwards
 from specdec.model.packed_linear import PackedLinear, refuse_loading
 from specdec.model.released import is_released
 from specdec.model.snapshot import has_hooks
+from specdec.model.text_part import decoder_of, layers_of
 from specdec.model.watch import Watch
 
 log = logging.getLogger("specdec")
@@ -35,10 +36,11 @@ class Packing:
 
     copies: what others make of the model, for as long as it is packed (`draft_weights`).
 
-    `of` packs every float32 `nn.Linear` on the CPU in place: the values stay the same bits, the
-    first layout is released except where an embedding shares it. `fuse` then puts fused forwards
-    on the decoder layers that match, each one compared with the layer's own. `restore` undoes
-    both. Nothing of transformers is changed, only attributes of this model's modules.
+    `of` packs every float32 `nn.Linear` that text goes through on the CPU in place: the values stay
+    the same bits, the first layout is released except where an embedding shares it. `fuse` then
+    puts fused forwards on the decoder layers that match, each one compared with the layer's own.
+    `restore` undoes both. Nothing of transformers is changed, only attributes of this model's
+    modules.
 
     A packed model is saved and copied as what it was: `state_dict`, `save_pretrained` and
     `copy.deepcopy` see dense weights, made for them. Loading other weights into it is refused, and
@@ -64,10 +66,13 @@ class Packing:
         if known is not None:
             return known
         packing = cls(model)
+        text = {*decoder_of(model).modules(), model.get_output_embeddings()}
         linears = {
             name: module
             for name, module in model.named_modules()
-            if type(module) is nn.Linear and (_can_pack(module) or _is_held(module, name, stored))
+            if module in text
+            and type(module) is nn.Linear
+            and (_can_pack(module) or _is_held(module, name, stored))
         }
         if not linears or not has_numba():
             return packing
@@ -98,9 +103,8 @@ class Packing:
 
     def fuse(self, target: Any, pass_of: Callable[[Any], tuple[list[int], ForwardPass]]) -> None:
         """Fuse the layers that match. pass_of: makes tokens and a pass for a probe of `target`."""
-        base: Any = self.model.base_model
-        layers = getattr(base, "layers", None)
-        if not self.linears or self.watch is not None or not isinstance(layers, nn.ModuleList):
+        base, layers = decoder_of(self.model), layers_of(self.model)
+        if not self.linears or self.watch is not None or layers is None:
             return
         probe = _Probe()
         hooks = [layer.register_forward_hook(probe.note, with_kwargs=True) for layer in layers]

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.model.chunks import Chunk
+from specdec.model.text_part import decoder_of
 from specdec.sampling.prompt import Prompt
 from specdec.sampling.span import Span
 
@@ -61,7 +62,7 @@ def prompt_inputs(model: PreTrainedModel, prompt: Prompt, chunk: Chunk) -> Promp
 
 def takes_deepstack(model: PreTrainedModel) -> bool:
     """Whether the model's decoder adds features to the output of its first layers."""
-    return DEEPSTACK in signature(type(model.get_decoder()).forward).parameters
+    return DEEPSTACK in signature(type(decoder_of(model)).forward).parameters
 
 
 def _positions(prompt: Prompt, chunk: Chunk, device: torch.device) -> Tensor:

@@ -38,7 +38,8 @@ def take_up(
     support.check(model)
     with turn_of(model), undone_on_error(model):
         model.eval()
-        known = support.is_tested(model) or model.config._attn_implementation == NAME
+        attends_by = model.config.get_text_config()._attn_implementation
+        known = support.is_tested(model) or attends_by == NAME
         stock = None if known else support.stock_logits(model)
         target = Target(model)
         if stock is not None:

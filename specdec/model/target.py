@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec import ranks
@@ -19,6 +19,7 @@ from specdec.errors import SpecdecError
 from specdec.forward import attention
 from specdec.forward.cuda_graphs import Graphs
 from specdec.forward.forward_pass import ForwardPass, View
+from specdec.forward.model_settings import of_text
 from specdec.forward.observer import Observer
 from specdec.forward.rotation import RotaryState, Rotation, max_positions
 from specdec.model.chunks import chunks
@@ -27,6 +28,7 @@ from specdec.model.fused_head import FusedHead
 from specdec.model.packing import Packing
 from specdec.model.pass_graphs import PassGraphs
 from specdec.model.prompt_inputs import PromptInputs, prompt_inputs
+from specdec.model.text_part import decoder_of, layers_of
 from specdec.model.turns import turn_of
 from specdec.placement import main_device
 from specdec.progress import reading_bar
@@ -58,8 +60,8 @@ class Target:
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
         self.num_layers: int = config.num_hidden_layers
-        layers = getattr(model.base_model, "layers", None)
-        if isinstance(layers, nn.ModuleList):  # fewer than its config says where it ends early
+        layers = layers_of(model)
+        if layers is not None:  # fewer than its config says where it ends early
             self.num_layers = min(self.num_layers, len(layers))
         types = getattr(config, "layer_types", None)
         self.layer_types: list[str] = list(types or _layer_types(config))
@@ -91,8 +93,8 @@ class Target:
     def _sizes_now(self) -> tuple[object, ...]:
         """What stores and fused passes are made for."""
         config = self.model.config.get_text_config()
-        layers = getattr(self.model.base_model, "layers", None)
-        listed = len(layers) if isinstance(layers, nn.ModuleList) else None
+        layers = layers_of(self.model)
+        listed = None if layers is None else len(layers)
         return config.vocab_size, config.num_hidden_layers, listed, self.dtype
 
     @property
@@ -111,6 +113,11 @@ class Target:
         """Where tokens go in: of a model whose weights are spread, its main device."""
         placed = getattr(self.model, "hf_device_map", None)
         return self.model.device if placed is None else main_device(placed)
+
+    @property
+    def decoder(self) -> Any:
+        """The module that holds the decoder layers: beside it may stand a tower for images."""
+        return decoder_of(self.model)
 
     @property
     def graphs(self) -> Graphs | None:
@@ -205,7 +212,7 @@ class Target:
             del inputs["input_ids"]
             inputs |= {"inputs_embeds": given.embeddings, **given.layers}
             if given.layers:  # which the model around it makes of images only
-                reader = self.model.get_decoder()
+                reader = self.decoder
         reader(**inputs)
 
     @torch.inference_mode()
@@ -244,8 +251,8 @@ class Target:
             raise SpecdecError(
                 f"layers {missing} of {type(self.model).__name__} did not call specdec's "
                 "attention, so they have not seen the text: it was patched, or switched to "
-                f"{self.model.config._attn_implementation!r}; undo that, or call "
-                f"model.set_attn_implementation({attention.NAME!r})"
+                f"{self.decoder.config._attn_implementation!r}; undo that, or call "
+                f"model.set_attn_implementation({of_text(self.model.config, attention.NAME)!r})"
             )
 
     def inputs(

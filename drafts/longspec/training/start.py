@@ -44,7 +44,7 @@ def new_block(target: Target, sizes: Sizes, seed: int) -> LongSpecBlock:
 
 def norm_before(target: Target, attention: Any) -> Any:
     """The norm in front of an attention module, or None."""
-    for layer in target.model.base_model.modules():
+    for layer in target.decoder.modules():
         if attention is not None and getattr(layer, "self_attn", None) is attention:
             return getattr(layer, "input_layernorm", None)
     return None
