@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from specdec.cache.cached_tokens import CachedTokens
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments
@@ -103,8 +104,8 @@ def _text(policy: Policy, pass_: ForwardPass, call: AttentionCall, x: Segments) 
         for level, length in zip(store.levels[: x.readable], x.lengths, strict=False)
     )
     held, seen = pass_.state.held, x.sequence
-    ids = held[seen].tokens if seen < len(held) else ()
-    text = Text(store, seen, call.layer, covered, call.q.device, call.scale, call.softcap, ids)
+    known = held[seen] if seen < len(held) else CachedTokens()
+    text = Text(store, seen, call.layer, covered, call.q.device, call.scale, call.softcap, known)
     return replace(text, accepted=_accepted(pass_, text))
 
 

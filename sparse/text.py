@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from specdec.cache.cached_tokens import CachedTokens
 from specdec.cache.store import KVStore
 from specdec.forward.prompt_queries import PromptQueries, Queries
 from specdec.sparse.maths.window_scores import window_scores
@@ -18,8 +19,8 @@ from specdec.sparse.maths.window_scores import window_scores
 class Text:
     """What of a text may be asked for; nothing is read before it is.
 
-    covered: how many tokens of each level it has, S in all. scale, softcap: the layer's. tokens:
-    their ids, where the store's owner knows them. accepted: queries `[H, m, D]` of what the last
+    covered: how many tokens of each level it has, S in all. scale, softcap: the layer's. known:
+    its tokens, where the store's owner knows them. accepted: queries `[H, m, D]` of what the last
     verification has added, if they were kept.
     """
 
@@ -30,13 +31,26 @@ class Text:
     device: torch.device
     scale: float
     softcap: float | None = None
-    tokens: Sequence[int] = ()
+    known: CachedTokens = field(default_factory=CachedTokens)
     accepted: Tensor | None = None
 
     @property
     def length(self) -> int:
         """S."""
         return sum(self.covered)
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        """The ids of its tokens, as many as are known."""
+        return self.known.ids[: self.length]
+
+    @cached_property
+    def images(self) -> Tensor:
+        """`bool[S]`: which of its tokens are read as embeddings, such as those of images."""
+        made = torch.zeros(self.length, dtype=torch.bool, device=self.device)
+        for span in () if self.known.content is None else self.known.content.spans:
+            made[span.start : span.end] = True
+        return made
 
     @cached_property
     def k(self) -> Tensor:

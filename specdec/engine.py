@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from specdec.decoding.call_keywords import CallKeywords, shows_keywords
 from specdec.decoding.drafting import DraftModels, make_drafter
 from specdec.decoding.output import Generation
 from specdec.decoding.prompt import read_prompts
 from specdec.decoding.prompt_check import check_prompt
+from specdec.decoding.prompt_images import with_images
 from specdec.decoding.request import Request
 from specdec.decoding.stream import GenerationStream
 from specdec.decoding.streamers import ended_on_error
@@ -47,6 +48,7 @@ class Engine:
         self,
         model: PreTrainedModel,
         tokenizer: Any = None,
+        processor: Any = None,
         *,
         name: str | None = None,
         stored: Mapping[str, PanelWeight] | None = None,
@@ -56,13 +58,16 @@ class Engine:
         threads: int | None = None,
     ) -> None:
         self.name = name or model.config.name_or_path or type(model).__name__
-        self.tokenizer = tokenizer
+        if processor is None and isinstance(tokenizer, ProcessorMixin):
+            processor, tokenizer = tokenizer, None
+        self.processor = processor
+        self.tokenizer = tokenizer or getattr(processor, "tokenizer", None)
         count = Threads(threads)
         with undone_on_error(model):
             self.target = target = take_up(model, stored)
             target.threads = count
             target.kv_memory = kv_memory_of(target, kv_tier, max_memory, offload_folder)
-        self._draft_models = DraftModels(tokenizer)
+        self._draft_models = DraftModels(self.tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -158,6 +163,7 @@ class Engine:
         A later prompt that starts with the same text goes on from there, with this model only. The
         folder is replaced as a whole; one that holds something else is refused.
         """
+        prompt = with_images(prompt, self)
         prompts, _ = read_prompts(prompt, self.tokenizer, self.target.vocab_size)
         if len(prompts) > 1:
             raise InvalidArgument(f"save_prompt takes one prompt, and these are {len(prompts)}")

@@ -70,7 +70,7 @@ def generate(
 
     Returns `int64[B, L]` as transformers does, or its output object with `sequences` alone for
     `return_dict_in_generate`. A batch must be padded on the left. What is not understood (beams,
-    guidance, scores as output, images, positions, a cache ...) raises InvalidArgument with its
+    guidance, scores as output, positions, a cache ...) raises InvalidArgument with its
     name, and so does a length that the model has no positions for. The model and the caller's
     objects are left as they were, whatever happens.
     """
@@ -102,7 +102,8 @@ def generate(
             generation_fields.check(config, _READ)
             _check_call({"synced_gpus": synced_gpus or is_sharded(model), **call.kept})
             others = {n: v for n, v in call.keywords.items() if not hasattr(config, n)}
-            inputs = model_inputs.read(input_ids, {**others, **given})
+            copies = config.num_return_sequences or 1
+            inputs = model_inputs.read(model, input_ids, others, given, copies)
             host = Host(model, borrow(model, stack), tokenizers[0])
             host.target.threads, size = threads, host.target.vocab_size
             keywords = {**ours, **_settings(config, input_ids, stopping_criteria, ours, size)}

@@ -27,6 +27,7 @@ class Host(NamedTuple):
     model: PreTrainedModel
     target: Target
     tokenizer: Any
+    processor: Any = None
 
 
 def borrow(model: PreTrainedModel, stack: ExitStack) -> Target:

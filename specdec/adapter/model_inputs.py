@@ -7,9 +7,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from specdec.errors import InvalidArgument
 from specdec.sampling.foreign_names import CALL
+from specdec.sampling.prompt import Prompt
+from specdec.vision.inputs import (
+    NAMES,
+    OPTIONS,
+    TYPES,
+    check,
+    holds_images,
+    is_zero,
+    text_alone,
+)
+from specdec.vision.reading import read_prepared
 
 # Of no consequence for the text: how much of a pass is kept, and how many of its logits are made.
 _HARMLESS = {"use_cache", "logits_to_keep"}
@@ -23,21 +35,36 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class Inputs(NamedTuple):
-    """Token ids with their mask, as a prompt; and the padding in front of each row."""
+    """Token ids with their mask, or Prompts with images; and the padding in front of each row."""
 
-    prompt: dict[str, Any]
+    prompt: dict[str, Any] | list[Prompt]
     before: list[list[int]]
 
 
-def read(input_ids: Tensor, given: Mapping[str, Any]) -> Inputs:
+def read(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    keywords: Mapping[str, Any],
+    prepared: Mapping[str, Any],
+    copies: int,
+) -> Inputs:
     """The inputs of a call, `input_ids[B, L]` and what else the model would be given.
 
-    Raises InvalidArgument for what would change the model's answer and does not reach it here:
-    images, embeddings, token types, positions of the caller's own, a cache; and for a batch that is
-    not padded on the left.
+    keywords: as the caller gave them; prepared: what transformers made of them, with each row of
+    the caller's `copies` times. Raises InvalidArgument for what would change the model's answer and
+    does not reach it here: embeddings, token types, positions of the caller's own, a cache; and for
+    a batch that is not padded on the left.
     """
+    given, has_images = {**keywords, **prepared}, holds_images(keywords)
+    known = {*_READ, *_HARMLESS}
+    if has_images:
+        known |= {*NAMES, *OPTIONS, *TYPES, "mm_encoder_outputs"}
+    else:
+        check(given, model)
+        text_alone({name: given[name] for name in NAMES if name in given})
+        known |= {*NAMES, *(name for name in TYPES if is_zero(given.get(name)))}
     for name, value in given.items():
-        if value is None or name in _READ or name in _HARMLESS:
+        if value is None or name in known:
             continue
         if name not in _NEUTRAL or value not in _NEUTRAL[name]:
             raise _refused(name)
@@ -45,10 +72,12 @@ def read(input_ids: Tensor, given: Mapping[str, Any]) -> Inputs:
         raise InvalidArgument(f"input_ids has the shape {tuple(input_ids.shape)}: give [B, L]")
     mask = _mask(input_ids, given.get("attention_mask"))
     starts = mask.argmax(-1)
-    _check_positions(mask, given.get("position_ids"))
+    _check_positions(mask, (keywords if has_images else given).get("position_ids"))
     _check_cache(given.get("past_key_values"))
     ids = input_ids.tolist()
     before = [row[:start] for row, start in zip(ids, starts.tolist(), strict=True)]
+    if has_images:
+        return Inputs(read_prepared(input_ids, prepared, keywords, model, copies), before)
     return Inputs({"input_ids": ids, "attention_mask": mask.tolist()}, before)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from specdec.sampling.prompt import Prompt
+
 
 @dataclass
 class CachedTokens:
     """Committed tokens, and the tree of tokens staged behind them.
 
+    tokens: as `Prompt.keys` tells them apart. content: what the prompt holds besides ids.
     sure: leading committed tokens that are part of the row for good.
     length: of the text when it was last read; 0 before that.
     base: leading committed tokens that another store holds for this one; -1 before it was asked.
@@ -22,6 +25,13 @@ class CachedTokens:
     base: int = -1
     slots: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
+    content: Prompt | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of what is committed; where embeddings are read, those that hold the place."""
+        known = [] if self.content is None else self.content.ids[: len(self.tokens)]
+        return known + self.tokens[len(known) :]
 
     def hold(self, tokens: Sequence[int], sure: int) -> None:
         """Take up tokens that were read and committed behind the others."""

@@ -20,11 +20,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class PromptKeywords(TypedDict, total=False):
-    """What a tokenizer returns, as in `generate(**tokenizer(text))`."""
+    """What a tokenizer or processor returns, as in `generate(**tokenizer(text))`."""
 
     input_ids: Any
     attention_mask: Any
     token_type_ids: Any
+    pixel_values: Any
+    pixel_values_videos: Any
+    pixel_attention_mask: Any
+    image_sizes: Any
+    image_sizes_videos: Any
+    batch_num_images: Any
+    image_grid_thw: Any
+    video_grid_thw: Any
+    second_per_grid_ts: Any
+    mm_token_type_ids: Any
 
 
 class SamplingKeywords(TypedDict, total=False):

@@ -11,6 +11,7 @@ from specdec.errors import InvalidArgument
 
 # Roles that every template may be given; others must be named in it.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_TEXT = (str, bytes, bytearray, memoryview)
 _SAID = frozenset({"system", "developer", "user"})  # whose words no template has cause to change
 
 
@@ -30,19 +31,43 @@ def chat_ids(messages: Sequence[Any], tokenizer: Any, name: str) -> list[int]:
     ]
     if any(isinstance(message.get("content"), list) for message in read):
         read = _in_parts(read, tokenizer)
-    text = _render(tokenizer, read, name)
-    for i, message in enumerate(read):
+    text = rendered(tokenizer, read, name)
+    check_shown(read, text, name)
+    # The template writes its own special tokens.
+    return text_ids(text, tokenizer, name, add_special_tokens=False)
+
+
+def is_chat(prompt: Any) -> bool:
+    """Whether a prompt is a list of messages."""
+    if not isinstance(prompt, Sequence) or isinstance(prompt, _TEXT) or not len(prompt):
+        return False
+    return isinstance(prompt[0], Mapping) and "input_ids" not in prompt[0]
+
+
+def check_shown(messages: Sequence[Mapping[str, Any]], text: str, name: str) -> None:
+    """Raise InvalidArgument where a template has left out what somebody says."""
+    for i, message in enumerate(messages):
         if message["role"] in _SAID and not all(said in text for said in _texts(message)):
             raise InvalidArgument(
                 f"the model's chat template leaves out message {i} of {name} (role "
                 f"{message['role']!r}): put its content into a message that the template shows"
             )
-    # The template writes its own special tokens.
-    return text_ids(text, tokenizer, name, add_special_tokens=False)
 
 
 def _message(message: Any, name: str, template: str) -> dict[str, Any]:
     """A message whose every key will be understood, with its content as a text or several."""
+    given = check_message(message, name, template)
+    content = given.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        parts = [_part(part, f"part {i} of {name}") for i, part in enumerate(content)]
+        given["content"] = parts if len(parts) != 1 else parts[0]
+    elif content is not None and not isinstance(content, str):
+        raise InvalidArgument(f"the content of {name} is a {type(content).__name__}: give text")
+    return given
+
+
+def check_message(message: Any, name: str, template: str) -> dict[str, Any]:
+    """A message whose every key the template will understand, with its content as it is."""
     if not isinstance(message, Mapping):
         raise InvalidArgument(f"{name} is a {type(message).__name__}: give a dict")
     given = {key: value for key, value in message.items() if value is not None}
@@ -61,11 +86,6 @@ def _message(message: Any, name: str, template: str) -> dict[str, Any]:
             )
     if content is None and not given.get("tool_calls"):
         raise InvalidArgument(f"{name} has no content: give its text")
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        parts = [_part(part, f"part {i} of {name}") for i, part in enumerate(content)]
-        given["content"] = parts if len(parts) != 1 else parts[0]
-    elif content is not None and not isinstance(content, str):
-        raise InvalidArgument(f"the content of {name} is a {type(content).__name__}: give text")
     return given
 
 
@@ -103,8 +123,9 @@ def _in_parts(messages: list[dict[str, Any]], tokenizer: Any) -> list[dict[str, 
     ]
 
 
-def _render(tokenizer: Any, messages: list[dict[str, Any]], name: str) -> str:
-    """The conversation as text, open for the assistant to go on."""
+def rendered(tokenizer: Any, messages: list[dict[str, Any]], name: str) -> str:
+    """The conversation as text by the template of a tokenizer or processor, open for the assistant
+    to go on."""
     goes_on = messages[-1]["role"] == "assistant"
     how = {"continue_final_message": True} if goes_on else {"add_generation_prompt": True}
     try:
@@ -124,7 +145,7 @@ def _apply(tokenizer: Any, messages: list[dict[str, Any]], **how: bool) -> Any:
 def _texts(message: Mapping[str, Any]) -> list[str]:
     """What a message says, without the space around it, which templates may trim."""
     content = message.get("content") or ""
-    texts = [content] if isinstance(content, str) else [part["text"] for part in content]
+    texts = [content] if isinstance(content, str) else [x["text"] for x in content if "text" in x]
     return [text.strip() for text in texts]
 
 

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from specdec.decoding.chat import chat_ids
+from specdec.decoding.chat import chat_ids, is_chat
 from specdec.decoding.padding import check_no_padding, unpadded
 from specdec.decoding.text_ids import text_ids
 from specdec.errors import InvalidArgument
 from specdec.plain import ARRAYS, plain
 from specdec.sampling.prompt import Prompt
+from specdec.vision.inputs import NAMES
 
 # What a tokenizer returns beside these would have to reach the model.
 _ENCODED = ("input_ids", "attention_mask", "token_type_ids")
@@ -53,7 +54,7 @@ def read_prompts(prompt: Any, tokenizer: Any, vocab_size: int) -> tuple[list[Pro
         for i, (one, ids) in enumerate(zip(prompts, read, strict=True))
         if not one.masked
         and not isinstance(one.content, (str, Prompt))
-        and not _is_chat(one.content)
+        and not is_chat(one.content)
     }
     check_no_padding(bare, tokenizer, of_one_array=isinstance(prompt, (*ARRAYS, Mapping)))
     whole = [
@@ -65,8 +66,9 @@ def read_prompts(prompt: Any, tokenizer: Any, vocab_size: int) -> tuple[list[Pro
 
 def split_keywords(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Keywords of a call that belong to its prompt, as in `generate(**tokenizer(text))`; others."""
-    given = {name: keywords[name] for name in _ENCODED if keywords.get(name) is not None}
-    return given, {name: value for name, value in keywords.items() if name not in _ENCODED}
+    theirs = (*_ENCODED, *NAMES)
+    given = {name: keywords[name] for name in theirs if keywords.get(name) is not None}
+    return given, {name: value for name, value in keywords.items() if name not in theirs}
 
 
 def whole_prompt(prompt: Any, given: Mapping[str, Any]) -> Any:
@@ -94,7 +96,7 @@ def _prompts(prompt: Any) -> tuple[list[_Prompt], bool]:
             f"prompt is a {type(prompt).__name__}: give a string, token ids, chat messages, or a "
             "list of them"
         )
-    if len(prompt) and (_is_number(prompt[0]) or _is_chat(prompt)):
+    if len(prompt) and (_is_number(prompt[0]) or is_chat(prompt)):
         return [_Prompt(prompt)], False
     return [_one_of_list(one, i) for i, one in enumerate(prompt)], True
 
@@ -162,7 +164,7 @@ def _encoded(given: Mapping[str, Any]) -> tuple[list[_Prompt], bool]:
 
 def _ids(prompt: Any, place: int, tokenizer: Any, vocab_size: int) -> list[int]:
     """Token ids of one prompt, all of them inside the vocabulary."""
-    if isinstance(prompt, str) or _is_chat(prompt):
+    if isinstance(prompt, str) or is_chat(prompt):
         if tokenizer is None:
             raise InvalidArgument("this engine has no tokenizer: give the prompt as token ids")
         name = f"prompt {place}"
@@ -191,13 +193,6 @@ def _has_others_than_0(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_has_others_than_0(item) for item in value)
     return value not in (None, 0)
-
-
-def _is_chat(prompt: Any) -> bool:
-    """Whether a prompt is a list of messages."""
-    if not _is_sequence(prompt) or not len(prompt):
-        return False
-    return isinstance(prompt[0], Mapping) and "input_ids" not in prompt[0]
 
 
 def _is_number(value: Any) -> bool:

@@ -12,6 +12,7 @@ from specdec.decoding.keywords import Keywords
 from specdec.decoding.methods import Methods
 from specdec.decoding.prompt import read_prompts, split_keywords, whole_prompt
 from specdec.decoding.prompt_check import check_goes_on, check_prompt
+from specdec.decoding.prompt_images import with_images
 from specdec.errors import InvalidArgument, PromptTooLong, unknown_name
 from specdec.model.target import Target
 from specdec.offload.saved_documents import SavedDocuments
@@ -33,6 +34,9 @@ class Host(Protocol):
 
     @property
     def tokenizer(self) -> Any: ...
+
+    @property
+    def processor(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Request:
         """The request for `engine.generate(prompt, **kwargs)`."""
         of_prompt, others = split_keywords(kwargs)
         given = Keywords(others)
-        prompt = whole_prompt(prompt, of_prompt)
+        prompt = with_images(whole_prompt(prompt, of_prompt), host)
         params, own, drafting = given.params, given.own, given.drafting
         has_documents = own.get("saved_documents") is not None
         methods = Methods.of(own["drafter"], own["view"], drafting, has_documents)
@@ -121,9 +125,12 @@ def _check_room(prompts: Sequence[Prompt], params: SamplingParams, max_positions
                 "too: raise it, or give max_new_tokens"
             )
         if len(ids) + prompt.offset > max_positions:
+            images = sum(span.length for span in prompt.spans)
+            which = f", {images} of them of images" if images else ""
+            fewer = ", give fewer or smaller images" if images else ""
             raise PromptTooLong(
-                f"prompt {i} has {len(ids)} tokens, and the model has {max_positions} positions: "
-                "shorten it, so that at least one new token fits"
+                f"prompt {i} has {len(ids)} tokens{which}, and the model has {max_positions} "
+                f"positions: shorten it{fewer}, so that at least one new token fits"
             )
 
 

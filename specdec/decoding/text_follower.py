@@ -37,12 +37,14 @@ class TextFollower:
     def begin(self, row: Row) -> None:
         """The store holds the row's text but its last token, for good."""
         held = self.held[row.index]
+        held.content = row.content
         held.hold(row.keys(0, len(row.tokens) - 1), len(row.tokens) - 1)
         held.length = row.span
 
     def catch_up(self, row: Row) -> list[int]:
         """Bring the store in line with the row; the tokens that it has not read, in order."""
         held, text = self.held[row.index], row.tokens
+        held.content = row.content
         if self.base is not None:
             self._rebase(row, self.base)
         self.settle(row, len(text) - 1)

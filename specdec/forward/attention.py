@@ -34,7 +34,7 @@ _NEUTRAL = {
     "dropout": 0.0, "is_causal": True, "use_cache": False, "output_attentions": False,
     "output_hidden_states": False, "output_router_logits": False,
 }  # fmt: skip
-_ANY = {"position_ids", "position_embeddings", "cache_position", "return_dict"}
+_ANY = {"position_ids", "position_embeddings", "cache_position", "return_dict", "logits_to_keep"}
 
 
 def attention(

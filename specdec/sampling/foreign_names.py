@@ -73,7 +73,6 @@ CALL: dict[str, Foreign] = {
     "cache_config": Foreign(_CACHE),
     "inputs": Foreign(_PROMPT),
     "inputs_embeds": Foreign("give a specdec.Prompt, whose spans hold embeddings in place of ids"),
-    "pixel_values": Foreign("images are not read yet"),
     "position_ids": Foreign("positions count from 0 at the first token of each prompt"),
     "pad_token_id": Foreign("nothing is padded here: each result has its own length"),
     "bos_token_id": Foreign("put it in front of the prompt's ids, where it is missing"),
@@ -108,7 +107,9 @@ CALL: dict[str, Foreign] = {
     "messages": Foreign(_PROMPT),
     "prompts": Foreign(_PROMPT),
     "prompt_token_ids": Foreign(_PROMPT),
-    "multi_modal_data": Foreign("images are not read yet"),
+    "multi_modal_data": Foreign(
+        "put images into chat messages, or give what the processor returns"
+    ),
     "stream": Foreign(_STREAM, _OFF),
     "echo": Foreign("the prompt is not repeated; Generation.text is what is new", _OFF),
     "suffix": Foreign("text is only continued; put both ends into the prompt"),

@@ -16,6 +16,7 @@ from specdec.decoding.call_keywords import (
 )
 from specdec.errors import InvalidArgument
 from specdec.sampling import params
+from specdec.vision.inputs import NAMES
 
 from helpers import models
 
@@ -29,7 +30,7 @@ def test_every_option_and_setting_has_its_line() -> None:
     assert shown == hints, f"the fields of MethodKeywords shall be:\n{lines}"
     methods = set(spelled)
     assert set(SamplingKeywords.__annotations__) == params.NAMES | params.SYNONYMS.keys()
-    own = set(keywords._OWN) - {"sampling_params"} | set(prompt._ENCODED)
+    own = set(keywords._OWN) - {"sampling_params"} | {*prompt._ENCODED, *NAMES}
     assert set(CallKeywords.__annotations__) == own | methods | set(
         SamplingKeywords.__annotations__
     )

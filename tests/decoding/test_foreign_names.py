@@ -49,8 +49,8 @@ def test_neutral_values_are_compared_strictly():
 
 
 def test_long_values_are_not_printed(engine):
-    with pytest.raises(InvalidArgument, match=r"^pixel_values is not supported"):
-        engine.generate([1], pixel_values=torch.zeros(3, 8, 8))
+    with pytest.raises(InvalidArgument, match=r"^inputs_embeds is not supported"):
+        engine.generate([1], inputs_embeds=torch.zeros(3, 8, 8))
 
 
 def test_sampling_params_in_the_second_place(engine):

@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-import transformers
 from transformers import DynamicCache, GenerationConfig, StaticCache, WatermarkingConfig
 
 import specdec
@@ -135,26 +134,6 @@ def test_masks_of_every_dtype(model):
     for mask in (MASK.bool(), MASK.float(), MASK.int()):
         stock, ours = both(model, IDS, mask, do_sample=False)
         assert torch.equal(stock, ours)
-
-
-def test_images_are_refused_by_their_name():
-    small = dict(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        initializer_range=0.5,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    config = transformers.LlavaConfig(
-        text_config=transformers.LlamaConfig(vocab_size=50, eos_token_id=None, **small),
-        vision_config=transformers.CLIPVisionConfig(image_size=8, patch_size=4, **small),
-        image_token_index=49,
-    )
-    model = transformers.LlavaForConditionalGeneration(config).eval()
-    model.generation_config.pad_token_id = 0
-    ids = torch.tensor([[1, 49, 49, 49, 49, 2, 3]])
-    with pytest.raises(InvalidArgument, match="pixel_values"):
-        both(model, ids, torch.ones_like(ids), pixel_values=torch.ones(1, 3, 8, 8))
-    stock, ours = both(model, ids % 49, torch.ones_like(ids), do_sample=False)
-    assert torch.equal(stock, ours)  # mere text runs
 
 
 @pytest.mark.parametrize("name", [n for n in vars(GenerationConfig()) if not n.startswith("_")])

@@ -64,8 +64,8 @@ def imports(source: str) -> set[str]:
 # The rooms of the core, from the ground up: each may import what stands before it. Files of the
 # core's own folder are the ground, but for its face, which stands on all of it.
 CORE = (
-    "ground", "sampling", "cache", "forward", "model", "loading", "control", "offload", "decoding",
-    "adapter", "face",
+    "ground", "sampling", "cache", "forward", "model", "vision", "loading", "control", "offload",
+    "decoding", "adapter", "face",
 )  # fmt: skip
 FACE = {"__init__", "engine", "hf", "check", "__main__"}
 

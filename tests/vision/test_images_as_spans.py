@@ -61,6 +61,6 @@ def test_an_image_is_a_span(name):
         found = engine.generate(prompts, max_new_tokens=NEW, ignore_eos=True, drafter=drafter)
         assert [x.token_ids for x in found] == wanted
     less = Prompt(prompts[0].ids, [Span(3, prompts[0].spans[0].read())])
-    is_said = name in ("llava", "idefics3", "internvl")  # by embeddings alone
+    is_said = name != "gemma3" and not name.startswith("qwen")  # by embeddings alone
     text = engine.generate(less, max_new_tokens=NEW, ignore_eos=True).token_ids
     assert (text == wanted[0]) == is_said

@@ -1,0 +1,1 @@
+"""Images and video frames: what a model's own code makes of them, as a Prompt."""
