@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specdec.kernels.attention.softmax import partial_softmax
 from specdec.kernels.dispatch import dispatched
+from specdec.kernels.precision import wide_dtype
 
 
 @dispatched
@@ -44,8 +45,8 @@ def prefix_attention(
         added = None if bias is None else bias[row]
         return _read(q, k[row : row + 1], v[row : row + 1], end, first, scale, softcap, added)
 
-    o = q.new_empty(batch, heads, nodes, v.shape[-1], dtype=_wide(q.dtype))
-    lse = q.new_empty(batch, heads, nodes, dtype=_wide(q.dtype))
+    o = q.new_empty(batch, heads, nodes, v.shape[-1], dtype=wide_dtype(q.dtype))
+    lse = q.new_empty(batch, heads, nodes, dtype=wide_dtype(q.dtype))
     group = heads // kv_heads
     for row in dict.fromkeys(rows):
         shared = [b for b in range(batch) if rows[b] == row]
@@ -92,7 +93,3 @@ def _read(
         bias=None if bias is None else bias[None, :, None, start:end],
     )
     return o.reshape(1, heads, nodes, -1), lse.reshape(1, heads, nodes)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype == torch.float64 else torch.float32

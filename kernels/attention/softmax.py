@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specdec.kernels.precision import wide
+
 
 def partial_softmax(
     q: Tensor,
@@ -26,13 +28,13 @@ def partial_softmax(
     if k.shape[-2] == 0:
         shape = torch.broadcast_shapes(q.shape[:-2], v.shape[:-2])
         return (
-            _wide(q).new_zeros(*shape, q.shape[-2], v.shape[-1]),
-            _wide(q).new_full((*shape, q.shape[-2]), -torch.inf),
+            wide(q).new_zeros(*shape, q.shape[-2], v.shape[-1]),
+            wide(q).new_full((*shape, q.shape[-2]), -torch.inf),
         )
     if softcap is None and visible is None and bias is None and _has_flash(q, v):
         o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
-        return _wide(o), lse
-    scores = torch.matmul(_wide(q) * scale, _wide(k).mT)
+        return wide(o), lse
+    scores = torch.matmul(wide(q) * scale, wide(k).mT)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
@@ -42,7 +44,7 @@ def partial_softmax(
     lse = scores.logsumexp(-1)
     floor = torch.finfo(lse.dtype).min  # an empty row: exp(-inf - floor) = 0, not NaN
     weights = torch.exp(scores - lse.clamp_min(floor).unsqueeze(-1))
-    return torch.matmul(weights, _wide(v)), lse
+    return torch.matmul(weights, wide(v)), lse
 
 
 def causal_softmax(
@@ -65,7 +67,7 @@ def causal_softmax(
         o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, is_causal=True, scale=scale
         )
-        return _wide(o), lse
+        return wide(o), lse
     place = torch.arange(n, device=q.device)
     ahead = place[:, None] - place[None, :]
     visible = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
@@ -81,10 +83,6 @@ def causal_softmax(
         visible=visible,
     )
     return o.view(batch, heads * group, n, -1), lse.view(batch, heads * group, n)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _has_flash(q: Tensor, v: Tensor) -> bool:

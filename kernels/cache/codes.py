@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specdec.kernels.precision import wide
+
 
 def encode(x: Tensor, bits: int, dim: int, clip: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """`x` as codes `uint8`, with a step and a lowest value for each group, which is all of `dim`.
@@ -13,12 +15,12 @@ def encode(x: Tensor, bits: int, dim: int, clip: float = 1.0) -> tuple[Tensor, T
     is that of the rounded step and low, so that those are all a reader needs. clip: what is beyond
     this share of the greatest and of the least number takes the last code.
     """
-    wide = x if x.dtype == torch.float64 else x.float()
-    low, high = wide.aminmax(dim=dim, keepdim=True)
+    wider = wide(x)
+    low, high = wider.aminmax(dim=dim, keepdim=True)
     low, high, top = clip * low, clip * high, 2**bits - 1
     step, low = ((high - low) / top).to(x.dtype), low.to(x.dtype)
-    unit = torch.where(step > 0, step, 1.0).to(wide)
-    codes = ((wide - low.to(wide)) / unit + 0.5).floor().clamp(0, top)
+    unit = torch.where(step > 0, step, 1.0).to(wider)
+    codes = ((wider - low.to(wider)) / unit + 0.5).floor().clamp(0, top)
     return codes.to(torch.uint8), step, low
 
 

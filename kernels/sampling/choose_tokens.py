@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.kernels.dispatch import dispatched
+from specdec.kernels.precision import wide
 from specdec.kernels.sampling.philox import philox
 
 
@@ -19,11 +20,11 @@ def choose_tokens(
     sets them: so the choice is that of the host for the same place. Scores are taken as float32 (or
     float64) and meet their noise in float64. The lowest of equal tokens is chosen.
     """
-    wide = scores if scores.dtype == torch.float64 else scores.float()
+    wider = wide(scores)
     if seeds is not None:
         assert counters is not None
-        wide = wide.double() + gumbel(seeds, counters, scores.shape[-1])
-    return wide.argmax(-1)
+        wider = wider.double() + gumbel(seeds, counters, scores.shape[-1])
+    return wider.argmax(-1)
 
 
 def gumbel(seeds: Tensor, counters: Tensor, n: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.kernels.dispatch import dispatched
+from specdec.kernels.precision import wide
 
 
 @dispatched
@@ -20,8 +21,8 @@ def warp_scores(
     1 - top_p of the mass, but never the highest; drop those less likely than `min_p` times the
     highest. Where transformers keeps some of several equal tokens, all stay here.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    scores = wide / temperature[:, None].to(wide)
+    wider = wide(logits)
+    scores = wider / temperature[:, None].to(wider)
     falling = scores.sort(dim=-1, descending=True).values
     count = torch.where(top_k > 0, top_k, scores.shape[-1]).clamp_max(scores.shape[-1])
     last = falling.gather(-1, count[:, None].long() - 1)

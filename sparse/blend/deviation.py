@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from specdec.kernels.precision import wide_dtype
 
 
 def deviation(k: Tensor, v: Tensor, new_k: Tensor, new_v: Tensor) -> Tensor:
@@ -11,9 +12,10 @@ def deviation(k: Tensor, v: Tensor, new_k: Tensor, new_v: Tensor) -> Tensor:
 
     `Δ_t = Σ_h ‖k_ht − k'_ht‖² + ‖v_ht − v'_ht‖²`, all `[Hkv, n, D]`, in float32 at least.
     """
-    wide = torch.float64 if k.dtype == torch.float64 else torch.float32
+    dtype = wide_dtype(k.dtype)
     of_keys, of_values = (
-        (new.to(wide) - old.to(wide)).square().sum((0, 2)) for old, new in ((k, new_k), (v, new_v))
+        (now.to(dtype) - old.to(dtype)).square().sum((0, 2))
+        for old, now in ((k, new_k), (v, new_v))
     )
     return of_keys + of_values
 

@@ -11,6 +11,7 @@ from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
 from specdec.forward.observer import SeenPass
+from specdec.kernels.precision import wide
 from specdec.model.target import Target
 from specdec.sparse.maths.key_rotation import KeyRotation
 
@@ -60,8 +61,8 @@ class KeyMoves:
         if old == new or not self._turns[layer]:
             return k
         places = torch.arange(k.shape[1], device=k.device)
-        wide = k if k.dtype == torch.float64 else k.float()
-        bare = self._rotation.turn_back(wide, places + old, layer)
+        wider = wide(k)
+        bare = self._rotation.turn_back(wider, places + old, layer)
         return self._rotation.turn(bare, places + new, layer).to(k.dtype)
 
 

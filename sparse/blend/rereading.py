@@ -13,6 +13,7 @@ from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
 from specdec.forward.observer import SeenPass
 from specdec.forward.plan import LayerPlan, Partial
+from specdec.kernels.precision import wide_dtype
 from specdec.model.target import Target
 from specdec.sampling.tree import ancestor_words
 from specdec.sparse.blend.fused_kv import FusedKV
@@ -77,11 +78,11 @@ class _Before:
     def _of_block(self, call: AttentionCall, q: Tensor, places: Tensor) -> Partial:
         """`o[H, n, Dv]` and `lse[H, n]` of the queries `q[H, n, D]`."""
         heads, count, _ = q.shape
-        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+        dtype = wide_dtype(q.dtype)
         lowest, end = int(places[0]), int(places[-1])
         first = 0 if call.window is None else max(0, lowest - call.window + 1)
-        k, v = (x[call.layer][:, first:end].to(q.device, wide) for x in (self.kv.k, self.kv.v))
-        grouped = (q.to(wide) * call.scale).reshape(k.shape[0], -1, q.shape[-1])  # [Hkv, G * n, D]
+        k, v = (x[call.layer][:, first:end].to(q.device, dtype) for x in (self.kv.k, self.kv.v))
+        grouped = (q.to(dtype) * call.scale).reshape(k.shape[0], -1, q.shape[-1])  # [Hkv, G * n, D]
         logits = (grouped @ k.transpose(1, 2)).view(heads, count, end - first)
         if call.softcap is not None:
             logits = call.softcap * (logits / call.softcap).tanh()

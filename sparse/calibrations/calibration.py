@@ -10,7 +10,7 @@ from typing import Any
 from specdec.errors import InvalidArgument
 from specdec.files import write_text
 from specdec.model.target import Target
-from specdec.sparse.scorers.channel_order import fingerprint
+from specdec.sparse.fingerprint import check_model
 
 FORMAT = "specdec calibration 1"
 Numbers = dict[str, list[float]]
@@ -58,12 +58,7 @@ class Calibration:
                 f"calibration: {path} was made for {document.get('method')!r} and not for "
                 f"{method!r}; {how}"
             )
-        if document.get("fingerprint") != fingerprint(target):
-            raise InvalidArgument(
-                f"calibration: {path} was made for another model than this "
-                f"{type(target.model).__name__} of {target.num_layers} layers; {how} for a model "
-                "that --model names"
-            )
+        check_model(f"calibration: {path}", document.get("fingerprint"), target, how)
         layers: Any = document.get("layers")
         if not _is_whole(layers, target):
             raise InvalidArgument(f"calibration: {path} is cut or changed; {how}")

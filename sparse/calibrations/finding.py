@@ -22,7 +22,7 @@ from specdec.sparse.calibrations.retaining_heads import RetainingHeads
 from specdec.sparse.calibrations.retaining_training import train
 from specdec.sparse.calibrations.semantic_heads import semantic_heads
 from specdec.sparse.calibrations.streaming_error import streaming_error
-from specdec.sparse.scorers.channel_order import fingerprint
+from specdec.sparse.fingerprint import fingerprint
 
 log = logging.getLogger("specdec")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from specdec.errors import InvalidArgument
 from specdec.model.target import Target
 from specdec.sparse.calibrations.calibration import Calibration
-from specdec.sparse.scorers.channel_order import fingerprint
+from specdec.sparse.fingerprint import fingerprint
 
 
 def read_gates(path: str | Path, target: Target) -> Calibration:

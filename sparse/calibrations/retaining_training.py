@@ -13,8 +13,8 @@ from specdec.model.target import Target
 from specdec.progress import progress_bar
 from specdec.sparse.calibrations.attention_probe import AttentionProbe, SeenLayer
 from specdec.sparse.calibrations.retaining_heads import RetainingHeads, features, retained
+from specdec.sparse.fingerprint import fingerprint
 from specdec.sparse.maths.key_rotation import KeyRotation
-from specdec.sparse.scorers.channel_order import fingerprint
 
 HIDDEN = 32  # Locret has 1,024 for models of 3 to 8 billion weights
 ANSWER = 128  # last tokens of a piece, whose queries say what mattered

@@ -12,6 +12,7 @@ from specdec.cache.store import Level
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.plan import Partial
 from specdec.kernels.attention.prefix_attention import prefix_attention
+from specdec.kernels.precision import wide_dtype
 from specdec.sparse.codecs.coded_copy import CodedRow
 
 
@@ -78,7 +79,7 @@ class CodedReads:
 
     def attend(self, call: AttentionCall) -> Partial:
         shape = (*call.q.shape[:3], call.v.shape[-1])
-        kind = torch.float64 if call.q.dtype == torch.float64 else torch.float32
+        kind = wide_dtype(call.q.dtype)
         o = call.q.new_zeros(shape, dtype=kind)
         lse = o.new_full(shape[:3], -torch.inf)
         for read in {id(x): x for x in self.reads if x is not None and x.end}.values():

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from specdec.kernels.precision import wide
 from specdec.sparse.codecs.base import Parts, Place, Side
 from specdec.sparse.codecs.plain import Plain
 from specdec.sparse.maths.low_rank import directions
@@ -36,8 +36,8 @@ class Projected:
             p = p[:, :rank].to(x)
         else:
             rows = flat.flatten(0, 1)
-            wide = rows if x.dtype == torch.float64 else rows.float()
-            p = directions(wide.mT @ wide, rank).to(x)
+            wider = wide(rows)
+            p = directions(wider.mT @ wider, rank).to(x)
         return p, self.base.learn((flat @ p)[None], at)
 
     def encode(self, x: Tensor, at: Place, learned: tuple[Tensor, Any]) -> Parts:

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from specdec.kernels.precision import wide
+
 Statistics = tuple[Tensor, ...]  # each `[Hkv, T, ...]`, a line for every committed token
 
 
@@ -35,7 +37,7 @@ class Observed:
     @cached_property
     def mass(self) -> Tensor:
         """Their attention, `[Hkv, G, n, T]`; float64 for float64, float32 for all others."""
-        logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
+        logits = wide(self.logits)
         return logits.softmax(dim=-1)
 
 

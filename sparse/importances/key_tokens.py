@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.kernels.precision import wide
 from specdec.kernels.sampling.philox import philox
 from specdec.sparse.importances.base import Observed, Statistics, grown
 
@@ -37,7 +38,7 @@ class KeyTokens:
     def update(self, statistics: Statistics, seen: Observed) -> Statistics:
         heads, group, _, tokens = seen.logits.shape
         noise = self.noise(seen.layer, heads * group, tokens, seen.logits.device)
-        logits = seen.logits if seen.logits.dtype == torch.float64 else seen.logits.float()
+        logits = wide(seen.logits)
         logits = logits + noise.view(heads, group, 1, tokens).to(logits.dtype)
         since = (seen.positions - (seen.prompt - 1)).clamp_min(0).to(logits)
         heat = (self.first + self.step * since).clamp_max(self.last)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from specdec.errors import UnsupportedModel
+from specdec.kernels.precision import wide
 from specdec.model.target import Target
 
 _PROJECTIONS = ("k_proj", "qkv_proj", "query_key_value")  # by which an attention is known
@@ -71,13 +72,13 @@ class KeyRotation:
 
     def _angles(self, k: Tensor, positions: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         kind = () if self.kinds is None else (self.kinds[layer],)
-        wide = k[None] if k.dtype == torch.float64 else k[None].float()
-        cos, sin = self.embedding(wide, positions[None].to(k.device), *kind)
+        wider = wide(k[None])
+        cos, sin = self.embedding(wider, positions[None].to(k.device), *kind)
         return cos, sin
 
     def _applied(self, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        wide = k[None].to(cos)
+        wider = k[None].to(cos)
         count = self.channels or k.shape[-1]
-        turned, rest = wide.split([count, k.shape[-1] - count], -1)
+        turned, rest = wider.split([count, k.shape[-1] - count], -1)
         out = self.apply(turned[:, :1], turned, cos, sin)[1]  # it wants queries, too
         return torch.cat([out, rest], -1)[0].to(k)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specdec.kernels.precision import wide
+
 
 def directions(moment: Tensor, rank: int) -> Tensor:
     """The `rank` leading eigenvectors `[..., F, rank]` of second moments `x^T x [..., F, F]`.
 
     Projecting `x` on them is its best approximation of that rank (Eckart and Young 1936).
     """
-    wide = moment if moment.dtype == torch.float64 else moment.float()
-    _, vectors = torch.linalg.eigh(wide)
+    wider = wide(moment)
+    _, vectors = torch.linalg.eigh(wider)
     return vectors[..., -rank:].flip(-1).to(moment.dtype)
 
 
@@ -25,11 +27,11 @@ def power_iteration(x: Tensor, rank: int, loops: int) -> tuple[Tensor, Tensor]:
     """
     generator = torch.Generator().manual_seed(0)
     rank = min(rank, *x.shape[-2:])
-    wide = x if x.dtype == torch.float64 else x.float()
+    wider = wide(x)
     start = torch.randn(x.shape[-2], rank, generator=generator, dtype=torch.float64)
-    a = start.to(wide).expand(*x.shape[:-2], -1, -1)
+    a = start.to(wider).expand(*x.shape[:-2], -1, -1)
     b = a
     for _ in range(loops):
-        b = torch.linalg.qr(wide.mT @ a).Q
-        a = wide @ b
+        b = torch.linalg.qr(wider.mT @ a).Q
+        a = wider @ b
     return a.to(x.dtype), b.to(x.dtype)

@@ -17,7 +17,8 @@ from specdec.forward.attention_call import AttentionCall
 from specdec.forward.full_view import FullView
 from specdec.forward.observer import SeenPass
 from specdec.model.target import Target
-from specdec.sparse.scorers.channel_order import ChannelOrder, fingerprint
+from specdec.sparse.fingerprint import fingerprint
+from specdec.sparse.scorers.channel_order import ChannelOrder
 
 log = logging.getLogger("specdec")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from specdec.errors import InvalidArgument
 from specdec.files import write_text
 from specdec.model.target import Target
+from specdec.sparse.fingerprint import check_model
 
 FORMAT = "specdec channel order 1"
 
@@ -60,15 +60,10 @@ class ChannelOrder:
             raise InvalidArgument(f"channels: {path} is not a channel file; {how}")
         if not {"fingerprint", "layers", "text"} <= document.keys():
             raise InvalidArgument(f"channels: {path} is incomplete; {how}")
-        layers = document.get("layers")
-        if not isinstance(layers, list) or not {"fingerprint", "text"} <= document.keys():
+        layers = document["layers"]
+        if not isinstance(layers, list):
             raise InvalidArgument(f"channels: {path} is cut or changed; {how}")
-        if document["fingerprint"] != fingerprint(target):
-            raise InvalidArgument(
-                f"channels: {path} was made for another model than this "
-                f"{type(target.model).__name__} of {target.num_layers} layers; {how} for a model "
-                "that --model names"
-            )
+        check_model(f"channels: {path}", document["fingerprint"], target, how)
         shape = target.kv_shape
         for order in layers:
             is_order = order is None or (
@@ -79,28 +74,3 @@ class ChannelOrder:
                 raise InvalidArgument(f"channels: {path} is cut or changed; {how}")
         orders = [None if order is None else torch.tensor(order) for order in layers]
         return cls(document["fingerprint"], tuple(orders), document["text"])
-
-
-def fingerprint(target: Target) -> str:
-    """A name for a model's weights, the same in any dtype: of its shape, norms and embeddings.
-
-    Linear weights are left out: they may be packed, and channels serve fine-tunes of a model well.
-    """
-    config = target.model.config.get_text_config()
-    digest = hashlib.sha256()
-    for name in ("model_type", "num_hidden_layers", "hidden_size", "num_key_value_heads"):
-        digest.update(f"{name}={getattr(config, name, None)};".encode())
-    for parameter in target.model.parameters():
-        if parameter.dim() == 1:
-            digest.update(_bytes(parameter.detach()))
-    embeddings = target.model.get_input_embeddings()
-    if embeddings is not None:
-        weight = embeddings.weight
-        assert isinstance(weight, Tensor)
-        digest.update(_bytes(weight.detach()[:64]))
-    return digest.hexdigest()[:32]
-
-
-def _bytes(x: Tensor) -> bytes:
-    """Values rounded to bfloat16, so that a model read in another precision is the same one."""
-    return x.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.kernels.precision import wide
 from specdec.sparse.maths.random_features import directions, log_features
 
 
@@ -34,7 +35,7 @@ class FeatureState:
             return
         w = directions(self.features, k.shape[-1])
         keys = k[:, self.end : end] * scale**0.5
-        logits = log_features(keys if keys.dtype == torch.float64 else keys.float(), w).mT
+        logits = log_features(wide(keys), w).mT
         values = v[:, self.end : end].to(logits)
         log_z = logits.logsumexp(-1)
         mean = (logits - log_z[..., None]).exp() @ values
@@ -50,7 +51,7 @@ class FeatureState:
         heads, nodes, dim = q.shape
         w = directions(self.features, dim)
         asked = q * scale**0.5
-        logits = log_features(asked if q.dtype == torch.float64 else asked.float(), w)
+        logits = log_features(wide(asked), w)
         logits = logits.unflatten(0, (len(self.log_z), -1)) + self.log_z[:, None, None].to(logits)
         lse = logits.logsumexp(-1)
         weights = (logits - lse[..., None]).exp()

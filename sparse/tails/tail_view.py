@@ -15,6 +15,7 @@ from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import WHOLE, LayerPlan, Needs, Partial, RowPlan
 from specdec.kernels.attention.merge import merge
 from specdec.kernels.attention.prefix_attention import prefix_attention
+from specdec.kernels.precision import wide_dtype
 from specdec.sparse.tails.feature_state import FeatureState
 from specdec.sparse.tails.mean_state import MeanState
 from specdec.sparse.tails.tail_state import TailState, TailStates
@@ -124,7 +125,7 @@ class Tails:
     tails: Sequence[Tail | None]
 
     def attend(self, call: AttentionCall) -> Partial:
-        kind = torch.float64 if call.q.dtype == torch.float64 else torch.float32
+        kind = wide_dtype(call.q.dtype)
         o = call.q.new_zeros(*call.q.shape[:3], call.v.shape[-1], dtype=kind)
         lse = o.new_full(call.q.shape[:3], -torch.inf)
         for b, tail in enumerate(self.tails):

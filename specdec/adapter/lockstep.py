@@ -17,6 +17,7 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.request import Request
 from specdec.decoding.setup import make_rows
 from specdec.decoding.stream import seed_of
+from specdec.kernels.precision import wide
 from specdec.model.target import Target
 from specdec.sampling.processors import is_stateless
 from specdec.sampling.scores import MODEL, check_kind, fault_of, nothing_allowed
@@ -64,7 +65,7 @@ def generate(
     while bool(going.any()):
         logits = model.forward(rows, [TokenTree.root(row.tokens[-1]) for row in rows])
         scores = torch.cat(logits).to(input_ids.device, copy=True)
-        scores = scores if scores.dtype == torch.float64 else scores.float()
+        scores = wide(scores)
         scores = _processed(processors, ids, scores, rows, going.tolist(), request)
         chosen = [_choose(row, row_scores) for row, row_scores in zip(rows, scores, strict=True)]
         tokens = torch.tensor(chosen, device=ids.device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
@@ -15,6 +14,7 @@ from specdec.forward.layout import Segments
 from specdec.forward.plan import LayerPlan, RowPlan, Selection
 from specdec.kernels.attention.level_attention import NO_BIASES, NO_BOUNDS, NO_PAGES, Reads
 from specdec.kernels.attention.tree_attention import windowed
+from specdec.kernels.precision import wide
 
 Read = tuple[int, int, int, int, int, list[int]]  # level, row, start, end, tail, sequences
 
@@ -106,7 +106,7 @@ def with_entries(
 def biases(rows: Sequence[RowPlan]) -> NDArray[np.float32]:
     """The log-weights of all entries, `[K, Hkv, n]`, padded."""
     found = [x.entries.log_weight for x in rows if x.entries is not None]
-    found = [x if x.dtype == torch.float64 else x.float() for x in found]
+    found = [wide(x) for x in found]
     if not found:
         return NO_BIASES
     widest = max(x.shape[1] for x in found)

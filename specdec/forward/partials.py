@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.plan import Partial
 from specdec.kernels.attention.tree_attention import tree_attention
+from specdec.kernels.precision import wide_dtype
 
 
 def tree_partial(pass_: ForwardPass, call: AttentionCall, k: Tensor, v: Tensor) -> Partial:
@@ -31,6 +31,6 @@ def sink_partial(call: AttentionCall) -> Partial:
     """Attention sinks: weight in the softmax, but no value."""
     assert call.sinks is not None
     batch, heads, nodes, _ = call.q.shape
-    wide = torch.float64 if call.q.dtype == torch.float64 else torch.float32
-    o = call.q.new_zeros(batch, heads, nodes, call.v.shape[-1], dtype=wide)
-    return o, call.sinks.to(wide)[None, :, None].expand(batch, heads, nodes)
+    dtype = wide_dtype(call.q.dtype)
+    o = call.q.new_zeros(batch, heads, nodes, call.v.shape[-1], dtype=dtype)
+    return o, call.sinks.to(dtype)[None, :, None].expand(batch, heads, nodes)

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
+from specdec.forward.plan import Partial
 from specdec.kernels.attention.merge import merge
 from specdec.kernels.attention.prefix_attention import prefix_attention
+from specdec.kernels.precision import wide_dtype
 from specdec.offload.staging import Slot
 from specdec.offload.tier import HostTier
 from specdec.offload.tiered_level import TieredLevel
@@ -31,7 +33,6 @@ class Chunk(NamedTuple):
     end: int
 
 
-Partial = tuple[Tensor, Tensor]  # o, lse
 Fetched = tuple[Chunk, Slot, "Future[tuple[Tensor, Tensor]]"]
 
 
@@ -194,6 +195,6 @@ def begin_in(pass_: ForwardPass, call: AttentionCall) -> Callable[[], Partial | 
 def _nothing(call: AttentionCall) -> Partial:
     """A partial over no keys, to which others are merged in place."""
     batch, heads, nodes, _ = call.q.shape
-    wide = torch.float64 if call.q.dtype == torch.float64 else torch.float32
-    o = call.q.new_zeros(batch, heads, nodes, call.v.shape[-1], dtype=wide)
-    return o, call.q.new_full((batch, heads, nodes), -torch.inf, dtype=wide)
+    dtype = wide_dtype(call.q.dtype)
+    o = call.q.new_zeros(batch, heads, nodes, call.v.shape[-1], dtype=dtype)
+    return o, call.q.new_full((batch, heads, nodes), -torch.inf, dtype=dtype)

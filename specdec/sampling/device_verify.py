@@ -15,6 +15,7 @@ import transformers as t
 from torch import Tensor
 
 from specdec.kernels.dispatch import kind_for
+from specdec.kernels.precision import wide
 from specdec.kernels.sampling.choose_tokens import choose_tokens
 from specdec.kernels.sampling.philox import first_uniforms
 from specdec.kernels.sampling.verify_trees import traverse_trees, walk_trees
@@ -139,11 +140,11 @@ def _traverse(
     rows: Sequence[Row], trees: Sequence[TokenTree], scores: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Paths by traversal verification, and the token drawn after the last node of each."""
-    wide = scores if scores.dtype == torch.float64 else scores.float()
+    wider = wide(scores)
     tokens, parents = _padded(trees, scores)
     held, (batch, nodes) = _held(trees, scores), tokens.shape
-    target = wide.new_zeros(batch, nodes, wide.shape[-1])
-    target[held] = wide.softmax(-1)
+    target = wider.new_zeros(batch, nodes, wider.shape[-1])
+    target[held] = wider.softmax(-1)
     draft, laws = torch.zeros_like(target), torch.zeros_like(parents)
     laws[held] = _tensor([int(law) for tree in trees for law in tree.laws], scores, torch.int32)
     for b, tree in enumerate(trees):

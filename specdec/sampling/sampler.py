@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec.kernels.linear.head_argmax import best_of
+from specdec.kernels.precision import wide
 from specdec.sampling.forking import CannotFork
 from specdec.sampling.noise import Noise
 from specdec.sampling.processors import Processor, is_stateless, own_copy
@@ -86,7 +87,7 @@ class Sampler:
         noise that the target will use. Under rejection they are drawn without replacement, by
         Gumbel-top-k on noise keyed by the drafter, the round and the parent's `node` in its tree.
         """
-        scores = logits.float() if logits.dtype != torch.float64 else logits
+        scores = wide(logits)
         if not row.ends.isdisjoint(path):
             return [], Law.POINT, scores.softmax(-1)  # nothing follows an end
         try:

@@ -12,6 +12,7 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
+from specdec.sparse.fingerprint import fingerprint
 from specdec.sparse.importances.episode_probe import EpisodeProbe
 from specdec.sparse.importances.retained import RetainedNotes
 from specdec.sparse.maths.output_projection import output_projection
@@ -27,7 +28,6 @@ from specdec.sparse.methods.prefixkv import PrefixKV
 from specdec.sparse.methods.razor import Razor
 from specdec.sparse.methods.uncomp import UNComp
 from specdec.sparse.methods.windowkv import WindowKV
-from specdec.sparse.scorers.channel_order import fingerprint
 
 from helpers.passes import make_row
 from helpers.selected import TEXT, Run, S, best

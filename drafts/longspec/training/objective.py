@@ -30,32 +30,14 @@ class Frozen:
     rotary: Rotary
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Texts of a lesson on the device: what a block reads, and what it should have said."""
-
-    tokens: Tensor
-    positions: Tensor
-    k: Tensor
-    v: Tensor
-    hidden: Tensor
-    top_ids: Tensor
-    top_logp: Tensor
-
-    @classmethod
-    def of(cls, lesson: Lesson, rows: list[int], device: torch.device) -> Batch:
-        """Some texts of `lesson`."""
-        return cls(**{name: x[rows].to(device) for name, x in vars(lesson).items()})
-
-
-def outputs(block: nn.Module, frozen: Frozen, batch: Batch, lag: int) -> Tensor:
+def outputs(block: nn.Module, frozen: Frozen, batch: Lesson, lag: int) -> Tensor:
     """The block's hidden states `[N, T, hidden]`, with the target's KV `lag` tokens behind."""
     embedded = frozen.embedding(batch.tokens).detach().float()
     out: Tensor = block(embedded, batch.positions, batch.k, batch.v, frozen.rotary, lag)
     return out
 
 
-def loss(block: nn.Module, frozen: Frozen, batch: Batch, lag: int, settings: Settings) -> Tensor:
+def loss(block: nn.Module, frozen: Frozen, batch: Lesson, lag: int, settings: Settings) -> Tensor:
     """Cross-entropy on the target's distribution, and the additions that the settings ask for."""
     h = outputs(block, frozen, batch, lag)[:, SKIP:]
     logp = (h @ frozen.head.to(h.dtype).T).float().log_softmax(-1)
@@ -75,7 +57,7 @@ def loss(block: nn.Module, frozen: Frozen, batch: Batch, lag: int, settings: Set
 
 @torch.no_grad()
 def top_ranks(
-    block: LongSpecBlock, frozen: Frozen, batch: Batch, lag: int, most: int = 4
+    block: LongSpecBlock, frozen: Frozen, batch: Lesson, lag: int, most: int = 4
 ) -> Tensor:
     """Rank of the target's argmax among the block's `most` best, `int64[N, T]`; `most` if none."""
     h = outputs(block, frozen, batch, lag)
@@ -104,7 +86,7 @@ def evaluate(
         some = max(1, 4096 // lesson.tokens.shape[1])
         for first in range(0, len(lesson.tokens), some):
             rows = list(range(first, min(first + some, len(lesson.tokens))))
-            batch = Batch.of(lesson, rows, device)
+            batch = lesson.texts(rows, device)
             entropy += float(loss(block, frozen, batch, 1, plain)) * len(rows)
             by_lag = [top_ranks(block, frozen, batch, lag) for lag in range(1, depth + 1)]
             # draft d after token i stands at token i + d

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from specdec.drafts.longspec.block import LongSpecBlock, Sizes, behind
 from specdec.drafts.longspec.checkpoint import attention_of
 from specdec.drafts.longspec.training.corpus import Corpus
-from specdec.drafts.longspec.training.objective import SKIP, Batch, Frozen
+from specdec.drafts.longspec.training.objective import SKIP, Frozen
 from specdec.drafts.longspec.training.teacher import Lesson
 from specdec.model.target import Target
 
@@ -109,7 +109,7 @@ def solve_start(
 class _Parts:
     """A batch as the stages of a block read it."""
 
-    def __init__(self, block: LongSpecBlock, frozen: Frozen, batch: Batch) -> None:
+    def __init__(self, block: LongSpecBlock, frozen: Frozen, batch: Lesson) -> None:
         self.block, self.frozen, self.batch = block, frozen, batch
         self.embedded = frozen.embedding(batch.tokens).float()
         self.k, self.v, self.hidden = batch.k.float(), batch.v.float(), batch.hidden.float()
@@ -148,12 +148,12 @@ class _Sums:
         return torch.linalg.solve(xx, self.xy)
 
 
-def _batches(lessons: list[Lesson], device: torch.device) -> Iterator[Batch]:
+def _batches(lessons: list[Lesson], device: torch.device) -> Iterator[Lesson]:
     """All texts of some lessons, about 4,096 tokens at a time."""
     for lesson in lessons:
         some = max(1, 4096 // lesson.tokens.shape[1])
         for at in range(0, len(lesson.tokens), some):
-            yield Batch.of(lesson, list(range(at, min(at + some, len(lesson.tokens)))), device)
+            yield lesson.texts(list(range(at, min(at + some, len(lesson.tokens)))), device)
 
 
 def _weight(layer: nn.Module) -> Tensor:

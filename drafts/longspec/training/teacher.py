@@ -35,6 +35,10 @@ class Lesson:
     top_ids: Tensor
     top_logp: Tensor
 
+    def texts(self, rows: list[int], device: torch.device) -> Lesson:
+        """Some of its texts, on a device: a batch of a step."""
+        return Lesson(**{name: x[rows].to(device) for name, x in vars(self).items()})
+
 
 class Teacher:
     """Makes lessons with a Target, whose weights it never changes."""

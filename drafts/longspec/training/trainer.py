@@ -21,7 +21,7 @@ from specdec.drafts.longspec.head_rows import head_rows
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.longspec.training.corpus import split
 from specdec.drafts.longspec.training.lessons import Lessons
-from specdec.drafts.longspec.training.objective import Batch, Frozen, evaluate, loss
+from specdec.drafts.longspec.training.objective import Frozen, evaluate, loss
 from specdec.drafts.longspec.training.optimizer import BlockOptimizer, schedule
 from specdec.drafts.longspec.training.progress import Progress
 from specdec.drafts.longspec.training.settings import Pace, Settings
@@ -122,7 +122,7 @@ class Trainer:
             lesson = self.window[rng.choice(sorted(self.window))]
             count = max(1, s.batch_tokens // lesson.tokens.shape[1])
             rows = rng.sample(range(len(lesson.tokens)), min(count, len(lesson.tokens)))
-            batch = Batch.of(lesson, rows, self.device)
+            batch = lesson.texts(rows, self.device)
             last = number == s.accumulate - 1
             alone = nullcontext() if last else self.accelerator.no_sync(self.model)
             with alone, self.accelerator.autocast():

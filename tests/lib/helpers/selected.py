@@ -13,7 +13,7 @@ from specdec.decoding.drafter import Wants
 from specdec.forward.full_view import FullView
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.calibrations.calibration import Calibration
-from specdec.sparse.scorers.channel_order import fingerprint
+from specdec.sparse.fingerprint import fingerprint
 
 from helpers import models
 from helpers.passes import make_row

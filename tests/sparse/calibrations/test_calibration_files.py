@@ -11,7 +11,7 @@ from specdec import Engine
 from specdec.errors import InvalidArgument
 from specdec.sparse.calibrations.calibration import Calibration
 from specdec.sparse.calibrations.retaining_heads import RetainingHeads, retained
-from specdec.sparse.scorers.channel_order import fingerprint
+from specdec.sparse.fingerprint import fingerprint
 
 from helpers import models
 
