@@ -1,4 +1,4 @@
-"""Drafters of a user's own: as the README has them, in every form, and doing everything wrong."""
+"""Drafters of a user's own: as the docs have them, in every form, and doing everything wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from helpers.ids import short
 
 pytestmark = pytest.mark.fast
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending" / "drafter.md"
 PROMPT = [1, 2, 3]
 
 
@@ -61,16 +61,16 @@ class Told(Echo):
         return super().propose(rows, limits)
 
 
-def test_the_readmes_example(engine, plain):
-    """The README's drafter runs as it stands there, and its text is plain decoding's."""
+def test_the_example_of_the_docs(engine, plain):
+    """The page's drafter runs as it stands there, and its text is plain decoding's."""
     (example,) = re.findall(
-        r"```python\n(from specdec import TokenTree\n.*?)```", README.read_text("utf-8"), re.S
+        r"```python\n(from specdec import TokenTree\n.*?)```", PAGE.read_text("utf-8"), re.S
     )
     assert len(example.splitlines()) <= 16
-    names = {"engine": engine, "prompt": PROMPT}
+    names: dict = {}
     exec(example, names)
-    assert names["out"].token_ids[: len(plain)] == plain
-    assert names["out"].drafter == "Echo"
+    out = engine.generate(PROMPT, drafter=names["Echo"], max_new_tokens=len(plain))
+    assert out.token_ids == plain and out.drafter == "Echo"
 
 
 @pytest.mark.parametrize(

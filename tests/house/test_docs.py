@@ -15,7 +15,10 @@ from helpers import pages
 from helpers.command import run
 
 NAMED = [(page, command) for page in pages.PAGES for command in pages.named_commands(page)]
-RUN = ["quickstart.md", "drafters.md", "exactness.md", "troubleshooting.md"]
+RUN = [
+    "README.md",
+    *(f"docs/{x}.md" for x in ("quickstart", "drafters", "exactness", "troubleshooting")),
+]
 
 
 @pytest.mark.fast
@@ -44,7 +47,7 @@ def _number(word: str) -> bool:
 
 @pytest.mark.parametrize("name", RUN)
 def test_the_commands_and_snippets_of_a_page_run(name: str, as_demo: None) -> None:
-    page = pages.ROOT / "docs" / name
+    page = pages.ROOT / name
     tried = 0
     for block in pages.blocks(page, "sh"):
         for command in pages.commands(block):
