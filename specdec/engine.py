@@ -87,7 +87,8 @@ class Engine:
         threads: int | None = None,
         **others: Any,
     ) -> Engine:
-        """Load "demo", a hub id, a folder or a .gguf file; weights from safetensors or GGUF only.
+        """Load "demo", "demo-vision" (a toy that takes images), a hub id, a folder or a .gguf file;
+        weights from safetensors or GGUF only.
 
         dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU, where the blocks of a
         GGUF are read as they are stored; "float32" reads their dequantised values instead: the same
@@ -125,8 +126,9 @@ class Engine:
             local_files_only=local_files_only,
         )
         return cls(
-            loaded.model, loaded.tokenizer, name=loaded.source, stored=loaded.stored,
-            kv_tier=kv_tier, max_memory=max_memory, offload_folder=offload_folder, threads=threads,
+            loaded.model, loaded.tokenizer, loaded.processor, name=loaded.source,
+            stored=loaded.stored, kv_tier=kv_tier, max_memory=max_memory,
+            offload_folder=offload_folder, threads=threads,
         )  # fmt: skip
 
     def __repr__(self) -> str:

@@ -26,6 +26,7 @@ from specdec.cli import (
     methods,
     plan,
     train_drafter,
+    train_vision,
     view_profile,
 )
 from specdec.cli.command import Command, Commands
@@ -62,6 +63,8 @@ _add(
         "calibrate": calibrate.calibrate,
         "train-drafter": train_drafter.train_drafter,
         "measure-drafter": measure_drafter.measure_drafter,
+        "train-vision": train_vision.train_vision,
+        "measure-vision": train_vision.measure_vision,
         "plan": plan.plan,
         "list": listing.listing,
         "methods": methods.methods,

@@ -20,6 +20,7 @@ from specdec.loading.gguf.load import load_gguf, read_gguf, spread_gguf
 from specdec.placement import resolve_device, resolve_dtype
 from specdec.progress import progress_bar, quiet_transformers
 
+DEMO_VISION = "demo-vision"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
@@ -28,12 +29,14 @@ class Loaded(NamedTuple):
     """A model ready for inference, its tokenizer if it has one, and where they came from.
 
     stored: linear weights by module name in the precision of a GGUF, where it is to be used.
+    processor: of a model that takes images, where it has one.
     """
 
     model: PreTrainedModel
     tokenizer: Any
     source: str
     stored: dict[str, PanelWeight]
+    processor: Any = None
 
 
 def load(
@@ -48,7 +51,8 @@ def load(
     tensor_parallel: bool = False,
     local_files_only: bool = False,
 ) -> Loaded:
-    """Load `model`: "demo", a folder, a path ending in .gguf, a hub id, or a loaded model.
+    """Load `model`: "demo", "demo-vision", a folder, a path ending in .gguf, a hub id, or a loaded
+    model.
 
     dtype "auto" is float32 on the CPU and the checkpoint's own elsewhere, where a GGUF's
     dequantised values count as float32; device "auto" is CUDA if there is one. On the CPU, "auto"
@@ -74,6 +78,13 @@ def load(
         )
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
+    if str(model) == DEMO_VISION:
+        if device_map is not None or revision is not None or tensor_parallel:
+            raise InvalidArgument(
+                f"{DEMO_VISION} is loaded whole, and is of one revision: leave out device_map, "
+                "tensor_parallel and revision"
+            )
+        return _with_eyes(load("demo", dtype, place))
     local = _is_local(str(model))
     if local and revision is not None:
         raise InvalidArgument(f"revision={revision!r} is for hub ids; {model} is not one")
@@ -137,6 +148,21 @@ def config_of(name: str) -> Any:
     """The configuration of "demo" or a .gguf file, without its weights; None for another name."""
     found = gguf_of(name)
     return None if found is None else read_gguf(found[0]).blueprint.config
+
+
+def _with_eyes(text: Loaded) -> Loaded:
+    """The demo model as a LLaVA with the tower that ships."""
+    from specdec.loading import demo_vision
+
+    model = demo_vision.with_eyes(text.model, text.tokenizer, demo_vision.TOWER)
+    demo_vision.put_in(model, demo_vision.read(demo_vision.WEIGHTS), str(demo_vision.WEIGHTS))
+    sight: Any = model.model
+    for part in (sight.vision_tower, sight.multi_modal_projector):
+        part.to(text.model.device, text.model.dtype)
+    stored = {demo_vision.inside(name): weight for name, weight in text.stored.items()}
+    source = f"{DEMO_VISION}: {demo_vision.NAME} on {text.source}"
+    processor = demo_vision.processor(text.tokenizer)
+    return _ready(model, text.tokenizer, source, stored)._replace(processor=processor)
 
 
 def _ready(

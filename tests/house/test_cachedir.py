@@ -160,7 +160,7 @@ def test_a_cache_below_a_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.weights
 def test_the_demo_model_loads() -> None:
-    model, tokenizer, source, _ = load("demo", device="cpu")
+    model, tokenizer, source, *_ = load("demo", device="cpu")
     assert model.dtype == torch.float32
     assert model.num_parameters() == 134_515_008
     assert "SmolLM2-135M-Instruct" in source

@@ -42,7 +42,7 @@ def train(
     # Each process draws its own lag, and so leaves the matrices of other lags unused.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[parallel])
-    model, tokenizer, source, _ = load(target, dtype=dtype, device=accelerator.device)
+    model, tokenizer, source, *_ = load(target, dtype=dtype, device=accelerator.device)
     if tokenizer is None:
         raise InvalidArgument(f"--model {target} has no tokenizer, so there is nothing to read")
     about = {"target": source, "files": len(files), "dtype": dtype, "precision": mixed_precision}

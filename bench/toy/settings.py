@@ -1,0 +1,34 @@
+"""Settings of a training run of the toy that sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from specdec.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Settings:
+    """words: how many it learns to read. Steps, pictures a step and learning rate of each stage:
+    the language of images, the tower that speaks it, and the tower by what the text model answers.
+    """
+
+    words: int = 600
+    language_steps: int = 120
+    language_batch: int = 8
+    language_rate: float = 2e-2
+    tower_steps: int = 4000
+    tower_batch: int = 32
+    tower_rate: float = 2e-3
+    answer_steps: int = 0
+    answer_batch: int = 8
+    answer_rate: float = 3e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "seed" or field.name.endswith("_steps") else 1e-9
+            if value < least:
+                option = "--" + field.name.replace("_", "-")
+                raise InvalidArgument(f"{option} {value}: give a number above 0")
