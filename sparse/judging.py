@@ -14,6 +14,8 @@ from specdec.sparse.policy import Policy
 from specdec.sparse.scorers.base import Memo, packed
 from specdec.sparse.text import Text
 
+OUTLIER = 2.0  # the score of pages that are read in any case: more than any mass
+
 Indexed = tuple[PageIndex, Tensor]  # the index of a level's row, and the row's keys
 
 
@@ -28,9 +30,14 @@ def scores(policy: Policy, text: Text, own: Tensor | None = None) -> Tensor | No
         asked = _asking(policy, text, own)
         found = None
         if asked is not None:
-            logits = _logits(text, _indices(policy, text), asked)
-            per_page = policy.page_size // policy.scorer.per_logit
+            indices = _indices(policy, text)
+            logits, per_page = _logits(text, indices, asked), _per_page(policy)
+            outliers = _outliers(policy, indices)
+            if outliers is not None:
+                logits = logits.masked_fill(outliers[:, None].to(logits.device), -torch.inf)
             found = importance(logits, policy.votes, policy.pool, per_page)
+            if outliers is not None:
+                found = found.masked_fill(outliers.to(found.device), OUTLIER)
     if found is not None and policy.sharing.all_heads:
         found = found.amax(dim=0, keepdim=True).expand_as(found).contiguous()
     return found
@@ -41,7 +48,7 @@ def best_by_query(policy: Policy, text: Text, own: Tensor, how: dict[str, Any]) 
     `how` is for; one level is chosen from without making scores first where an index can."""
     asked = _asking(policy, text, own)
     assert asked is not None
-    per_page = policy.page_size // policy.scorer.per_logit
+    per_page = _per_page(policy)
     how = {
         "votes": policy.votes, "pool": policy.pool, "all_heads": policy.sharing.all_heads, **how
     }  # fmt: skip
@@ -50,6 +57,24 @@ def best_by_query(policy: Policy, text: Text, own: Tensor, how: dict[str, Any]) 
         ((index, keys),) = indices
         return index.select(asked, keys, text.scale, per_page, **how)
     return select_pages(_logits(text, indices, asked), per_page=per_page, **how)
+
+
+def _per_page(policy: Policy) -> int:
+    return policy.page_size // policy.scorer.per_logit
+
+
+def _outliers(policy: Policy, indices: Sequence[Indexed]) -> Tensor | None:
+    """Which pages are the outliers of all levels, `bool[Hkv, P]`; None where there are none."""
+    count = policy.scorer.num_outliers
+    if not count:
+        return None
+    found = []
+    for index, _ in indices:
+        assert index.summary is not None
+        found.append(policy.scorer.likeness(index.summary[:, : index.pages]))
+    likeness = torch.cat(found, dim=1)
+    least = likeness.topk(min(count, likeness.shape[1]), dim=-1, largest=False).indices
+    return torch.zeros_like(likeness, dtype=torch.bool).scatter_(1, least, True)
 
 
 def _logits(text: Text, indices: Sequence[Indexed], asked: Tensor) -> Tensor:

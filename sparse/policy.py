@@ -15,6 +15,7 @@ from specdec.sparse.budgets.head_budget import HeadBudget
 from specdec.sparse.budgets.layer_budget import LayerBudget
 from specdec.sparse.groupings.base import Grouping
 from specdec.sparse.importances.importance import Importance
+from specdec.sparse.key_source import KeySource
 from specdec.sparse.layer_sharing import Sharing
 from specdec.sparse.residues.base import Residue
 from specdec.sparse.scorers.base import Scorer
@@ -41,6 +42,7 @@ class Policy:
     heads: how the pages are divided among KV heads; None gives each the same number.
     residue: what stands for the tokens that are left out; None is nothing.
     importance: what judges pages in place of the scorer and of all `queries`, votes and pooling.
+    keys: where keys of selected pages come from that are read by their score; None is the store.
     groups: what cuts the text into groups of uneven size and chooses among these, in place of all
         of that; it knows no budgets of layers or heads.
     share: of the committed text, that is read instead of `budget` tokens where it is more of them.
@@ -63,6 +65,7 @@ class Policy:
     share: float | None = None
     importance: Importance | None = None
     groups: Grouping | None = None
+    keys: KeySource | None = None
     layers: LayerBudget | None = None
     layer_types: tuple[str, ...] = ()
 
@@ -107,7 +110,7 @@ class Policy:
     def is_even(self) -> bool:
         """Whether every head and layer reads as many pages and nothing stands for the rest, as
         static passes and fused layers have it, and nobody looks at queries to know when."""
-        parts = (self.heads, self.residue, self.layers, self.groups)
+        parts = (self.heads, self.residue, self.layers, self.groups, self.keys)
         return all(part is None for part in parts) and not self.trigger.looks
 
     @property

@@ -15,7 +15,7 @@ from specdec.forward.plan import Selection
 from specdec.kernels.selection.select_pages import best_pages
 from specdec.sparse.budgets.divided import tokens_of
 from specdec.sparse.groupings.base import Grouping
-from specdec.sparse.judging import best_by_query, scores
+from specdec.sparse.judging import OUTLIER, best_by_query, scores
 from specdec.sparse.policy import Policy
 from specdec.sparse.residues.base import Rest
 from specdec.sparse.selecting_groups import grouped
@@ -40,7 +40,7 @@ def select(
         )  # fmt: skip
     mean = budget if isinstance(budget, int) else int(budget.float().mean())
     how = settings(policy, segments, text.length // size, mean)
-    if policy.is_even and policy.importance is None:
+    if policy.is_even and policy.importance is None and not policy.scorer.num_outliers:
         best = best_by_query(policy, text, call.q[b], how)
         return Selection(segments.round, best, text.covered, size)
     score = scores(policy, text, call.q[b])
@@ -64,8 +64,12 @@ def select(
             best, per_head = best[:, :0], None
     own = None if policy.layers is None else mean
     is_bounded = policy.heads is None or policy.heads.is_bounded
+    keys = None
+    if policy.keys is not None:
+        exact = forced.gather(1, best.clamp_min(0)) >= OUTLIER
+        keys = policy.keys.of(pass_, call.layer, segments, exact)
     return Selection(
-        segments.round, best, text.covered, size, entries, per_head, own, is_bounded
+        segments.round, best, text.covered, size, entries, per_head, own, is_bounded, keys
     )  # fmt: skip
 
 

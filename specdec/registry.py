@@ -107,6 +107,10 @@ VIEWS = {
         "specdec.sparse.methods.mpcache:MPCache",
         "groups of what was looked at, by a linear bound (MPCache)",
     ),
+    "shadowkv": Named(
+        "specdec.sparse.methods.shadowkv:ShadowKV",
+        "chunks of 8 by their mean key, with keys of few directions (ShadowKV)",
+    ),
     "actqkv": Named(
         "specdec.sparse.methods.actqkv:ActQKV",
         "blocks of 32 by a probe query, layers by the density of their scores (ActQKV)",

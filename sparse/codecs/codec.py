@@ -13,10 +13,16 @@ Coded = tuple[Parts, ...]
 
 
 class Codec(Protocol):
-    """Encodes blocks of `block` tokens: keys and values `[Hkv, P, S, D]`, see `Side`."""
+    """Encodes blocks of `block` tokens: keys and values `[Hkv, P, S, D]`, see `Side`.
+
+    keeps_values: else it is shown values without channels, `[Hkv, P, S, 0]`, and gives such back.
+    """
 
     @property
     def block(self) -> int: ...
+
+    @property
+    def keeps_values(self) -> bool: ...
 
     def learn(self, k: Tensor, v: Tensor, at: Place) -> Any: ...
 
@@ -32,6 +38,7 @@ class TwoSides:
     keys: Side
     values: Side
     block: int
+    keeps_values = True
 
     def learn(self, k: Tensor, v: Tensor, at: Place) -> tuple[Any, Any]:
         return self.keys.learn(k, at), self.values.learn(v, at)
@@ -42,3 +49,22 @@ class TwoSides:
     def decode(self, coded: Coded, at: Place, learned: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         k = self.keys.decode(coded[0], at, learned[0])
         return k, self.values.decode(coded[1], at, learned[1])
+
+
+@dataclass(frozen=True, eq=False)
+class KeysAlone:
+    """Keys by a side; values are left where they are."""
+
+    keys: Side
+    block: int
+    keeps_values = False
+
+    def learn(self, k: Tensor, v: Tensor, at: Place) -> Any:
+        return self.keys.learn(k, at)
+
+    def encode(self, k: Tensor, v: Tensor, at: Place, learned: Any) -> Coded:
+        return (self.keys.encode(k, at, learned),)
+
+    def decode(self, coded: Coded, at: Place, learned: Any) -> tuple[Tensor, Tensor]:
+        k = self.keys.decode(coded[0], at, learned)
+        return k, k[..., :0]

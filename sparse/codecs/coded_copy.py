@@ -31,25 +31,24 @@ class CodedRow:
     learned_of: int = 0
 
     def update(
-        self, level: Level, row: int, recent: int, start: int, queries: Tensor | None, known: Any
-    ) -> None:
+        self, level: Level, row: int, recent: int, start: int, queries: Tensor | None, known: Any,
+        device: torch.device,
+    ) -> None:  # fmt: skip
         """Take up, in place, the blocks that are full now, but for the `recent` last tokens.
 
         start: tokens of the text before this level. queries: see `Place`. known: what was learned
-        of the levels before, if anything.
+        of the levels before, if anything. What lies elsewhere is brought to `device`, once.
         """
         size = self.codec.block
         full = max(int(level.length[row]) - recent, 0) // size
         if full <= self.blocks:
             return
-        tokens = slice(self.blocks * size, full * size)
-        k, v = (
-            torch.cat([_held(x, layer)[row, :, tokens] for layer in self.layers]).unflatten(
-                1, (-1, size)
-            )
-            for x in (level.k, level.v)
-        )
-        positions = torch.arange(start + tokens.start, start + tokens.stop).view(-1, size)
+        first, last = self.blocks * size, full * size
+        k = self._taken(level, level.k, row, first, last, device)
+        v = k[..., :0]
+        if self.codec.keeps_values:
+            v = self._taken(level, level.v, row, first, last, device)
+        positions = torch.arange(start + first, start + last).view(-1, size)
         heads = len(k) // len(self.layers)
         at = Place(self.layers, heads, positions.to(k.device), queries)
         if self.learned is None:
@@ -64,11 +63,28 @@ class CodedRow:
             ]
         self.blocks = full
 
-    def decode(self, layer: int, heads: int, start: int) -> tuple[Tensor, Tensor]:
-        """About the keys and values `[Hkv, tokens, D]` of one layer."""
+    def _taken(
+        self, level: Level, buffers: list[Tensor | None], row: int, first: int, last: int,
+        device: torch.device,
+    ) -> Tensor:  # fmt: skip
+        """Tokens `first .. last` of a row in all layers, as whole blocks `[H, P, S, D]`."""
+        parts = [
+            level.bring(_held(buffers, layer), layer, row, first, last, device)
+            for layer in self.layers
+        ]
+        return torch.cat(parts).unflatten(1, (-1, self.codec.block))
+
+    def decode(
+        self, layer: int, heads: int, start: int, blocks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """About the keys and values `[Hkv, tokens, D]` of one layer, of all blocks or of
+        `blocks: int64[n]`."""
         size = self.codec.block
         coded = tuple(tuple(x[:, : self.blocks] for x in parts) for parts in self.coded)
         positions = torch.arange(start, start + self.tokens).view(-1, size)
+        if blocks is not None:
+            coded = tuple(tuple(x[:, blocks] for x in parts) for parts in coded)
+            positions = positions[blocks]
         positions = positions.to(coded[0][0].device)
         at = Place(self.layers, heads, positions, which=self.layers.index(layer))
         k, v = self.codec.decode(coded, at, self.learned)

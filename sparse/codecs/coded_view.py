@@ -74,13 +74,14 @@ class CodedView:
         """A sequence's copy in each readable level that has keys, brought up to date."""
         group, found = self.groups[layer], []
         known, queries = None, self._queries(pass_, group, x)
+        device = pass_.positions.device
         for at in range(x.readable):
             level, start = pass_.store.levels[at], sum(x.lengths[:at])
             copy = None
             if level.k[group[0]] is not None:
                 copy = CodedCopy.of(level, self.name, self.codec, group).row(x.rows[at])
                 if not (self.prompt_only and (known is not None or copy.learned is not None)):
-                    copy.update(level, x.rows[at], self.recent, start, queries, known)
+                    copy.update(level, x.rows[at], self.recent, start, queries, known, device)
                 known = known if copy.learned is None else copy.learned
             found.append(copy)
         return found

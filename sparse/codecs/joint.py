@@ -24,6 +24,7 @@ class Joint:
     side: Side
     rotation: KeyRotation | None
     block: int
+    keeps_values = True
 
     def learn(self, k: Tensor, v: Tensor, at: Place) -> Any:
         return self.side.learn(self._joined(k, v, at), self._place(at))

@@ -68,6 +68,15 @@ class Scorer(Protocol):
         """Whether its logits are those of attention, which a pass that reads all keys has made."""
 
     @property
+    def num_outliers(self) -> int:
+        """Pages of each head that are read in any case and leave the others' competition, since
+        their summaries say little of them: those of the least `likeness`."""
+
+    def likeness(self, pages: Tensor) -> Tensor:
+        """How well summaries stand for their pages, `[Hkv, P]`; asked for where there may be
+        outliers."""
+
+    @property
     def level(self) -> LevelScorer | None:
         """What summarises and scores whole levels in its way, on a device; None if nothing does."""
 
@@ -121,6 +130,10 @@ class PageScorer:
     name: str
     learns = False
     is_exact = False
+    num_outliers = 0
+
+    def likeness(self, pages: Tensor) -> Tensor:
+        return pages.new_ones(pages.shape[:2])
 
     @property
     def level(self) -> LevelScorer | None:

@@ -21,6 +21,7 @@ class Landmarks(PageScorer):
     """
 
     page_size: int = 8
+    num_outliers: int = 0
     name: str = "landmarks"
 
     def summarize(self, k: Tensor, memo: Memo) -> Tensor:
@@ -32,7 +33,5 @@ class Landmarks(PageScorer):
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
         return index_logits(q, pages[..., :-1].contiguous(), scale=scale)
 
-
-def outliers(pages: Tensor, count: int) -> Tensor:
-    """The `count` chunks of the least likeness of each head, `int64[Hkv, count]`, by summaries."""
-    return pages[..., -1].topk(min(count, pages.shape[1]), dim=-1, largest=False).indices
+    def likeness(self, pages: Tensor) -> Tensor:
+        return pages[..., -1]

@@ -39,7 +39,8 @@ def attend(pass_: ForwardPass, call: AttentionCall) -> Tensor:
         return _merged(pass_, call, plan)
     if plan.extras:
         return _merged(pass_, call, plan)
-    if pass_.on_host(call.layer, call.q.device):
+    has_keys = any(row.keys is not None for row in plan.rows or ())
+    if pass_.on_host(call.layer, call.q.device) and not has_keys:
         reads = host_reads(pass_, plan, call.layer, call.window)
         levels = with_entries(levels_of(pass_, call.layer), plan.rows)
         return level_attention(

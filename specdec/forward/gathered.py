@@ -1,4 +1,4 @@
-"""Attention of one sequence that selects pages of slower memory, or on a device."""
+"""Attention of one sequence over pages that are brought near: from slower memory, or in parts."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ def attend_near(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan, b: int
         pages = row.selection.local[:, :, : row.count].copy()
         for i, (at, _) in enumerate(row.selection.levels):
             level = pass_.store.levels[at]
-            if level.is_remote(call.layer, call.q.device):
-                pair, slots = _pooled(level, call, segments, row.selection, i)
-                table[table[:, 7] == i + 1, :4] = len(levels), 0, 0, pair[0].shape[2]
+            if level.is_remote(call.layer, call.q.device) or row.keys is not None:
+                pool, slots = _pooled(level, call, segments, row.selection, i)
+                if pool.k is None or pool.v is None:  # nothing is selected here
+                    table = table[table[:, 7] != i + 1]
+                    continue
+                table[table[:, 7] == i + 1, :4] = len(levels), 0, 0, pool.k.shape[1] * size
                 pages[i] = slots[:, : row.count]
-                levels = [*levels, pair]
+                levels = [*levels, (pool.k.flatten(1, 2)[None], pool.v.flatten(1, 2)[None])]
     levels = _near(pass_, call, levels, table)
     table[:, 5] = 0
     return level_attention(
@@ -55,9 +58,9 @@ def attend_near(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan, b: int
 
 def _pooled(
     level: Level, call: AttentionCall, segments: Segments, selection: Selection, i: int
-) -> tuple[Pair, Ints]:
-    """The pages that are selected of the i-th level which is selected from, near, as a level, and
-    where they stand there."""
+) -> tuple[Pool, Ints]:
+    """Near pages, among them those that are selected of the i-th level which is selected from, and
+    where these stand."""
     (at, _), layer = selection.levels[i], call.layer
     keys, values = level.k[layer], level.v[layer]
     assert keys is not None and values is not None
@@ -69,13 +72,21 @@ def _pooled(
 
         def fetch(heads: Tensor, pages: Tensor, exact: Tensor) -> Pair:
             which = layer, key[1], heads, pages, pool.size, call.q.device
-            return level.bring_pages(keys, *which), level.bring_pages(values, *which)
+            v = level.bring_pages(values, *which)
+            if selection.keys is None:
+                return level.bring_pages(keys, *which), v
+            k = v.new_empty(*v.shape[:2], keys.shape[-1])
+            others = ~exact
+            which = layer, key[1], heads[exact], pages[exact], pool.size, call.q.device
+            k[exact] = level.bring_pages(keys, *which)
+            if bool(others.any()):
+                k[others] = selection.keys.keys(at, heads[others], pages[others]).to(k)
+            return k, v
 
-        slots = pool.hold(selection.local[i], None, fetch)
+        exact = None if selection.keys is None else selection.keys.exact.cpu().numpy()
+        slots = pool.hold(selection.local[i], exact, fetch)
         known = near.standing[key] = selection, slots
-    if pool.k is None or pool.v is None:  # nothing is selected here
-        return (keys[:1, :, :0], values[:1, :, :0]), known[1]
-    return (pool.k.flatten(1, 2)[None], pool.v.flatten(1, 2)[None]), known[1]
+    return pool, known[1]
 
 
 def _near(

@@ -40,8 +40,13 @@ def note(row: RowPlan, segments: Segments) -> None:
     """Count what a layer that leaves something out reads of a sequence."""
     if row.selection is not None:
         held = zip(segments.lengths, row.since, strict=True)
-        tokens = row.num_pages * row.selection.page_size + sum(end - start for end, start in held)
-        segments.note(tokens + _num_entries(row))
+        tokens = row.num_pages * row.selection.page_size
+        others = sum(end - start for end, start in held) + _num_entries(row)
+        size: float = (tokens + others) * segments.token_bytes
+        if row.selection.keys is not None:
+            rebuilt = tokens * float((~row.selection.keys.exact[:, : row.count]).double().mean())
+            size += rebuilt * (row.selection.keys.token_bytes - segments.token_bytes)
+        segments.reads.note(tokens + others, round(size))
 
 
 def full_reads(pass_: ForwardPass, window: int | None) -> Reads:

@@ -34,10 +34,6 @@ class Segments:
         """Committed tokens over all levels."""
         return sum(self.lengths)
 
-    def note(self, tokens: int) -> None:
-        """A layer of this pass reads only so many of the committed tokens."""
-        self.reads.note(tokens, tokens * self.token_bytes)
-
 
 def segments_of(
     store: KVStore, sequences: Sequence[int], rounds: Sequence[int], state: ViewState, layer: int

@@ -35,6 +35,23 @@ class Entries:
     log_weight: Tensor
 
 
+class KeysBesides(Protocol):
+    """Keys of selected pages that are not read where the pages lie.
+
+    exact: `bool[Hkv, n]`, of which selected pages they are read after all. token_bytes: of what is
+    read of the keys and values of a token otherwise.
+    """
+
+    @property
+    def exact(self) -> Tensor: ...
+
+    @property
+    def token_bytes(self) -> float: ...
+
+    def keys(self, level: int, heads: Tensor, pages: Tensor) -> Tensor:
+        """Keys `[m, page_size, D]` of m pages of a level, each of one head: `int64[m]` both."""
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """Pages of a sequence's committed text, for each KV head.
@@ -46,6 +63,7 @@ class Selection:
     per_head: pages that a head has on average, where heads have different numbers.
     budget: tokens that the layer may read, where that is not the view's; is_bounded: whether there
         is a bound at all.
+    keys: where keys of the pages come from, if not from the store.
     """
 
     round: int
@@ -56,6 +74,7 @@ class Selection:
     per_head: int | None = None
     budget: int | None = None
     is_bounded: bool = True
+    keys: KeysBesides | None = None
 
     @property
     def num_pages(self) -> int:
@@ -108,6 +127,10 @@ class RowPlan:
     @property
     def entries(self) -> Entries | None:
         return None if self.selection is None else self.selection.entries
+
+    @property
+    def keys(self) -> KeysBesides | None:
+        return None if self.selection is None else self.selection.keys
 
 
 class QuerySelect(Protocol):

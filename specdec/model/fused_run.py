@@ -198,7 +198,7 @@ def _planned(
                 break
             deferred.append(plan.select)
             plan, how = made
-        if plan.extras or any(row.entries is not None for row in plan.rows or ()):
+        if plan.extras or any(x.entries or x.keys for x in plan.rows or ()):
             break
         reads.append(host_reads(pass_, plan, layer, window))
         pending.append(how)

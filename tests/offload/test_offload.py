@@ -211,14 +211,14 @@ def test_what_drafts_fetch_is_counted_and_fetched_once(llama):
         assert memory.pace.moved - moved == 2 * page * fetched  # keys and values
 
 
-@pytest.mark.parametrize("view", ["kivi", "gear", "lizard"])
+@pytest.mark.parametrize("view", ["kivi", "gear", "lizard", "shadowkv"])
 def test_copies_are_read_in_place_of_what_is_elsewhere(llama, view):
     """Lossy text is the same wherever the text lies that a copy, or a state, stands for."""
     found = []
     for tier in ("device", "disk"):
         sizes = Sizes(window=16, block=16, room=1024, staging_bytes=1 << 12)
         llama.target.kv_memory = KVMemory(tier, sizes=sizes)
-        known = {"kv_group": 32, "sink": 0} if view == "kivi" else {"sink": 0}
+        known = {"kv_group": 32, "sink": 0, "budget": 64, "key_share": 0.5}
         how = {x: y for x, y in known.items() if x in VIEWS[view].options}
         out = llama.generate(
             [7, 2, 9, 4, 5, 1, 8] * 20, view=view, recent=24, max_new_tokens=12, **how

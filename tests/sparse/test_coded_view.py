@@ -136,7 +136,7 @@ def test_the_copy_follows_the_store(data):
             copy = CodedCopy.of(level, "x", codec, (0, 1))
             for row in range(level.rows):
                 mine = copy.row(row)
-                mine.update(level, row, recent, 0, None, None)
+                mine.update(level, row, recent, 0, None, None, torch.device("cpu"))
                 length = int(level.length[row])
                 assert length - recent - size < mine.tokens <= length or not mine.tokens
                 if not mine.tokens:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from specdec.sparse.maths.bound_tree import BoundTree
 from specdec.sparse.scorers.base import Memo
-from specdec.sparse.scorers.landmarks import Landmarks, outliers
+from specdec.sparse.scorers.landmarks import Landmarks
 from specdec.sparse.scorers.probe_query import (
     activation_bias,
     probe_query,
@@ -27,20 +27,20 @@ def draw(data, *shape):
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_landmarks_and_outliers(data):
+def test_landmarks_and_likeness(data):
     heads, pages, size = (data.draw(st.integers(low, n)) for low, n in ((1, 3), (1, 7), (2, 4)))
     k, q = draw(data, heads, pages, size, 5), draw(data, heads, 2, 5)
     summary = Landmarks(size).summarize(torch.from_numpy(k), Memo())
     got = Landmarks(size).logits(torch.from_numpy(q), summary, 0.3, Memo())
     mean = k.mean(2)
     np.testing.assert_allclose(got, 0.3 * np.einsum("hmd,hpd->hmp", q, mean), atol=1e-12)
-    count = data.draw(st.integers(0, pages))
-    for h, found in enumerate(outliers(summary, count).tolist()):
-        likeness = [
+    likeness = Landmarks(size).likeness(summary)
+    for h in range(heads):
+        want = [
             min(x @ m / np.linalg.norm(x) / np.linalg.norm(m) for x in chunk)
             for chunk, m in zip(k[h], mean[h])
         ]
-        assert sorted(found) == sorted(np.argsort(likeness)[:count].tolist())
+        np.testing.assert_allclose(likeness[h], want, atol=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
