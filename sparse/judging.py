@@ -77,6 +77,14 @@ def _outliers(policy: Policy, indices: Sequence[Indexed]) -> Tensor | None:
     return torch.zeros_like(likeness, dtype=torch.bool).scatter_(1, least, True)
 
 
+def read_bytes(policy: Policy, text: Text) -> int:
+    """Bytes that judging the pages of a text has read: indices, or keys and values."""
+    if policy.importance is not None:
+        return text.read_bytes
+    indices = _indices(policy, text)
+    return text.read_bytes + sum(index.read_bytes(keys) for index, keys in indices)
+
+
 def _logits(text: Text, indices: Sequence[Indexed], asked: Tensor) -> Tensor:
     """Those of the pages of all levels, `[Hkv, M, P]`: heads are compared by one softmax."""
     return torch.cat([index.logits(asked, keys, text.scale) for index, keys in indices], dim=-1)

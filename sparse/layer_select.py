@@ -67,6 +67,7 @@ class LayerSelect:
         key = segments[0].sequence, self.layer
         self._before = self.pass_.state.selections.get(key)
         self.pass_.state.selections[key], pending = made
+        segments[0].reads.chose(self.layer, pending.index.nbytes)
         return self.standing(self.pass_, self.layer, segments), pending
 
     def withdraw(self) -> None:

@@ -41,6 +41,13 @@ class PageIndex:
         """Bytes of the summaries."""
         return 0 if self.summary is None else self.summary[:, : self.pages].nbytes
 
+    def read_bytes(self, keys: Tensor) -> int:
+        """Bytes that choosing among the pages reads: the summaries, or the keys `[Hkv, capacity,
+        D]` themselves where there are none."""
+        if self.summary is not None:
+            return self.nbytes
+        return paged(keys, 0, self.pages, self.scorer.page_size).nbytes
+
     def crop(self, length: int) -> None:
         """Forget pages that are no longer full of committed tokens."""
         self.pages = min(self.pages, length // self.scorer.page_size)

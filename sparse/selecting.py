@@ -15,7 +15,7 @@ from specdec.forward.plan import Selection
 from specdec.kernels.selection.select_pages import best_pages
 from specdec.sparse.budgets.divided import tokens_of
 from specdec.sparse.groupings.base import Grouping
-from specdec.sparse.judging import OUTLIER, best_by_query, scores
+from specdec.sparse.judging import OUTLIER, best_by_query, read_bytes, scores
 from specdec.sparse.policy import Policy
 from specdec.sparse.residues.base import Rest
 from specdec.sparse.selecting_groups import grouped
@@ -26,11 +26,25 @@ def select(
     policy: Policy, pass_: ForwardPass, call: AttentionCall, b: int, segments: Segments
 ) -> Selection:
     """Judge all full pages of the pass's sequence b and take the best, sinks before all others."""
-    size, text = policy.page_size, _text(policy, pass_, call, segments)
+    text = _text(policy, pass_, call, segments)
     if policy.groups is not None:
         return _select_groups(policy, policy.groups, text, call, b, segments)
     if not text.length:
         return Selection(segments.round)
+    chosen = _chosen(policy, pass_, call, call.q[b], segments, text)
+    segments.reads.chose(call.layer, read_bytes(policy, text))
+    return chosen
+
+
+def _chosen(
+    policy: Policy,
+    pass_: ForwardPass,
+    call: AttentionCall,
+    own: Tensor,
+    segments: Segments,
+    text: Text,
+) -> Selection:
+    size = policy.page_size
     limit = policy.limit(segments.total)
     budget: int | Tensor = limit
     if policy.layers is not None:
@@ -41,9 +55,9 @@ def select(
     mean = budget if isinstance(budget, int) else int(budget.float().mean())
     how = settings(policy, segments, text.length // size, mean)
     if policy.is_even and policy.importance is None and not policy.scorer.num_outliers:
-        best = best_by_query(policy, text, call.q[b], how)
+        best = best_by_query(policy, text, own, how)
         return Selection(segments.round, best, text.covered, size)
-    score = scores(policy, text, call.q[b])
+    score = scores(policy, text, own)
     if score is None:
         return Selection(segments.round)
     counts = None
@@ -86,6 +100,8 @@ def _select_groups(
     chosen = grouping.choose(
         replace(asked, count=how["count"], first=how["first"], last=how["last"])
     )
+    lines = sum(part.nbytes for held in asked.held for part in held)
+    x.reads.chose(call.layer, lines + asked.text.read_bytes)
     return Selection(x.round, chosen.tokens, covered, 1, chosen.entries)
 
 

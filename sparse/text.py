@@ -81,6 +81,11 @@ class Text:
         return out
 
     @property
+    def read_bytes(self) -> int:
+        """Bytes of the keys and values that somebody has asked for."""
+        return sum(vars(self)[name].nbytes for name in ("k", "v") if name in vars(self))
+
+    @property
     def window(self) -> Queries | None:
         """The last queries of the prompt, if they were kept."""
         return PromptQueries.of(self.store).window[self.sequence].get(self.layer)

@@ -33,21 +33,42 @@ class Probe:
 class Walk:
     """The target reads a text as if it verified perfect drafts: `depth` + 1 tokens a round.
 
-    The text before the `rounds` last rounds is the prompt, read once. `row` is where the text
-    stands; views that draft beside it take `model` as their base.
+    prompt: is read once. coming texts: see `along`. `row` is where the text stands; views that
+    draft beside it take `model` as their base. wants: what is kept for them. looks: keep each
+    layer's attention call of the last pass in `probe`.
     """
 
     def __init__(
-        self, target: Target, tokens: Sequence[int], depth: int, rounds: int, wants: Wants
+        self,
+        target: Target,
+        prompt: Sequence[int],
+        depth: int,
+        room: int,
+        wants: Wants,
+        looks: bool = False,
     ) -> None:
-        self.target, self.tokens, self.depth = target, list(tokens), depth
-        prompt = self.tokens[: len(self.tokens) - rounds * (depth + 1)]
+        self.target, self.depth = target, depth
+        self.tokens = list(prompt)
+        size = len(self.tokens)
         sampler = Sampler([], False, Noise(0), "coupled")
-        self.row = Row(0, 0, prompt, len(prompt), len(self.tokens), sampler, stable=len(prompt))
+        self.row = Row(0, 0, list(prompt), size, size + room, sampler, stable=size)
         self.probe = Probe()
+        watch = [self.probe] if looks else []
         self.model = CachedModel(
-            target, FullView(), [self.row], recorder=wants.recorder(), watch=[self.probe]
+            target, FullView(), [self.row], recorder=wants.recorder(), watch=watch
         )
+
+    def along(self, text: Sequence[int]) -> None:
+        """Stand at the end of the prompt, in place, with `text` to come."""
+        size, held = self.row.num_prompt_tokens, self.model.text.held[0]
+        del self.tokens[size:], self.row.tokens[size:]
+        self.tokens += text
+        self.row.stable, self.row.round = size, 0
+        held.sure = min(held.sure, size - 1)
+        self.model.settle(self.row, size - 1)
+        if self.model.recorder is not None:  # what it kept of verification is of another text
+            self.model.recorder.passes.clear()
+            self.model.recorder.paths.clear()
 
     @property
     def coming(self) -> list[int]:
@@ -81,6 +102,16 @@ class Walk:
     def mass(self, layer: int) -> Tensor:
         """Attention `[Hkv, G, N, S + N]` of the queries of the last `verify`, N = depth + 1."""
         return attention_mass(self.probe.calls[layer], self.kv(layer)[0])
+
+
+def walk_along(
+    target: Target, tokens: Sequence[int], depth: int, rounds: int, wants: Wants
+) -> Walk:
+    """A walk that looks, along the `rounds` last rounds of a text; all before is the prompt."""
+    coming = rounds * (depth + 1)
+    walk = Walk(target, tokens[:-coming], depth, coming, wants, looks=True)
+    walk.along(tokens[-coming:])
+    return walk
 
 
 @torch.inference_mode()

@@ -67,7 +67,7 @@ class CodedView:
             ]
             reads.append(mine)
             rows.append(row_of(x, mine))
-            note(x, mine)
+            note(x, layer, mine)
         return LayerPlan(tuple(rows), extras_of(reads))
 
     def copies(self, pass_: ForwardPass, layer: int, x: Segments) -> list[CodedRow | None]:
@@ -110,7 +110,7 @@ def extras_of(reads: list[list[CodedRead | None]]) -> list[CodedReads]:
     return [CodedReads(level) for level in by_level if any(r and r.end for r in level)]
 
 
-def note(x: Segments, reads: list[CodedRead | None]) -> None:
+def note(x: Segments, layer: int, reads: list[CodedRead | None]) -> None:
     """Count what a layer reads of a sequence, in the bytes of the copies."""
     size: float = x.total * x.token_bytes
     for read in reads:
@@ -120,4 +120,4 @@ def note(x: Segments, reads: list[CodedRead | None]) -> None:
         better = x.token_bytes if read.high is None else read.high.token_bytes
         size += exact * better - read.end * x.token_bytes
         size += (read.end - exact) * read.copy.token_bytes
-    x.reads.note(x.total, round(size))
+    x.note(layer, x.total, round(size))

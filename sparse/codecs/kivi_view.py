@@ -100,4 +100,4 @@ def _note(pass_: ForwardPass, layer: int, copies: list[QuantizedCopy | None]) ->
             if copy is not None:
                 size -= int(copy.covered[row]) * segments.token_bytes
                 size += round(int(copy.covered[row]) * copy.token_bytes)
-        segments.reads.note(segments.total, size)
+        segments.note(layer, segments.total, size)

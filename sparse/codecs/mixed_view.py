@@ -66,7 +66,7 @@ class MixedView:
             mine = self._reads(pass_, layer, x, row)
             reads.append(mine)
             rows.append(row_of(x, mine))
-            note(x, mine)
+            note(x, layer, mine)
         return LayerPlan(tuple(rows), extras_of(reads))
 
     def _reads(

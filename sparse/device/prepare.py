@@ -8,6 +8,7 @@ from specdec.forward.layout import token_bytes
 from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import Selection
 from specdec.forward.prompt_queries import PromptQueries
+from specdec.forward.view_reads import LayerRead
 from specdec.sparse.budget import split
 from specdec.sparse.device.level_index import LevelIndex
 from specdec.sparse.device.selections import StaticSelections
@@ -50,8 +51,7 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
         known = held.get((sequence, anchors[0])) if anchors else None
         extents[sequence] = _extent(policy, there, selects, known)
     selections.read(extents)
-    if anchors:
-        _note(policy, ahead, extents, token_bytes(level, anchors[0]))
+    _note(policy, ahead, extents)
     return policy, selections.addresses
 
 
@@ -80,14 +80,17 @@ def _extent(policy: Policy, there: int, selects: bool, known: Selection | None) 
     return pages, covered + cut
 
 
-def _note(
-    policy: Policy, ahead: PassAhead, extents: Mapping[int, tuple[int, int]], token: int
-) -> None:
-    """Count what a layer that leaves something out reads of the committed text, at `token` bytes
-    each."""
+def _note(policy: Policy, ahead: PassAhead, extents: Mapping[int, tuple[int, int]]) -> None:
+    """Count what the layers read of the committed text."""
+    level = ahead.store.levels[0]
     for sequence, (pages, since) in extents.items():
         there = ahead.store.length(sequence)
         read = there - since + pages * policy.page_size
         reads = ahead.state.reads_of(sequence)
-        reads.begin(there, token)
-        reads.note(read, read * token)
+        reads.begin(there)
+        for layer in ahead.layers:
+            size = token_bytes(level, layer)
+            is_part = read < there and not policy.sharing.reads_all(layer)
+            is_part = is_part and policy.sharing.anchor_of(layer) is not None
+            tokens = read if is_part else there
+            reads.note(layer, LayerRead(tokens, tokens * size, there * size, is_part))

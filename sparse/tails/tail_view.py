@@ -61,7 +61,7 @@ class TailView:
             reads.append([self._tail(pass_, layer, x, at, *span) for at, span in enumerate(spans)])
             dropped = sum(end - first for first, end in spans)
             kept = sum(0 if tail is None else tail.state.nbytes for tail in reads[-1])
-            x.reads.note(x.total, (x.total - dropped) * x.token_bytes + kept)
+            x.note(layer, x.total, (x.total - dropped) * x.token_bytes + kept)
         levels = zip(*reads, strict=True)
         return LayerPlan(tuple(rows), [Tails(level) for level in levels if any(level)])
 

@@ -14,7 +14,7 @@ from specdec.cache.store import Level
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.gathered import attend_near
-from specdec.forward.host_reads import host_reads, levels_of, with_entries
+from specdec.forward.host_reads import host_reads, levels_of, note_all, with_entries
 from specdec.forward.partials import sink_partial, tree_partial
 from specdec.forward.plan import WHOLE, LayerPlan, Partial, RowPlan
 from specdec.forward.static_attend import attend_static
@@ -47,6 +47,7 @@ def attend(pass_: ForwardPass, call: AttentionCall) -> Tensor:
             call.q, levels, reads, scale=call.scale, softcap=call.softcap, sinks=call.sinks
         )
     if plan.rows is None:
+        note_all(pass_, call.layer, call.window)
         return _merged(pass_, call, plan)
     rows = [attend_near(pass_, call, plan, b) for b in range(len(plan.rows))]
     return rows[0] if len(rows) == 1 else torch.cat(rows)

@@ -28,7 +28,7 @@ def attend_near(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan, b: int
     """
     assert plan.rows is not None
     row, segments = plan.rows[b], pass_.segments(call.layer)[b]
-    note(row, segments)
+    note(row, segments, call.layer)
     levels = with_entries(levels_of(pass_, call.layer), [row])
     table, pages, size = np.array(table_of(pass_, row, segments), np.int64), NO_PAGES, 1
     if row.selection is not None:

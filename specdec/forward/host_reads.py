@@ -22,6 +22,7 @@ Read = tuple[int, int, int, int, int, list[int]]  # level, row, start, end, tail
 def host_reads(pass_: ForwardPass, plan: LayerPlan, layer: int, window: int | None) -> Reads:
     """What a layer reads in host memory, noted as read."""
     if plan.rows is None:
+        note_all(pass_, layer, window)
         return full_reads(pass_, window)
     segments = pass_.segments(layer)
     key = tuple(map(_key, plan.rows))
@@ -30,23 +31,33 @@ def host_reads(pass_: ForwardPass, plan: LayerPlan, layer: int, window: int | No
         members = np.repeat(np.arange(len(counts)), counts)
         pass_.cache.tables[key] = _table(pass_, plan.rows, segments), members
     for row, mine in zip(plan.rows, segments, strict=True):
-        note(row, mine)
+        note(row, mine, layer)
     table, members = pass_.cache.tables[key]
     pages, size = _pages(plan.rows)
     return Reads(table, members, pass_.anc_words, NO_BOUNDS, pages, size, biases(plan.rows))
 
 
-def note(row: RowPlan, segments: Segments) -> None:
-    """Count what a layer that leaves something out reads of a sequence."""
-    if row.selection is not None:
-        held = zip(segments.lengths, row.since, strict=True)
-        tokens = row.num_pages * row.selection.page_size
-        others = sum(end - start for end, start in held) + _num_entries(row)
-        size: float = (tokens + others) * segments.token_bytes
-        if row.selection.keys is not None:
-            rebuilt = tokens * float((~row.selection.keys.exact[:, : row.count]).double().mean())
-            size += rebuilt * (row.selection.keys.token_bytes - segments.token_bytes)
-        segments.reads.note(tokens + others, round(size))
+def note(row: RowPlan, segments: Segments, layer: int) -> None:
+    """Count what a layer reads of a sequence."""
+    if row.selection is None:
+        segments.note_all(layer)
+        return
+    held = zip(segments.lengths, row.since, strict=True)
+    tokens = row.num_pages * row.selection.page_size
+    others = sum(end - start for end, start in held) + _num_entries(row)
+    size: float = (tokens + others) * segments.token_bytes
+    if row.selection.keys is not None:
+        rebuilt = tokens * float((~row.selection.keys.exact[:, : row.count]).double().mean())
+        size += rebuilt * (row.selection.keys.token_bytes - segments.token_bytes)
+    segments.note(layer, tokens + others, round(size))
+
+
+def note_all(pass_: ForwardPass, layer: int, window: int | None) -> None:
+    """Count that a layer reads everything, for a view that may not; those with a window do not
+    count."""
+    if window is None and not pass_.view.lossless:
+        for segments in pass_.segments(layer):
+            segments.note_all(layer)
 
 
 def full_reads(pass_: ForwardPass, window: int | None) -> Reads:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from specdec.cache.store import KVStore, Level
-from specdec.forward.view_reads import ReadStats
+from specdec.forward.view_reads import LayerRead, ReadStats
 from specdec.forward.view_state import ViewState
 
 
@@ -34,11 +34,22 @@ class Segments:
         """Committed tokens over all levels."""
         return sum(self.lengths)
 
+    def note(self, layer: int, tokens: float, size: int | None = None) -> None:
+        """A layer of this pass, which may leave something out, reads so many of the committed
+        tokens, in `size` bytes where they are not as the model has them."""
+        read = round(tokens * self.token_bytes) if size is None else size
+        self.reads.note(layer, LayerRead(tokens, read, self.total * self.token_bytes))
+
+    def note_all(self, layer: int) -> None:
+        """A layer of this pass reads everything."""
+        size = self.total * self.token_bytes
+        self.reads.note(layer, LayerRead(self.total, size, size, is_part=False))
+
 
 def segments_of(
     store: KVStore, sequences: Sequence[int], rounds: Sequence[int], state: ViewState, layer: int
 ) -> list[Segments]:
-    """The segments of each sequence; begins a pass in its counts, by the bytes of `layer`."""
+    """The segments of each sequence, by the bytes of `layer`; begins a pass in its counts."""
     readable = len(store.levels) - (1 if store.num_shared else 0)
     lengths = [level.length.tolist() for level in store.levels]
     maps = [rows.tolist() for rows in store.row_maps]
@@ -48,7 +59,7 @@ def segments_of(
         rows = [rows[sequence] for rows in maps]
         held = [level[row] for level, row in zip(lengths, rows, strict=True)]
         reads = state.reads_of(sequence)
-        reads.begin(sum(held), size)
+        reads.begin(sum(held))
         found.append(Segments(sequence, grown, rows, held, readable, reads, size))
     return found
 

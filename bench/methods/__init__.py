@@ -1,0 +1,1 @@
+"""KV methods compared: as drafters and as caches, per byte."""
