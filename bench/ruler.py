@@ -37,12 +37,18 @@ def ruler(tokenizer: Any, contexts: Sequence[int], tasks: Sequence[str] = TASKS)
         tokenizer.save_pretrained(f"{folder}/tokenizer")
         for context in contexts:
             for task in tasks:
-                prompt = _sample(program, Path(folder), task, context)
-                rows.append(Workload(f"{task} @ {context}", f"RULER {task}", prompt, _ROOM, False))
+                prompt, answers = _sample(program, Path(folder), task, context)
+                rows.append(
+                    Workload(
+                        f"{task} @ {context}", f"RULER {task}", prompt, _ROOM, False,
+                        answers=answers,
+                    )
+                )  # fmt: skip
     return rows
 
 
-def _sample(program: Path, folder: Path, task: str, context: int) -> str:
+def _sample(program: Path, folder: Path, task: str, context: int) -> tuple[str, tuple[str, ...]]:
+    """A prompt, and what its answer should hold."""
     out = folder / str(context)
     command = [
         sys.executable, str(program), "--save_dir", str(out), "--task", task,
@@ -62,4 +68,5 @@ def _sample(program: Path, folder: Path, task: str, context: int) -> str:
             f"{said[-2] if len(said) > 1 else said}"
         )
     sample = json.loads(made.read_text("utf-8").splitlines()[0])
-    return str(sample["input"]) + str(sample.get("answer_prefix", ""))
+    text = str(sample["input"]) + str(sample.get("answer_prefix", ""))
+    return text, tuple(map(str, sample["outputs"]))

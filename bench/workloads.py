@@ -21,6 +21,7 @@ class Workload:
 
     chat: put into the model's chat template if it has one. context: take only so many tokens of
     the prompt. reads: what counts is how fast the prompt is read, not how fast text is written.
+    answers: what a right answer holds, where that is known.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Workload:
     chat: bool = True
     context: int | None = None
     reads: bool = False
+    answers: tuple[str, ...] = ()
 
     @property
     def messages(self) -> list[dict[str, str]]:

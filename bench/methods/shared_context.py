@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from specdec.bench.methods.answering import Asked
+
 QUESTIONS = 3
 _HEAD = "Here is a list that will be asked about.\n\n"
 _SOUNDS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"), "aeiou"
@@ -31,6 +33,20 @@ def shared_contexts(tokenizer: Any, size: int, seed: int = 0) -> list[SharedCont
     """One context of each kind, of at most `size` tokens."""
     kinds = {"key-value": _key_value, "string": _string}
     return [_made(tokenizer, name, make, size, seed) for name, make in kinds.items()]
+
+
+def asked(shared: SharedContext, tokenizer: Any) -> list[Asked]:
+    """The questions of a context one by one, and in turns behind their true answers."""
+    found, before = [], list[int]()
+    pairs = list(zip(shared.questions, shared.answers, strict=True))
+    for place, (question, wanted) in enumerate(pairs, 1):
+        found.append(Asked(f"{shared.name}, question {place}", question, (wanted,)))
+    for place, (question, wanted) in enumerate(pairs, 1):
+        if place > 1:
+            found.append(Asked(f"{shared.name}, turn {place}", [*before, *question], (wanted,)))
+        said = tokenizer(f" {wanted}.", add_special_tokens=False)["input_ids"]
+        before += [*question, *said]
+    return found
 
 
 def _made(

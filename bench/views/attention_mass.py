@@ -58,6 +58,7 @@ class Walk:
             target, FullView(), [self.row], recorder=wants.recorder(), watch=watch
         )
 
+    @torch.inference_mode()
     def along(self, text: Sequence[int]) -> None:
         """Stand at the end of the prompt, in place, with `text` to come."""
         size, held = self.row.num_prompt_tokens, self.model.text.held[0]

@@ -92,6 +92,6 @@ def selects_in_passes(view: View, is_lossy: bool = False) -> bool:
         view = view.policy
     if not isinstance(view, SparseView):
         return not isinstance(view, (CodedView, QuantizedView, TailView))
-    by_own = view.importance is None and view.queries == "draft"
+    by_own = view.groups is not None or (view.importance is None and view.queries == "draft")
     is_due = view.trigger.is_due(Moment(age=int(is_lossy)))
     return view.trigger.looks or (is_due and by_own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from specdec.cache.store import KVStore
 from specdec.forward.attention_call import AttentionCall
-from specdec.forward.follower import Accepted, chunk_of
+from specdec.forward.follower import Accepted, Follower, chunk_of
 from specdec.forward.observer import SeenPass
 from specdec.forward.plan import Needs
 from specdec.sparse.importances.base import Observed, StepScorer, grown
-from specdec.sparse.importances.ledger import Account, Ledger
+from specdec.sparse.importances.ledger import Ledger
 from specdec.sparse.maths.window_scores import masked_logits
 from specdec.sparse.text import Text, held, lengths
 
@@ -48,12 +48,35 @@ class Running:
 
     def chunk(self, call: AttentionCall, pass_: SeenPass) -> None:
         """See `Follower`."""
+        Together((self,)).chunk(call, pass_)
+
+    def accepted(self, store: KVStore, sequence: int, layers: Mapping[int, Accepted]) -> None:
+        """See `Follower`."""
+        Together((self,)).accepted(store, sequence, layers)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several of them, fed with one look at the attention: a `Follower`."""
+
+    members: tuple[Running, ...]
+
+    @classmethod
+    def of(cls, followers: Sequence[Follower]) -> tuple[Follower, ...]:
+        """The same followers, those that share a look made one."""
+        members = tuple(x for x in followers if isinstance(x, Running))
+        others = tuple(x for x in followers if not isinstance(x, Running))
+        return (*others, cls(members)) if members else others
+
+    def chunk(self, call: AttentionCall, pass_: SeenPass) -> None:
+        """See `Follower`."""
         store = pass_.store
         for b, sequence in enumerate(pass_.sequences):
             start, count = chunk_of(pass_, b)
-            account = Ledger.of(store, self.step).accounts[sequence]
-            account.prompt = start + count
-            if self.sees_prompt:
+            for member in self.members:
+                Ledger.of(store, member.step).accounts[sequence].prompt = start + count
+            looking = tuple(member for member in self.members if member.sees_prompt)
+            if looking:
                 before = lengths(store, sequence)
                 k = call.k[b, :, :count]
                 if start:
@@ -61,24 +84,37 @@ class Running:
                 for first in range(0, count, AT_ONCE):
                     q = call.q[b, :, first : min(first + AT_ONCE, count)]
                     seen = Accepted(q, call.scale, call.softcap)
-                    self._update(account, call.layer, seen, k, start + first)
+                    _update(looking, store, sequence, call.layer, seen, k, start + first)
 
     def accepted(self, store: KVStore, sequence: int, layers: Mapping[int, Accepted]) -> None:
         """See `Follower`."""
-        account = Ledger.of(store, self.step).accounts[sequence]
         counts = lengths(store, sequence)
         for layer, seen in layers.items():
             k, _ = held(store, sequence, layer, counts, seen.q.device)
-            self._update(account, layer, seen, k, sum(counts) - seen.q.shape[1])
+            first = sum(counts) - seen.q.shape[1]
+            _update(self.members, store, sequence, layer, seen, k, first)
 
-    def _update(self, account: Account, layer: int, seen: Accepted, k: Tensor, first: int) -> None:
-        """Take up queries from position `first` on; those of the text up to the last one count."""
-        end = first + seen.q.shape[1]
-        at = torch.arange(first, end, device=k.device)
-        q = seen.q.unflatten(0, (k.shape[0], -1))
-        logits = masked_logits(q, k[:, :end], seen.scale, at, seen.softcap)
+
+def _update(
+    members: Sequence[Running],
+    store: KVStore,
+    sequence: int,
+    layer: int,
+    seen: Accepted,
+    k: Tensor,
+    first: int,
+) -> None:
+    """Take up queries from position `first` on; those of the text up to the last one count."""
+    end = first + seen.q.shape[1]
+    at = torch.arange(first, end, device=k.device)
+    q = seen.q.unflatten(0, (k.shape[0], -1))
+    logits = masked_logits(q, k[:, :end], seen.scale, at, seen.softcap)
+    observed = None
+    for member in members:
+        account = Ledger.of(store, member.step).accounts[sequence]
         known = account.layers.get(layer)
         if known is None:
-            known = self.step.begin(k.shape[0], logits)
-        observed = Observed(logits, first, account.prompt, layer)
-        account.layers[layer] = self.step.update(known, observed)
+            known = member.step.begin(k.shape[0], logits)
+        if observed is None or observed.prompt != account.prompt:
+            observed = Observed(logits, first, account.prompt, layer)
+        account.layers[layer] = member.step.update(known, observed)

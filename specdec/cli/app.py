@@ -13,6 +13,7 @@ from specdec.cli import (
     arguments,
     bench,
     bench_kernels,
+    bench_methods,
     bench_neighbours,
     bench_offload,
     bench_step,
@@ -81,6 +82,7 @@ _add(
         "offload": bench_offload.offload,
         "kernels": bench_kernels.kernels,
         "neighbours": bench_neighbours.neighbours,
+        "methods": bench_methods.methods,
     },
     bench_app,
 )

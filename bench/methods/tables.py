@@ -1,0 +1,138 @@
+"""Tables: a study as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from specdec.bench.methods.summary import (
+    FULL,
+    Line,
+    acceptance,
+    contexts,
+    frontier,
+    lines,
+    rank_correlation,
+)
+from specdec.registry import VIEWS
+
+_HEAD = (
+    "method", "family", "budget", "kept greedy", "kept T = 1", "tokens/pass greedy",
+    "tokens/pass T = 1", "overlap 1 to 8", "read", "choosing", "beside", "pace", "RULER", "shared",
+    "agrees",
+)  # fmt: skip
+_NOTES = """\
+- **kept**: drafts that the target keeps, of chains of {depth}; **tokens/pass**: what a pass of the target brings, its own token included.
+- **overlap**: sum of min(p, q) with the full view's law at draft positions 1, 2, 4 and {depth} of texts drawn at temperature 1.
+- **read**: bytes of keys and values that a draft token reads; **choosing**: bytes that are read to choose anew, of indices or of all keys, without the first choice behind a prompt; **beside**: bytes kept besides the cache. All as shares of the cache's bytes.
+- **pace**: time of a draft's first pass, which may choose anew, in passes of the full view; the two take turns. On a busy machine it says no more than which passes are much slower.
+- **RULER**, **shared**: right answers where the method stands for the model: with the question before the choice, and behind it, alone and in turns (after SCBench). **agrees**: tokens of the full cache's answers that it would have said, too.
+"""  # noqa: E501
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """All methods at all budgets, the frontier at each context, and what is missing."""
+    found = sorted(lines(document), key=lambda x: (x.method != FULL, _family(x), x.method))
+    parts = [_caption(document), table([_HEAD, *map(_row, found)]), _NOTES.format(**document)]
+    at = {context: lines(document, context) for context in contexts(document)}
+    if len(at) > 1:
+        parts += ["## By context", table(_by_context(found, at))]
+    for context, known in at.items():
+        parts += [f"## What nothing beats per byte at {context} tokens", table(_frontier(known))]
+    parts += ["## What a lossy score says about drafts", *correlations(found)]
+    errors = _errors(found)
+    if errors:
+        parts += ["## Refused", *errors]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as Markdown, the first one its head."""
+    head, *body = rows
+    ruled = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+
+
+def correlations(found: Sequence[Line]) -> list[str]:
+    """Rank correlation over methods, at each budget, of what a lossy method answers and of how many
+    of its drafts are kept."""
+    said = []
+    for budget in dict.fromkeys(x.budget for x in found if x.method != FULL):
+        mine = [x for x in found if x.budget == budget and x.method != FULL]
+        mine = [x for x in mine if x.read is not None and x.agreed is not None]
+        what: dict[str, Callable[[Line], float | None]] = {
+            "RULER": lambda x: x.ruler, "shared": lambda x: x.shared, "agrees": lambda x: x.agreed,
+            "bytes read": lambda x: x.moved,
+        }  # fmt: skip
+        figures = []
+        for name, of in what.items():
+            known = [(y, acceptance(x)) for x in mine if (y := of(x)) is not None]
+            rho = rank_correlation(*zip(*known, strict=True)) if len(known) > 2 else math.nan
+            figures.append(f"{name} {'-' if math.isnan(rho) else f'{rho:+.2f}'}")
+        where = "methods without a budget" if budget is None else f"{budget} %"
+        said.append(f"- {where}, {len(mine)} methods: rank correlation of drafts kept with " +
+                    ", ".join(figures))  # fmt: skip
+    return ["\n".join(said)]
+
+
+def _caption(document: Mapping[str, Any]) -> str:
+    machine = document["machine"]
+    return (
+        f"{document['model']} ({document['weights']}); drafts of {document['depth']} tokens, "
+        f"{document['rounds']} a text, greedy and at temperature 1; {machine['cpu']}, torch "
+        f"{machine['torch']}, commit {machine['commit']}."
+    )
+
+
+def _row(line: Line) -> list[str]:
+    places = sorted({0, 1, 3, len(line.overlap) - 1}) if line.overlap else []
+    overlap = " ".join(f"{line.overlap[i]:.2f}" for i in places if i < len(line.overlap))
+    rates = [_figure(x.get(m), ".1%") for x in (line.accepted,) for m in ("greedy", "sampled")]
+    tokens = [_figure(line.tokens.get(m), ".2f") for m in ("greedy", "sampled")]
+    return [
+        f"`{line.method}`",
+        _family(line),
+        "-" if line.budget is None else f"{line.budget} %",
+        *rates,
+        *tokens,
+        overlap or "-",
+        *(_figure(x, ".1%") for x in (line.read, line.chosen, line.kept)),
+        _figure(line.pace, ".2f"),
+        *(_figure(x, ".0%") for x in (line.ruler, line.shared, line.agreed)),
+    ]
+
+
+def _by_context(found: Sequence[Line], at: Mapping[int, Sequence[Line]]) -> list[list[str]]:
+    known = {n: {x.name: x for x in mine} for n, mine in at.items()}
+    rows = [["method", *(f"kept @ {n}" for n in at), *(f"bytes @ {n}" for n in at)]]
+    for line in found:
+        mine = [known[n].get(line.name) for n in at]
+        if any(x is not None and x.read is not None for x in mine):
+            kept = [_figure(None if x is None or x.read is None else acceptance(x), ".1%")
+                    for x in mine]  # fmt: skip
+            moved = [_figure(None if x is None else x.moved, ".1%") for x in mine]
+            rows.append([f"`{line.name}`", *kept, *moved])
+    return rows
+
+
+def _frontier(known: Iterable[Line]) -> list[list[str]]:
+    rows = [["method", "bytes", "kept", "tokens/pass greedy", "tokens/pass T = 1"]]
+    for line in frontier(known):
+        tokens = [_figure(line.tokens.get(m), ".2f") for m in ("greedy", "sampled")]
+        kept = _figure(acceptance(line), ".1%")
+        rows.append([f"`{line.name}`", _figure(line.moved, ".1%"), kept, *tokens])
+    return rows
+
+
+def _errors(found: Iterable[Line]) -> list[str]:
+    said = [f"- `{x.name}`: {' '.join(why.split())}" for x in found for why in x.errors]
+    return ["\n".join(said)] if said else []
+
+
+def _figure(x: float | None, how: str) -> str:
+    return "-" if x is None else format(x, how)
+
+
+def _family(line: Line) -> str:
+    return str(VIEWS[line.method].load().family) if line.method in VIEWS else ""
