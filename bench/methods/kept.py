@@ -79,11 +79,8 @@ def of_queries(kept: PromptQueries, needs: Needs) -> int:
 
 
 def _selected(drafted: DraftedView) -> Iterator[Tensor]:
-    state = drafted.model.state
-    for selection in state.selections.values():
+    for selection in drafted.model.state.selections.values():
         if selection.pages is not None:
             yield selection.pages
         if selection.entries is not None:
             yield from (selection.entries.k, selection.entries.v, selection.entries.log_weight)
-    for _, k, v in state.gathered.values():
-        yield from (k, v)
