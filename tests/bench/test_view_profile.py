@@ -186,7 +186,7 @@ def test_the_command_calibrates_channels(run, tmp_path):
     ]
     assert all(row["views"][0]["view"] == "double-sparsity" for row in rows)
     assert rows[0]["views"] != rows[2]["views"]
-    generate = ["generate", "-f", str(tmp_path / "text"), "-n", "9", "-d", "double-sparsity"]
+    generate = ["-v", "generate", "-f", str(tmp_path / "text"), "-n", "9", "-d", "double-sparsity"]
     for more, said in [
         (["--budget", "96", "--channels", str(file)], "double-sparsity read 96 of"),
         (["--budget", "96", "--anchors", "0", "--refresh", "2"], "double-sparsity read 96 of"),
