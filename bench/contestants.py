@@ -12,7 +12,23 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from specdec.decoding.stats import Stats
 from specdec.engine import Engine
+from specdec.errors import InvalidArgument
 from specdec.model.stock import stock_text
+from specdec.sampling.prompt import Prompt
+
+Asked = list[int] | Prompt  # token ids, or a prompt with images
+
+
+def length(asked: Asked) -> int:
+    """Tokens of a prompt, those of images included."""
+    return len(asked.ids if isinstance(asked, Prompt) else asked)
+
+
+def text_alone(asked: Asked, name: str) -> list[int]:
+    """The ids of a prompt without images. Raises InvalidArgument for one that has some."""
+    if isinstance(asked, Prompt):
+        raise InvalidArgument(f"{name} is given no images here: leave it out of --baselines")
+    return asked
 
 
 class Stopwatch:
@@ -75,7 +91,7 @@ class Contestant(Protocol):
     @property
     def name(self) -> str: ...
 
-    def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
+    def run(self, ids: Asked, max_new_tokens: int, temperature: float, seed: int) -> Run:
         """Text for a prompt, exactly `max_new_tokens` long; temperature 0 is greedy."""
 
 
@@ -101,10 +117,12 @@ class Ours:
     drafter: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
+    def run(self, ids: Asked, max_new_tokens: int, temperature: float, seed: int) -> Run:
+        # that every token counts is said of ids, which might be taken for padded ones
+        masked = {"input_ids": ids, "attention_mask": [1] * length(ids)}
         watch = Stopwatch()
         out = self.engine.stream(
-            {"input_ids": ids, "attention_mask": [1] * len(ids)},
+            ids if isinstance(ids, Prompt) else masked,
             drafter=self.drafter,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -142,7 +160,7 @@ class HuggingFace:
         with torch.inference_mode():
             self.model(tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
 
-    def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
+    def run(self, ids: Asked, max_new_tokens: int, temperature: float, seed: int) -> Run:
         sampling: dict[str, Any] = {"do_sample": False}
         if temperature:
             torch.manual_seed(seed)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from specdec.bench.contestants import Run, Stopwatch
+from specdec.bench.contestants import Asked, Run, Stopwatch, text_alone
 from specdec.cachedir import build_folder, cache_root, check_room
 from specdec.errors import InvalidArgument
 from specdec.loading import demo
@@ -37,7 +37,8 @@ class LlamaCpp:
             verbose=False,
         )
 
-    def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
+    def run(self, ids: Asked, max_new_tokens: int, temperature: float, seed: int) -> Run:
+        ids = text_alone(ids, self.name)
         self.model.reset()  # or the prompt of the last run would not be read again
         self.model.set_seed(seed)
         watch, tokens = Stopwatch(), []

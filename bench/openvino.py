@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from specdec.bench.contestants import Run, Stopwatch
+from specdec.bench.contestants import Asked, Run, Stopwatch, text_alone
 from specdec.bench.llama_cpp import file_of
 from specdec.errors import InvalidArgument
 
@@ -26,7 +26,7 @@ class OpenVino:
             settings["prompt_lookup"] = True
         self.pipeline: Any = self.genai.LLMPipeline(str(file), "CPU", **settings)
 
-    def run(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> Run:
+    def run(self, ids: Asked, max_new_tokens: int, temperature: float, seed: int) -> Run:
         import numpy as np
         from openvino import Tensor
 
@@ -52,7 +52,7 @@ class OpenVino:
             def end(self) -> None:
                 """Part of its protocol."""
 
-        prompt = np.array([ids], np.int64)
+        prompt = np.array([text_alone(ids, self.name)], np.int64)
         inputs = self.genai.TokenizedInputs(Tensor(prompt), Tensor(np.ones_like(prompt)))
         self.pipeline.generate(inputs, config, Noting())
         return Run(tokens, watch.tokens_per_s, watch.first_s)

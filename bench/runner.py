@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from specdec.bench import roster
-from specdec.bench.contestants import Contestant
+from specdec.bench.contestants import Asked, Contestant, length
 from specdec.bench.report.measurement import Cell, summarise
 from specdec.bench.workloads import ANY_PROMPT, Workload
 from specdec.decoding.request import Request
@@ -51,10 +51,11 @@ def run(
     after Ctrl-C the document says `finished: False`. `progress` hears of runs done and runs in all.
     """
     options = options or {}
-    texts = [(w, w.tokens(engine.tokenizer), t) for w in plan.workloads for t in plan.temperatures]
+    asked = [(workload, workload.asked(engine)) for workload in plan.workloads]
+    texts = [(w, prompt, t) for w, prompt in asked for t in plan.temperatures]
     ends = Request.parse(engine, ANY_PROMPT, {}).eos_token_ids
-    counts = [_count(engine, plan, w, ids) for w, ids, _ in texts]
-    longest = max((len(ids) + n for (_, ids, _), n in zip(texts, counts, strict=True)), default=0)
+    counts = [_count(engine, plan, w, length(prompt)) for w, prompt, _ in texts]
+    longest = max((length(x) + n for (_, x, _), n in zip(texts, counts, strict=True)), default=0)
     everyone: list[Contestant] = [
         *roster.ours(engine, drafters, options),
         *roster.baselines(engine, model, baselines, options.get("draft_model"), longest + 64),
@@ -67,10 +68,10 @@ def run(
             _take(Cell(), contestant, texts[0][1], WARM_UP, texts[0][2], plan.seed)
         for turn in range(plan.repeats):
             begun = time.perf_counter()
-            for (_, ids, temperature), count, row in zip(texts, counts, cells, strict=True):
+            for (_, prompt, temperature), count, row in zip(texts, counts, cells, strict=True):
                 shift = (turn + done) % len(everyone)
                 for contestant in [*everyone[shift:], *everyone[:shift]]:
-                    _take(row[contestant.name], contestant, ids, count, temperature, plan.seed)
+                    _take(row[contestant.name], contestant, prompt, count, temperature, plan.seed)
                     done += 1
                     progress(done, total)
             turns += 1
@@ -86,8 +87,8 @@ def run(
         if row[PLAIN].error
     }
     rows = [
-        summarise(workload, len(ids), temperature, row, ends)
-        for (workload, ids, temperature), row in zip(texts, cells, strict=True)
+        summarise(workload, length(prompt), temperature, row, ends)
+        for (workload, prompt, temperature), row in zip(texts, cells, strict=True)
         if row[PLAIN].runs
     ]
     return {
@@ -112,21 +113,21 @@ def run(
     }
 
 
-def _count(engine: Engine, plan: Plan, workload: Workload, ids: list[int]) -> int:
+def _count(engine: Engine, plan: Plan, workload: Workload, tokens: int) -> int:
     wanted = workload.max_new_tokens
     if plan.max_new_tokens is not None and not workload.reads:
         wanted = plan.max_new_tokens
-    return max(1, min(wanted, engine.target.longest_text - len(ids)))
+    return max(1, min(wanted, engine.target.longest_text - tokens))
 
 
 def _take(
-    cell: Cell, contestant: Contestant, ids: list[int], count: int, temperature: float, seed: int
+    cell: Cell, contestant: Contestant, prompt: Asked, count: int, temperature: float, seed: int
 ) -> None:
     """One run; a contestant that cannot do a workload says why, once, and the others go on."""
     if cell.error is not None:
         return
     try:
-        cell.runs.append(contestant.run(ids, count, temperature, seed))
+        cell.runs.append(contestant.run(prompt, count, temperature, seed))
     except (SpecdecError, ValueError, RuntimeError) as error:
         cell.error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from specdec.bench import workloads
 from specdec.bench.ruler import ruler
+from specdec.bench.visual import visual
 from specdec.bench.workloads import Workload
 from specdec.decoding.prompt_files import read_entries, read_text
 from specdec.errors import InvalidArgument, unknown_name
@@ -17,6 +18,7 @@ SUITES = {
     "spec-bench": "prompts of a .jsonl file, as of Spec-Bench, averaged per category",
     "depth": "llama-bench's shape: pp512, tg128, tg32 at growing depths",
     "long": "going on with code, prose and --prompt-file after --contexts tokens",
+    "visual": "pictures to read, describe and count, by category, for a model that takes images",
     "ruler": "RULER's synthetic tasks, made by nvidia-long-context-eval",
 }
 
@@ -37,7 +39,7 @@ def workloads_of(
     """
     if suite not in SUITES:
         raise unknown_name("suite", suite, SUITES)
-    if contexts and suite in ("quick", "spec-bench"):
+    if contexts and suite in ("quick", "spec-bench", "visual"):
         raise InvalidArgument(f"suite {suite!r} has no use for --contexts: its prompts are whole")
     if prompt_files and suite not in ("spec-bench", "long"):
         raise InvalidArgument(f"suite {suite!r} has no use for --prompt-file: it brings its own")
@@ -54,6 +56,8 @@ def workloads_of(
         found = workloads.depth(max_positions, contexts)
     elif suite == "ruler":
         found = ruler(tokenizer, contexts or _contexts(max_positions))
+    elif suite == "visual":
+        found = visual(tokenizer)
     else:
         found = workloads.quick()
     return found[:limit]

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pydoc_data.topics import topics
 from typing import Any
 
+from specdec.decoding.prompt_images import with_images
+from specdec.engine import Engine
+from specdec.sampling.prompt import Prompt
+
 # For what does not depend on the prompt; the mask says that token 0 is no padding.
 ANY_PROMPT = {"input_ids": [0], "attention_mask": [1]}
 
@@ -22,6 +26,7 @@ class Workload:
     chat: put into the model's chat template if it has one. context: take only so many tokens of
     the prompt. reads: what counts is how fast the prompt is read, not how fast text is written.
     answers: what a right answer holds, where that is known.
+    conversation: messages with images, in place of the prompt.
     """
 
     name: str
@@ -32,10 +37,18 @@ class Workload:
     context: int | None = None
     reads: bool = False
     answers: tuple[str, ...] = ()
+    conversation: tuple[dict[str, Any], ...] = ()
 
     @property
     def messages(self) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.prompt}]
+
+    def asked(self, engine: Engine) -> list[int] | Prompt:
+        """What the engine's model is to be given; raises InvalidArgument if it takes no images."""
+        if not self.conversation:
+            return self.tokens(engine.tokenizer)
+        read: Prompt = with_images(list(self.conversation), engine)
+        return read
 
     def tokens(self, tokenizer: Any) -> list[int]:
         """Its token ids for a model; fewer than `context` if the text is shorter."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -35,6 +36,12 @@ def vocabulary(tokenizer: Any, count: int) -> tuple[str, ...]:
         if re.fullmatch("Ġ(a|[a-z]{2,8})", name) and name[1:] in ids and name[1:] in written
     }
     return tuple(sorted(known, key=known.__getitem__)[:count])
+
+
+def frequent(count: int) -> tuple[str, ...]:
+    """The most frequent short words of the manual, whatever their tokens."""
+    found = Counter(re.findall(r"\b[a-z]{2,8}\b", manual()))
+    return tuple(word for word, _ in found.most_common(count))
 
 
 def page(words: tuple[str, ...], draw: Random, fonts: tuple[str, ...] = FONTS) -> Picture:

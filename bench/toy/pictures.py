@@ -15,10 +15,15 @@ HELD_OUT = "held out"  # no step of training is called this
 class Pictures:
     """Pages of `words`, scenes, and easy-VQA if there is a wheel of it."""
 
-    def __init__(self, words: tuple[str, ...], wheel: Path | None, seed: int) -> None:
-        self.words, self.seed = words, seed
+    def __init__(
+        self,
+        words: tuple[str, ...],
+        wheel: Path | None,
+        seed: int,
+        fonts: tuple[str, ...] = pages.FONTS,
+    ) -> None:
+        self.words, self.seed, self.fonts = words, seed, fonts
         self.easy = None if wheel is None else EasyVqa(wheel, "train")
-        self.fonts: tuple[str, ...] = pages.FONTS
 
     def batch(self, step: int | str, count: int, share_of_pages: float = 0.5) -> list[Picture]:
         """`count` pictures, pages first; the rest scenes and, in turn, pictures of easy-VQA."""

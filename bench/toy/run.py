@@ -43,7 +43,8 @@ def train_vision(
         raise InvalidArgument(f"--out {out} is a file: give a folder")
     school = _school(settings, easy_vqa)
     # How long a stage goes on may be changed under way.
-    fixed = {name: x for name, x in asdict(settings).items() if not name.endswith("_steps")}
+    given = {**asdict(settings), "fonts": list(settings.fonts)}
+    fixed = {name: x for name, x in given.items() if not name.endswith("_steps")}
     about = {**fixed, "easy_vqa": easy_vqa is not None, "tower": demo_vision.TOWER}
     trainer = Trainer(out, about, report)
     done = trainer.run(
@@ -93,7 +94,7 @@ def _school(settings: Settings, easy_vqa: Path | None, is_fast: bool = True) -> 
     tokenizer = loaded.tokenizer
     words = pages.vocabulary(tokenizer, settings.words)
     language = Language(words, tokenizer, text.get_input_embeddings().weight)
-    pictures = Pictures(words, easy_vqa, settings.seed)
+    pictures = Pictures(words, easy_vqa, settings.seed, settings.fonts)
     model: Any = demo_vision.with_eyes(text, tokenizer, demo_vision.TOWER)
     processor = demo_vision.image_processor()
     images = [picture.image for picture in pictures.batch("beginning", _FIRST_LOOK, 0.75)]

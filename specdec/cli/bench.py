@@ -21,7 +21,7 @@ def run(
     call: typer.Context,
     model: arguments.Model = "demo",
     suite: Annotated[
-        str, typer.Option("--suite", "-s", help="quick, spec-bench, depth, long or ruler.")
+        str, typer.Option("--suite", "-s", help="quick, spec-bench, depth, long, ruler or visual.")
     ] = "quick",
     drafters: Annotated[
         str,

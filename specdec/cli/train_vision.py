@@ -18,14 +18,17 @@ EasyVqa = Annotated[
 def train_vision(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run in it is resumed.")],
     easy_vqa: EasyVqa = None,
-    words: Annotated[int, typer.Option(help="Most frequent words, which it learns to read.")] = 600,
+    words: Annotated[int, typer.Option(help="Most frequent words, which it learns to read.")] = 400,
+    fonts: Annotated[
+        str, typer.Option(help="Of mono, mono-bold, sans, default; separated by commas.")
+    ] = "mono",
     language_steps: Annotated[int, typer.Option(help="Of what tokens of images may say.")] = 120,
-    tower_steps: Annotated[int, typer.Option(help="Of the tower, without the text model.")] = 4000,
+    tower_steps: Annotated[int, typer.Option(help="Of the tower, without the text model.")] = 8000,
     answer_steps: Annotated[int, typer.Option(help="Of the tower, by the model's answers.")] = 0,
-    batch: Annotated[int, typer.Option(help="Pictures of a step of the tower alone.")] = 32,
+    batch: Annotated[int, typer.Option(help="Pictures of a step of the tower alone.")] = 16,
     answer_batch: Annotated[int, typer.Option(help="Pictures of a step with the model.")] = 8,
     language_rate: Annotated[float, typer.Option(help="Learning rate of the language.")] = 0.02,
-    tower_rate: Annotated[float, typer.Option(help="Learning rate of the tower.")] = 0.002,
+    tower_rate: Annotated[float, typer.Option(help="Learning rate of the tower.")] = 0.0015,
     answer_rate: Annotated[float, typer.Option(help="Learning rate by answers.")] = 0.0003,
     seed: Annotated[int, typer.Option(help="Same seed and settings: same weights.")] = 0,
     stop_after: Annotated[
@@ -48,6 +51,7 @@ def train_vision(
 
     settings = Settings(
         words=words,
+        fonts=tuple(name.strip() for name in fonts.split(",")),
         language_steps=language_steps,
         language_batch=answer_batch,
         language_rate=language_rate,
@@ -75,7 +79,7 @@ def train_vision(
 def measure_vision(
     out: Annotated[Path | None, typer.Option(help="Folder of a run; default: what ships.")] = None,
     easy_vqa: EasyVqa = None,
-    words: Annotated[int, typer.Option(help="How many words it was to read.")] = 600,
+    words: Annotated[int, typer.Option(help="How many words it was to read.")] = 400,
     count: Annotated[int, typer.Option(min=1, help="Pictures of each kind.")] = 40,
     as_json: arguments.AsJson = False,
 ) -> None:

@@ -1,0 +1,75 @@
+"""Suite `visual`: conversations with pictures through the runner, and against transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from specdec.bench import runner
+from specdec.bench.contestants import length, text_alone
+from specdec.bench.suites import workloads_of
+from specdec.engine import Engine
+from specdec.errors import InvalidArgument
+from specdec.loading import demo_vision
+from specdec.model.stock import stock_text
+
+from helpers.models import build
+from helpers.toy_vision import TOWER, tokenizer
+
+CATEGORIES = ["reading", "describing", "counting", "multi-turn", "4 images"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    words = tokenizer()
+    text = build("llama", 3, vocab_size=len(words), max_position_embeddings=512)
+    model = demo_vision.with_eyes(text, words, TOWER).double()
+    return Engine(model, words, demo_vision.processor(words))
+
+
+def test_each_category_has_pictures_and_takes_its_turn(engine: Engine) -> None:
+    found = workloads_of("visual", engine.tokenizer, 512)
+    assert [x.summary for x in found] == CATEGORIES * 3
+    assert len({x.name for x in found}) == len(found)
+    image = demo_vision.image_token_id(engine.tokenizer)
+    for workload in found:
+        asked: Any = workload.asked(engine)
+        images = {"multi-turn": 2, "4 images": 4}.get(workload.summary, 1)
+        assert len(asked.spans) == images and asked.ids.count(image) == 64 * images
+        assert length(asked) == len(asked.ids)
+    again = workloads_of("visual", engine.tokenizer, 512)
+    assert [x.asked(engine).keys for x in again] == [x.asked(engine).keys for x in found]
+
+
+def test_everyone_writes_the_text_of_plain_decoding_and_of_transformers(engine: Engine) -> None:
+    found = workloads_of("visual", engine.tokenizer, 512, limit=5)
+    plan = runner.Plan(found, repeats=1, max_new_tokens=6)
+    document = runner.run(engine, "tiny", "visual", plan, ["ngram"], [])
+    assert [row["summary"] for row in document["workloads"]] == CATEGORIES
+    torch_model = demo_vision.with_eyes(
+        build("llama", 3, vocab_size=len(tokenizer()), max_position_embeddings=512),
+        tokenizer(),
+        TOWER,
+    ).double()
+    torch_model.load_state_dict(
+        {k: x for k, x in demo_vision.eyes(engine.model).items()}, strict=False
+    )
+    for row, workload in zip(document["workloads"], found, strict=True):
+        assert row["contestants"]["ngram"]["tokens_equal_to_plain"] == 6
+        want = stock_text(
+            torch_model, workload.asked(engine), (), max_new_tokens=6, do_sample=False
+        )
+        assert row["token_ids"] == want
+
+
+def test_who_takes_no_images_says_so(engine: Engine) -> None:
+    workload = workloads_of("visual", engine.tokenizer, 512)[0]
+    blind = Engine(build("llama", 3, vocab_size=len(tokenizer())), tokenizer())
+    with pytest.raises(InvalidArgument, match="reads text alone"):
+        workload.asked(blind)
+    with pytest.raises(InvalidArgument, match="llama.cpp"):
+        text_alone(workload.asked(engine), "llama.cpp")
+    assert text_alone([1, 2], "llama.cpp") == [1, 2]
+    with pytest.raises(InvalidArgument, match="no use for --contexts"):
+        workloads_of("visual", engine.tokenizer, 512, contexts=[100])
