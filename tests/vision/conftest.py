@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 from specdec import Engine
 
 from helpers import vision
+from helpers.adapter import characters
+from helpers.models import VOCAB
 
 
 class Pair(NamedTuple):
@@ -32,6 +34,6 @@ def pair_of():
     @cache
     def made(name: str) -> Pair:
         model = vision.build(name, seed=1)
-        return Pair(name, model, Engine(copy.deepcopy(model)))
+        return Pair(name, model, Engine(copy.deepcopy(model), characters(VOCAB)))
 
     return made
