@@ -39,7 +39,9 @@ class Engine:
 
     Make one with `Engine.from_pretrained`, or `Engine(model, tokenizer)` for a loaded transformers
     model; the model's attention is then ours, and on a CPU its linear layers are laid out for
-    passes of few rows, so hand over a model that nobody else uses. stored: weights of linear layers
+    passes of few rows, so hand over a model that nobody else uses. processor: of a model for
+    images, transformers' own; it may stand in the tokenizer's place. no_processor: why there is
+    none, where that is known. stored: weights of linear layers
     by module name, to be read in their own precision there (`loader.Loaded`). kv_tier, max_memory,
     offload_folder, threads: as for `from_pretrained`.
     """
@@ -60,8 +62,10 @@ class Engine:
         self.name = name or model.config.name_or_path or type(model).__name__
         if processor is None and isinstance(tokenizer, ProcessorMixin):
             processor, tokenizer = tokenizer, None
-        self.processor = processor
-        self.tokenizer = tokenizer or getattr(processor, "tokenizer", None)
+        self.processor, self.no_processor = processor, ""
+        if tokenizer is None:
+            tokenizer = getattr(processor, "tokenizer", None)
+        self.tokenizer = tokenizer
         count = Threads(threads)
         with undone_on_error(model):
             self.target = target = take_up(model, stored)
@@ -125,11 +129,13 @@ class Engine:
             tensor_parallel=tensor_parallel,
             local_files_only=local_files_only,
         )
-        return cls(
+        engine = cls(
             loaded.model, loaded.tokenizer, loaded.processor, name=loaded.source,
             stored=loaded.stored, kv_tier=kv_tier, max_memory=max_memory,
             offload_folder=offload_folder, threads=threads,
         )  # fmt: skip
+        engine.no_processor = loaded.no_processor
+        return engine
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -181,10 +187,11 @@ class Engine:
 
         prompt: a string, token ids (whole numbers in a sequence or 1-D array), chat messages (list
             of dicts with role and content; a last one of the assistant is gone on from), or a list
-            of prompts of these kinds; a batch may be ragged. A `specdec.Prompt` holds embeddings in
-            place of some ids (`Span`), and positions of its own. What a tokenizer returns is a
-            prompt, too, here or as keywords (`**tokenizer(text)`): its attention_mask tells the
-            padding.
+            of prompts of these kinds; a batch may be ragged. Messages hold images as transformers
+            has them: `{"type": "image", "image": PIL image or path}`. A `specdec.Prompt` holds
+            embeddings in place of some ids (`Span`), and positions of its own. What a tokenizer or
+            processor returns is a prompt, too, here or as keywords (`**tokenizer(text)`): its
+            attention_mask tells the padding.
         sampling_params: SamplingParams with all sampling settings, or a GenerationConfig.
         drafter: "auto" (default) chooses in every round among plain decoding, n-grams, and the
             draft model if there is one; or "none", "ngram", "model", a combination like

@@ -10,7 +10,9 @@ import typer
 from rich.text import Text
 
 from specdec.cli import arguments, console, options, prompts
+from specdec.cli.pictures import shown
 from specdec.cli.summary import Comparison, print_summary
+from specdec.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from specdec.decoding.output import Generation
@@ -33,6 +35,13 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")
     ] = False,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="Show the model a picture; may be repeated."),
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="Show it a video, or its frames where it reads no videos.")
+    ] = None,
     drafter: arguments.Drafter = None,
     view: Annotated[
         str, typer.Option(help="What the model itself reads; all but 'full' change the text.")
@@ -87,6 +96,7 @@ def generate(
       specdec generate "Once upon a time" -n 64 --temperature 0.8 --seed 1
       specdec generate --chat --prompt-file question.txt --drafter none
       git diff | specdec generate --model ./my-model --json
+      specdec generate --model ./my-vision-model --image page.png "Read the text."
     """
     text = prompts.read_prompt(prompt, prompt_file)
     if text is None and not as_json:
@@ -94,9 +104,13 @@ def generate(
         console.err().print(note, style="dim", markup=False)
     memory = console.memory(gpu_memory, cpu_memory, offload_folder, kv_tier, device_map)
     engine = console.load_engine(model, dtype, device, trust_remote_code, **memory)
+    if text is None and (images or video):
+        raise InvalidArgument("--image and --video need a prompt: say what to do with them")
     if text is None:
         text, chat = prompts.DEMO, bool(getattr(engine.tokenizer, "chat_template", None))
     request: Any = prompts.as_chat(text) if chat else text
+    if images or video:
+        request = shown(engine, text, images or [], video)
     sampling = {
         "temperature": temperature,
         "top_k": top_k,
@@ -145,11 +159,11 @@ def generate(
 def _print_plan(engine: Engine, request: Any, new_tokens: int) -> None:
     """Where the memory goes that was asked about, and what speed to expect."""
     from specdec.cli.plan import lines
-    from specdec.decoding.prompt import parse_prompts
+    from specdec.decoding.prompt import read_prompts
     from specdec.offload.plan import plan_of
 
-    (ids,), _ = parse_prompts(request, engine.tokenizer, engine.target.vocab_size)
-    context = min(len(ids) + new_tokens, engine.target.longest_text)
+    (asked,), _ = read_prompts(request, engine.tokenizer, engine.target.vocab_size)
+    context = min(len(asked.ids) + new_tokens, engine.target.longest_text)
     plan = plan_of(engine.target, engine.name, engine.kv_memory, context, 1)
     console.err().print("\n".join(lines(plan)) + "\n", style="dim", markup=False)
 

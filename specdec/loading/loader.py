@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from specdec import ranks
 from specdec.errors import InvalidArgument, WeightsError
@@ -17,6 +23,11 @@ from specdec.kernels.dispatch import has_numba
 from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.loading import checkpoint_files, demo
 from specdec.loading.gguf.load import load_gguf, read_gguf, spread_gguf
+from specdec.loading.processor import (
+    is_for_images,
+    load_processor,
+    processor_at_hand,
+)
 from specdec.placement import resolve_device, resolve_dtype
 from specdec.progress import progress_bar, quiet_transformers
 
@@ -29,7 +40,7 @@ class Loaded(NamedTuple):
     """A model ready for inference, its tokenizer if it has one, and where they came from.
 
     stored: linear weights by module name in the precision of a GGUF, where it is to be used.
-    processor: of a model that takes images, where it has one.
+    processor: of a model for images; no_processor: why it has none.
     """
 
     model: PreTrainedModel
@@ -37,6 +48,7 @@ class Loaded(NamedTuple):
     source: str
     stored: dict[str, PanelWeight]
     processor: Any = None
+    no_processor: str = ""
 
 
 def load(
@@ -126,7 +138,9 @@ def load(
     loaded = _load_model(where, local, kind, {**options, **spread})
     if not spread:
         loaded.to(place)  # type: ignore[arg-type]
-    return _ready(loaded, _load_tokenizer(where, local, options), source)
+    ready = _ready(loaded, _load_tokenizer(where, local, options), source)
+    eyes = load_processor(loaded, where, local, options)
+    return ready._replace(processor=eyes.processor, no_processor=eyes.reason)
 
 
 def gguf_of(name: str) -> tuple[Path, str] | None:
@@ -201,8 +215,10 @@ def _is_local(name: str) -> bool:
 def _load_model(
     where: str, local: bool, kind: torch.dtype | None, options: dict[str, Any]
 ) -> PreTrainedModel:
-    auto: Any = AutoModelForCausalLM
     try:
+        auto: Any = AutoModelForCausalLM
+        if is_for_images(AutoConfig.from_pretrained(where, **_of_config(options))):
+            auto = AutoModelForImageTextToText
         with progress_bar("Loading weights") as progress, quiet_transformers(progress):
             model, report = auto.from_pretrained(
                 where,
@@ -219,6 +235,11 @@ def _load_model(
     missing, left = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     checkpoint_files.check_loaded(where, missing, sorted(mismatched), left)
     return model
+
+
+def _of_config(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that say where files come from."""
+    return {name: options[name] for name in ("trust_remote_code", "revision", "local_files_only")}
 
 
 def _load_tokenizer(where: str, local: bool, options: dict[str, Any]) -> Any:
@@ -248,7 +269,7 @@ def _take(model: PreTrainedModel, dtype: Any, device: Any, revision: str | None)
             f"dtype={dtype!r}, but the model is in {model.dtype}: call model.to() before"
         )
     story = f"loaded: {type(model).__name__} {model.name_or_path}".rstrip()
-    return Loaded(model, tokenizer_at_hand(model), story, {})
+    return Loaded(model, tokenizer_at_hand(model), story, {}, *processor_at_hand(model))
 
 
 def tokenizer_at_hand(model: PreTrainedModel) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from specdec.errors import InvalidArgument, UnsupportedModel
+from specdec.errors import InvalidArgument, SpecdecError, UnsupportedModel
 from specdec.forward.model_settings import ModelSettings, of_text
 from specdec.model.prompt_inputs import DEEPSTACK
 from specdec.model.stock import bare_config
@@ -135,9 +135,9 @@ def _seen(model: PreTrainedModel, call: Callable[[], Any]) -> Handed:
             call()
         except _Arrived as arrived:
             return _read(arrived, sees, kind)
-        except UnsupportedModel:
+        except (SpecdecError, MemoryError, torch.OutOfMemoryError):
             raise
-        except (ValueError, IndexError, TypeError, RuntimeError, KeyError) as error:
+        except Exception as error:  # of models, which say in many ways that inputs do not fit
             said = " ".join(str(error).split())[:300] or type(error).__name__
             raise InvalidArgument(
                 f"{kind} cannot read these images with this text ({said}): give what its own "

@@ -15,23 +15,9 @@ from transformers import ProcessorMixin
 from helpers.models import VOCAB
 
 WORDS = [
-    "what",
-    "is",
-    "this",
-    "that",
-    "a",
-    "word",
-    "one",
-    "two",
-    "three",
-    "and",
-    "of",
-    "the",
-    "image",
-    "text",
-    "more",
-    "say",
-]
+    "what", "is", "this", "that", "a", "word", "one", "two", "three", "and", "of", "the", "image",
+    "text", "more", "say",
+]  # fmt: skip
 
 # name -> (what holds an image's place, a video's, what stands around it)
 _TOKENS = {
