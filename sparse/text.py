@@ -71,9 +71,8 @@ class Text:
             values = level.v[self.layer]
             if count and values is not None:
                 local = (tokens - offset).clamp(0, count - 1).to(values.device)
-                row = values[int(rows[self.sequence])]
-                part = row.gather(1, local[..., None].expand(-1, -1, row.shape[-1]))
-                part = part.to(self.device)
+                heads = torch.arange(len(tokens), device=values.device)[:, None]
+                part = values[int(rows[self.sequence])][heads, local].to(self.device)
                 here = (tokens >= offset)[..., None]
                 out = part if out is None else torch.where(here, part, out)
                 offset += count

@@ -12,6 +12,7 @@ from specdec.sparse.groupings.base import Asked, Chosen, Lines, Stretch
 from specdec.sparse.groupings.clusters import (
     attention_of,
     clustered,
+    joined,
     prompt_segments,
     sorted_by,
 )
@@ -73,7 +74,7 @@ class ClustersThenSegments:
     def choose(self, asked: Asked) -> Chosen:
         """See `Grouping`."""
         groups = Groups.joined([Groups(*x[:3]) for x in asked.held])
-        means = torch.cat([x[3] for x in asked.held], dim=1)
+        means = joined([x[3] for x in asked.held])
         score = attention_of(asked, means, groups.sizes).mean(dim=1).amax(dim=1)
         score = score.masked_fill(groups.sizes == 0, -torch.inf)
         return Chosen(groups.best(score, asked.count, asked.first, asked.last))

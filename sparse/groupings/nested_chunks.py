@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specdec.forward.plan import Needs
 from specdec.sparse.groupings.base import Asked, Chosen, Lines, Stretch
+from specdec.sparse.groupings.clusters import joined
 from specdec.sparse.maths.bound_tree import BoundTree, bounds
 from specdec.sparse.maths.groups import filled
 from specdec.sparse.scorers.base import packed
@@ -51,7 +52,7 @@ class NestedChunks:
 
     def choose(self, asked: Asked) -> Chosen:
         """See `Grouping`."""
-        levels = [torch.cat(x, dim=1) for x in zip(*asked.held, strict=True)]
+        levels = [joined(x) for x in zip(*asked.held, strict=True)]
         q = packed(asked.q, len(levels[0])).to(levels[0])
         tokens = asked.text.length
         wanted = min(tokens, asked.count + asked.first + asked.last)

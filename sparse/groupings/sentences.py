@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specdec.forward.plan import Needs
 from specdec.sparse.groupings.base import Asked, Chosen, Lines, Stretch
+from specdec.sparse.groupings.clusters import joined
 from specdec.sparse.maths.groups import Groups
 from specdec.sparse.maths.pooling import pooled
 from specdec.sparse.query_trail import QueryTrail, Trails
@@ -70,7 +71,7 @@ class Sentences:
 
     def choose(self, asked: Asked) -> Chosen:
         """See `Grouping`."""
-        means = torch.cat([x[3] for x in asked.held], dim=1)
+        means = joined([x[3] for x in asked.held])
         groups = Groups.joined([Groups(*x[:3]) for x in asked.held])
         q, text = asked.q, asked.text
         running = Trails.of(text.store).rows[text.sequence].since(text.layer, asked.open_at)

@@ -32,9 +32,10 @@ def estimated(
     place = best.new_full((heads, groups + 1), best.shape[1])
     place.scatter_(1, best, torch.arange(best.shape[1], device=best.device).expand_as(best))
     place = place.gather(1, where)
-    read = sums.new_zeros(heads, best.shape[1] + 1, sums.shape[-1])
-    read.scatter_add_(1, place[..., None].expand(-1, -1, v.shape[-1]), v.to(sums))
+    head = torch.arange(heads, device=best.device)[:, None]
+    width = best.shape[1] + 1
+    read = sums.new_zeros(heads * width, sums.shape[-1])
+    read.index_add_(0, (place + head * width).flatten(), v.flatten(0, 1).to(sums))
     number = number.gather(1, best)
-    left = sums.gather(1, best[..., None].expand(-1, -1, sums.shape[-1])) - read[:, :-1]
-    keys = means.gather(1, best[..., None].expand(-1, -1, means.shape[-1]))
-    return Entries(keys, left / number.clamp_min(1)[..., None], number.to(sums).log())
+    left = sums[head, best] - read.view(heads, width, -1)[:, :-1]
+    return Entries(means[head, best], left / number.clamp_min(1)[..., None], number.to(sums).log())

@@ -21,7 +21,8 @@ class LouisKV(Calibrated):
     the heads, falls below a threshold. The same threshold ends segments.
 
     The paper tunes it by hand for each model, 0.7 for Qwen3-8B, and does not say how; here it is
-    what a fifth of the queries of a text stay below, mean over the layers, measured once.
+    what a fifth of the queries of a text stay below, mean over the layers, measured once. A round
+    of drafts begins behind tokens that the draft has not seen, so that is a turn as well.
     """
 
     paper = "2510.11292"
@@ -30,8 +31,9 @@ class LouisKV(Calibrated):
     measure = "louiskv"
 
     refresh: str | int = option(
-        "turn", "When to select anew: where the query turns, every pass, every round, where "
-        "acceptance is falling, once a prompt, or every N rounds.", Rounds(("turn", *REFRESH)),
+        "turn", "When to select anew: every round and where the query turns, every pass, every "
+        "round, where acceptance is falling, once a prompt, or every N rounds.",
+        Rounds(("turn", *REFRESH)),
     )  # fmt: skip
     turn: float | None = option(
         None, "Cosine of neighbouring queries below which the query has turned. Default: measured "
@@ -46,7 +48,7 @@ class LouisKV(Calibrated):
         if turn is None:
             found = [x["turn"][0] for x in self.measured(target).layers if x]
             turn = sum(found) / len(found)
-        refresh = QueryTurn(turn) if self.refresh == "turn" else self.refresh
+        refresh = QueryTurn(turn, and_rounds=True) if self.refresh == "turn" else self.refresh
         return self.policy(
             "louiskv", target, groups=ClustersThenSegments(turn), refresh=refresh
         )  # fmt: skip

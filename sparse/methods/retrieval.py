@@ -32,6 +32,7 @@ class Retrieval(PageBudget):
     keeps = "clusters of keys, the best read and the next estimated"
 
     sink: int = 4
+    refresh: str | int = "pass"
     estimated_share: float = option(
         0.232, "Share of all clusters that are estimated behind those that are read.", Number()
     )

@@ -16,9 +16,11 @@ class QueryTurn:
     """Due where neighbouring passes' queries are less alike than `threshold`.
 
     The paper tunes it for each model: 0.7 for Qwen3-8B; `turn_threshold` finds one by a text.
+    and_rounds: due in each new round as well.
     """
 
     threshold: float = 0.7
+    and_rounds: bool = False
     looks = True
 
     def __post_init__(self) -> None:
@@ -26,8 +28,10 @@ class QueryTurn:
             raise InvalidArgument(f"turn={self.threshold!r} is no cosine: give -1 to 1")
 
     def is_due(self, moment: Moment) -> bool:
+        if moment.age > 0 and (moment.is_whole or self.and_rounds):
+            return True
         if moment.is_whole:
-            return moment.age > 0
+            return False
         if moment.q is None or moment.before is None:
             return False
         return float(likeness(moment.before, moment.q[:, None])) < self.threshold

@@ -86,10 +86,10 @@ def softmax(x):
 
 
 def lloyd(x, spherical):
-    """Clusters of 16 rows on average, as lists, by ten steps from evenly spaced rows."""
+    """Clusters of 16 rows on average, as lists, by four steps from evenly spaced rows."""
     count = -(-len(x) // 16)
     mean = x[[c * len(x) // count for c in range(count)]].copy()
-    for _ in range(10):
+    for _ in range(4):
         if spherical:
             near = x @ (mean / np.linalg.norm(mean, axis=1, keepdims=True)).T
         else:
@@ -225,7 +225,7 @@ def test_louiskv_turns_where_its_calibration_says(run):
     view = found.view(run.target)
     assert isinstance(view.trigger, QueryTurn) and view.trigger.threshold == pytest.approx(0.3)
     assert view.groups.threshold == view.trigger.threshold
-    assert LouisKV(turn=0.7).view(run.target).trigger == QueryTurn(0.7)
+    assert LouisKV(turn=0.7).view(run.target).trigger == QueryTurn(0.7, and_rounds=True)
     assert LouisKV(turn=0.7, refresh="pass").view(run.target).refresh == "pass"
 
 

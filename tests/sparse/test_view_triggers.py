@@ -53,6 +53,9 @@ def test_a_query_turns_by_the_mean_cosine_of_the_heads(threshold):
         moment = Moment(0, q=torch.from_numpy(q), before=torch.from_numpy(before))
         assert QueryTurn(threshold).is_due(moment) == (cosine < threshold)
     assert not QueryTurn(threshold).is_due(Moment(0, q=torch.ones(1, 2)))  # the first pass
+    alike = {"q": torch.ones(1, 2), "before": torch.ones(1, 2)}
+    assert ages(QueryTurn(threshold), **alike) == []
+    assert ages(QueryTurn(threshold, and_rounds=True), **alike) == [1, 2, 3, 4, 5]
 
 
 def test_spellings():
