@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from specdec.cache.slots import Slots
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Traits
 from specdec.drafts.methods.cacheblend import CacheBlendOptions
@@ -29,12 +30,12 @@ class CacheBlendDrafter(ModelDrafter):
         assert options.on is not None
         view: Blended = options.on.view(target)
         self.name, self.view, self.fused = view.name, view, view.saved
-        self._opened: CachedModel | None = None
+        self._is_ahead = False  # the rows that join first are those whose texts were foretold
         self.traits = Traits(f"cacheblend-{options.draft_weights}", self.depth)
 
     def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         """Chains from the fused documents, before the target has read them as one text."""
-        self.model = self._opened = self._open(rows)
+        self._model, self._is_ahead = self._open(rows, None), True
         depth, width, shape, budget = self.depth, self.width, self.shape, self.budget
         self.depth, self.width, self.shape, self.budget = max(limits), 1, (), None
         try:
@@ -42,8 +43,13 @@ class CacheBlendDrafter(ModelDrafter):
         finally:
             self.depth, self.width, self.shape, self.budget = depth, width, shape, budget
 
-    def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
-        return self._opened or self._open(rows)
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        if not self._is_ahead:
+            super().join(rows, verifier)
+        self._is_ahead = False
 
-    def _open(self, rows: Sequence[Row]) -> CachedModel:
-        return CachedModel(self.draft, self.view, rows, saved=self.fused)
+    def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
+        return self._open(rows, verifier.slots)
+
+    def _open(self, rows: Sequence[Row], slots: Slots | None) -> CachedModel:
+        return CachedModel(self.draft, self.view, rows, saved=self.fused, slots=slots)

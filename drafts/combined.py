@@ -30,9 +30,13 @@ class Combined:
         self.wants = Wants.all_of([wants_of(part) for part in parts])
         self._asked: list[set[int]] = [set() for _ in parts]
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         for part in self.parts:
-            part.begin(rows, verifier)
+            part.join(rows, verifier)
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        for part in self.parts:
+            part.leave(rows)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
@@ -52,11 +56,11 @@ class Combined:
             ]
         return [trees[row.index] for row in rows]
 
-    def inner_stats(self, row: int) -> dict[str, Stats]:
+    def inner_stats(self, row: Row) -> dict[str, Stats]:
         """Of those of its drafters that verify something themselves."""
         return {name: one for part in self.parts for name, one in part.inner_stats(row).items()}
 
-    def reads(self, row: int) -> dict[str, ReadStats]:
+    def reads(self, row: Row) -> dict[str, ReadStats]:
         """What the sparse views among its drafters read for a row, by name."""
         return {name: reads for part in self.parts for name, reads in part.reads(row).items()}
 

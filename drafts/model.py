@@ -68,6 +68,7 @@ class ModelDrafter:
         self.traits = self._traits(options)
         self.reach = Reach() if draft is target else Reach.of(draft)
         self.min_prob = options.min_draft_prob
+        self._model: TreeModel | None = None
 
     def _traits(self, options: GrownTree) -> Traits:
         is_given = options.draft_width or options.draft_tree or options.draft_nodes
@@ -76,12 +77,24 @@ class ModelDrafter:
         key = f"{self.name} {self.draft.num_layers}x{sizes.hidden_size}"
         return Traits(key, self.depth, widths)
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
-        self.model = self.open(rows, verifier)
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        if self._model is None:
+            self._model = self.open(rows, verifier)
+        else:
+            self._model.join(rows)
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        self.model.leave(rows)
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> TreeModel:
-        """The model that drafts, with a KV store of its own."""
-        return CachedModel(self.draft, self.view, rows, sees_content=False)
+        """The model that drafts, with a KV store of its own, and the rows that join first."""
+        return CachedModel(self.draft, self.view, rows, sees_content=False, slots=verifier.slots)
+
+    @property
+    def model(self) -> TreeModel:
+        """The model that drafts, with what it holds of the rows that have joined."""
+        assert self._model is not None, "no row has joined"
+        return self._model
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
@@ -127,9 +140,9 @@ class ModelDrafter:
     ) -> None:
         """Nothing to do: the model follows the rows' tokens by itself."""
 
-    def reads(self, row: int) -> dict[str, ReadStats]:
+    def reads(self, row: Row) -> dict[str, ReadStats]:
         """What a sparse view read for a row, by name."""
-        return self.model.reads(row)
+        return self.model.reads(row.slot)
 
     def _within_budget(self, tree: TokenTree, values: list[float]) -> TokenTree:
         """The most probable nodes of a tree without sampled ones; no parent is less probable."""

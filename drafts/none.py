@@ -15,7 +15,10 @@ class NoDrafter:
 
     name = "none"
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        pass
+
+    def leave(self, rows: Sequence[Row]) -> None:
         pass
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:

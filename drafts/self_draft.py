@@ -43,9 +43,14 @@ class SelfDraft(ModelDrafter):
         self._acceptance: dict[int, float] = {}
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
-        model = CachedModel(self.draft, self.view, rows, base=verifier)
+        model = CachedModel(self.draft, self.view, rows, base=verifier, slots=verifier.slots)
         self._falling = model.state.falling
         return model
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        super().leave(rows)
+        for row in rows:
+            self._acceptance.pop(row.index, None)
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
@@ -56,6 +61,6 @@ class SelfDraft(ModelDrafter):
             if drafted:
                 before = self._acceptance.get(row.index, 1.0)
                 now = MEMORY * before + (1 - MEMORY) * verdict.num_accepted / drafted
-                (self._falling.add if now < FALLING else self._falling.discard)(row.index)
+                (self._falling.add if now < FALLING else self._falling.discard)(row.slot)
                 # after a new choice its own acceptance counts
                 self._acceptance[row.index] = 1.0 if now < FALLING else now

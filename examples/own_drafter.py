@@ -12,8 +12,11 @@ class Sentences:
 
     name = "sentences"
 
-    def begin(self, rows, verifier):
-        """Called once, with the rows of the call."""
+    def join(self, rows, verifier):
+        """Rows that join, each with its prompt."""
+
+    def leave(self, rows):
+        """Rows whose texts are at an end."""
 
     def propose(self, rows, limits):
         """A tree for each row, over its last token; at most limits[i] deep."""

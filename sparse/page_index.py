@@ -106,7 +106,9 @@ class PageIndices:
 
     def crop(self, row: int, length: int) -> None:
         for rows in self.of.values():
-            if row in rows:
+            if not length:  # with what its scorer has learned of the text
+                rows.pop(row, None)
+            elif row in rows:
                 rows[row].crop(length)
 
 

@@ -60,10 +60,10 @@ def candidates(target: Target, options: AutoOptions) -> Iterator[Part]:
         yield Part(Asking(drafter), traits_of(drafter), kind.needs_model)
 
 
-def begins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:
+def joins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:
     """Whether a candidate that nobody asked for can work here: it may need KV that is elsewhere."""
     try:
-        part.drafter.begin(rows, verifier)
+        part.drafter.join(rows, verifier)
     except InvalidArgument as error:
         if part.given:
             raise

@@ -10,7 +10,7 @@ from specdec.control.costs import PassCosts
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Wants, wants_of
 from specdec.decoding.stats import Stats
-from specdec.drafts.auto.candidates import Part, begins, candidates
+from specdec.drafts.auto.candidates import Part, candidates, joins
 from specdec.drafts.methods.auto import AutoOptions
 from specdec.forward.view_reads import ReadStats
 from specdec.method import DrafterMethod
@@ -50,15 +50,31 @@ class AutoDrafter:
             [Wants(costs=True), *(wants_of(part.drafter) for part in self.parts)]
         )
         self._make_controller = controller
+        self._controller: Controller | None = None
         self._clock = target.clock
         self._rotation = target.rotation
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
-        self.controller = self._make_controller(verifier.costs)
-        self.parts = [part for part in self.parts if begins(part, rows, verifier)]
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        is_first = self._controller is None
+        if is_first:
+            self._controller = self._make_controller(verifier.costs)
+        self.parts = [part for part in self.parts if joins(part, rows, verifier)]
         for part in self.parts:
-            part.read = {row.index: len(row.tokens) for row in rows}
-        self._rehearse(rows)
+            part.read.update({row.index: len(row.tokens) for row in rows})
+        if is_first:
+            self._rehearse(rows)
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        for part in self.parts:
+            part.drafter.leave(rows)
+            for row in rows:
+                part.read.pop(row.index, None)
+
+    @property
+    def controller(self) -> Controller:
+        """Who chooses, by what was measured so far."""
+        assert self._controller is not None, "no row has joined"
+        return self._controller
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         self.started = self._clock()
@@ -101,16 +117,16 @@ class AutoDrafter:
 
     def explain(self) -> list[str]:
         """What was chosen in which rounds, and why."""
-        return self.controller.explain()
+        return [] if self._controller is None else self._controller.explain()
 
-    def inner_stats(self, row: int) -> dict[str, Stats]:
+    def inner_stats(self, row: Row) -> dict[str, Stats]:
         """What inner levels of the candidates made of their drafters' tokens, for one row."""
         found: dict[str, Stats] = {}
         for part in self.parts:
             found |= part.drafter.inner_stats(row)
         return found
 
-    def reads(self, row: int) -> dict[str, ReadStats]:
+    def reads(self, row: Row) -> dict[str, ReadStats]:
         """What sparse views of the candidates read for one row, by name."""
         found: dict[str, ReadStats] = {}
         for part in self.parts:

@@ -58,7 +58,11 @@ class BlockDrafter:
         self._blocks: dict[int, Blocks] = {}
         self._pads: dict[int, int] = {}
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+    def leave(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            del self._blocks[row.index], self._pads[row.index]
+
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         for row in rows:
             self._blocks[row.index] = Blocks()
             self._pads[row.index] = -row.num_prompt_tokens % self.model.block_length

@@ -107,6 +107,4 @@ class LongSpec(ModelDrafter):
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> LongSpecModel:
         parts = self.prepared
-        return LongSpecModel(
-            self.draft, parts.block, parts.rotary, parts.head, parts.ids, rows, verifier
-        )
+        return LongSpecModel(self.draft, parts.block, parts.rotary, parts.head, parts.ids, verifier)

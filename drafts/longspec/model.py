@@ -60,7 +60,6 @@ class LongSpecModel:
         rotary: Rotary,
         head: nn.Linear,
         ids: Tensor | None,
-        rows: Sequence[Row],
         verifier: CachedModel,
     ) -> None:
         self.target, self.block, self.rotary = target, block, rotary
@@ -71,7 +70,7 @@ class LongSpecModel:
         embedding = target.model.get_input_embeddings()
         assert embedding is not None
         self.embedding = embedding
-        count = 1 + max(row.index for row in rows)
+        count = verifier.store.sequences
         self.window = Window(count, block.sizes.window, self._window_kv([0], 0))
         self.nodes: dict[int, _Nodes] = {}
         self.staged: tuple[Tensor, Tensor] | None = None  # k, v of nodes, for the rows of `order`
@@ -82,14 +81,21 @@ class LongSpecModel:
         """Bytes of the drafter's own cache, the same for every length of context."""
         return self.window.nbytes
 
+    def join(self, rows: Sequence[Row]) -> None:
+        """Nothing: a row's window follows its text."""
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.window.forget(row.slot)
+
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> list[Tensor]:
         """Logits `[1, V]` after the root of each row's tree, which begins a round."""
         for row in rows:
             nested = self.holder is not self.verifier
             self.holder.settle(row, (row.stable if nested else len(row.tokens)) - 1)
-            self.window.follow(row.index, row.tokens[:-1], self._window_kv)
-        self.nodes = {row.index: _Nodes(self._newest(row)) for row in rows}
+            self.window.follow(row.slot, row.tokens[:-1], self._window_kv)
+        self.nodes = {row.slot: _Nodes(self._newest(row)) for row in rows}
         self.staged = None
         roots = [[tree.tokens[0]] for tree in trees]
         return list(self._run(rows, roots, [[-1] for _ in rows]))
@@ -103,7 +109,7 @@ class LongSpecModel:
         self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
     ) -> tuple[int, Tensor]:
         """Read more nodes below those of this round."""
-        first = max(len(self.nodes[row.index].tokens) for row in rows)
+        first = max(len(self.nodes[row.slot].tokens) for row in rows)
         width = max(map(len, tokens))
         padded = [[*new, *[0] * (width - len(new))] for new in tokens]
         above = [[*new, *[-1] * (width - len(new))] for new in parents]
@@ -117,10 +123,10 @@ class LongSpecModel:
         self, rows: Sequence[Row], tokens: list[list[int]], parents: list[list[int]]
     ) -> Tensor:
         """One pass of the block over `n` new nodes a row: logits `[B, n, V]`."""
-        sequences, count = [row.index for row in rows], len(tokens[0])
+        sequences, count = [row.slot for row in rows], len(tokens[0])
         before, places, states = [], [], []
         for row, new, above in zip(rows, tokens, parents, strict=True):
-            nodes = self.nodes[row.index]
+            nodes = self.nodes[row.slot]
             known = nodes.tokens + new
             ahead = row.tokens[-2:-1]  # in front of the root; nothing in a text of one token
             before.append([[known[p]] if p >= 0 else ahead for p in above])
@@ -144,9 +150,9 @@ class LongSpecModel:
     def _newest(self, row: Row) -> tuple[Tensor, int]:
         """`[1, 1, S]`: the KV of the last token that the target has cached, and their number."""
         store, layer = self.holder.store, self.block.sizes.kv_layer
-        committed = store.length(row.index)
+        committed = store.length(row.slot)
         for level, row_map in zip(reversed(store.levels), reversed(store.row_maps), strict=True):
-            place = int(row_map[row.index])
+            place = int(row_map[row.slot])
             end = int(level.length[place])
             keys, values = level.k[layer], level.v[layer]
             if end and keys is not None and values is not None:

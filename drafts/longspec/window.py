@@ -32,6 +32,10 @@ class Window:
         """Bytes of keys and values; they do not depend on the length of the texts."""
         return self.k.nbytes + self.v.nbytes
 
+    def forget(self, row: int) -> None:
+        """The row is another text's from now on."""
+        self.start[row], self.tokens[row], self.length[row] = 0, [], 0
+
     def follow(self, row: int, text: Sequence[int], read: Read) -> None:
         """Hold the last `window - 1` tokens of `text` (or all of them), in place."""
         wanted = max(0, len(text) - (self.window - 1))

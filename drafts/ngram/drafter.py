@@ -84,12 +84,16 @@ class NGramDrafter:
         self.wants = Wants(costs=self._adaptive)
         self.traits = Traits(self.name, self._depth, instant=True)
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         """Index the prompts."""
         if verifier is not None and not any(row.sampler.draws for row in rows):
             self.costs = verifier.costs
         for row in rows:
             self._text(row, len(row.tokens))
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._texts.pop(row.index, None)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         """Trees of `Law.POINT` nodes with their chances; bare roots where no draft would pay."""

@@ -139,7 +139,9 @@ class CodedCopy:
         return sum(row.nbytes for row in self.rows.values())
 
     def crop(self, row: int, length: int) -> None:
-        if row in self.rows:
+        if not length:
+            self.rows.pop(row, None)
+        elif row in self.rows:
             self.rows[row].crop(length)
 
 

@@ -48,6 +48,10 @@ class StaticSelections:
                 self._held[sequence, layer] = selection
                 self.pages[layer][sequence, :, : selection.pages.shape[1]] = selection.pages
 
+    def forget(self, sequence: int) -> None:
+        """The sequence is another text's from now on."""
+        self._held = {key: held for key, held in self._held.items() if key[0] != sequence}
+
     def read(self, extents: Mapping[int, tuple[int, int]]) -> None:
         """Say, in place, how many pages of each sequence are read, and from where on all is."""
         host = torch.zeros(self.extents.shape, dtype=torch.int32)

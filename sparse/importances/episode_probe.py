@@ -96,7 +96,7 @@ class EpisodeNotes:
 
     def crop(self, row: int, length: int) -> None:
         known = self.rows[row]
-        if known is not None and known[0] > length:
+        if known is not None and (known[0] > length or not length):
             self.rows[row] = None
 
     def fork(self, sources: Sequence[int]) -> None:

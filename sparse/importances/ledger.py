@@ -40,6 +40,8 @@ class Ledger:
         return sum(x.nbytes for x in every)
 
     def crop(self, row: int, length: int) -> None:
+        if not length:
+            self.accounts[row] = Account({})
         account = self.accounts[row]
         for layer, kept in account.layers.items():
             account.layers[layer] = tuple(x[:, :length] for x in kept)

@@ -102,7 +102,8 @@ class RetainedNotes:
         return sum({id(x): x.nbytes for row in self.rows for x in row.values()}.values())
 
     def crop(self, row: int, length: int) -> None:
-        self.rows[row] = {layer: x[:, :length] for layer, x in self.rows[row].items()}
+        known = self.rows[row] if length else {}
+        self.rows[row] = {layer: x[:, :length] for layer, x in known.items()}
 
     def fork(self, sources: Sequence[int]) -> None:
         """Scores are never changed in place, so they are shared."""

@@ -52,5 +52,5 @@ class TailStates:
         return sum(state.nbytes for state in self.rows.values())
 
     def crop(self, row: int, length: int) -> None:
-        if row in self.rows and length < self.rows[row].end:
+        if row in self.rows and (length < self.rows[row].end or not length):
             del self.rows[row]

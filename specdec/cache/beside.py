@@ -17,7 +17,10 @@ class Beside(Protocol):
         """Bytes that it takes."""
 
     def crop(self, row: int, length: int) -> None:
-        """The row now has at most `length` committed tokens: forget what it knew of others."""
+        """The row now has at most `length` committed tokens: forget what it knew of others.
+
+        With 0 the row may be another text's: nothing is left of it, nor of what it has taught.
+        """
 
 
 class Notes(Beside, Protocol):

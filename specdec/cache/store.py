@@ -130,6 +130,9 @@ class KVStore:
     *staged* behind the row's length; `commit` keeps some of them by moving the length past them,
     and what is not committed needs no undoing, because length hides it.
 
+    A sequence is a *slot*: `acquire` hands one out for a text, `release` takes it back, and then
+    nothing of the text is left in it.
+
     notes: what methods keep of the texts of its sequences, by their names; overlays share them.
     """
 
@@ -140,6 +143,7 @@ class KVStore:
         self.row_maps = [torch.arange(sequences, dtype=torch.int32)]
         self.num_shared = 0  # leading levels that belong to another store
         self.notes: dict[str, Notes] = {}
+        self._taken: set[int] = set()
 
     @property
     def sequences(self) -> int:
@@ -149,6 +153,61 @@ class KVStore:
     def nbytes(self) -> int:
         """Bytes of keys and values held, over all levels."""
         return sum(level.nbytes for level in self.levels)
+
+    @property
+    def room(self) -> int:
+        """Tokens, staged ones included, that a text may have which begins in a free slot."""
+        return self.levels[-1].capacity
+
+    @property
+    def free(self) -> list[int]:
+        """The slots that can be handed out now."""
+        slots = (s for s in range(self.sequences) if s not in self._taken)
+        return [s for s in slots if self._shared_rows(s) is not None]
+
+    def acquire(self, sequence: int | None = None) -> int:
+        """Hand out a slot for a text that begins: this one, or the first that is free.
+
+        Raises SpecdecError where it is another text's, or still tied to what others read.
+        """
+        if sequence is None:
+            sequence = next(iter(self.free), -1)
+        rows = self._shared_rows(sequence) if 0 <= sequence < self.sequences else None
+        if rows is None or sequence in self._taken:
+            which = "none" if sequence < 0 else f"slot {sequence} is not"
+            raise SpecdecError(f"{which} of {self.sequences} slots of the KV store free")
+        for row_map, row in zip(self.row_maps[self.num_shared : -1], rows, strict=True):
+            row_map[sequence] = row
+        self._taken.add(sequence)
+        return sequence
+
+    def claim(self, sequences: Sequence[int]) -> None:
+        """Hand out slots whose texts were laid out with the store."""
+        self._taken.update(sequences)
+
+    def release(self, sequence: int) -> None:
+        """Take back a slot: what its text alone has read is forgotten, in place."""
+        self._taken.discard(sequence)
+        own = slice(self.num_shared, None)
+        for level, rows in zip(self.levels[own], self.row_maps[own], strict=True):
+            row = int(rows[sequence])
+            if not any(int(rows[other]) == row for other in self._taken):
+                level.crop(row, 0)
+        if not self.num_shared:  # else the notes are those of the store below
+            self.note_crop(sequence, 0)
+
+    def _shared_rows(self, sequence: int) -> list[int] | None:
+        """Of each level below the last one, an empty row that a new text may read; None where all
+        hold what others read."""
+        found: list[int] = []
+        own = slice(self.num_shared, -1)
+        for level, rows in zip(self.levels[own], self.row_maps[own], strict=True):
+            mine = int(rows[sequence])
+            empty = [row for row in (mine, *range(level.rows)) if not level.length[row]]
+            if not empty:
+                return None
+            found.append(empty[0])
+        return found
 
     def offset(self, sequence: int) -> int:
         """Tokens of `sequence` in the levels below the last one, which it shares."""

@@ -36,7 +36,7 @@ class Asking:
     def __init__(self, drafter: Drafter) -> None:
         self.drafter, self.reach = drafter, reach_of(drafter)
         self._read: dict[int, int] = {}  # leading tokens of each row that are known to have a row
-        self._met: set[int] | None = None  # since `begin`
+        self._met: set[int] = set()
         self._asked: set[int] = set()  # in this round
 
     @property
@@ -55,11 +55,19 @@ class Asking:
         """Whether the drafter can be asked about the row as it stands."""
         return self._reason_against(row) is None
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
-        mine = [row for row in rows if self.takes(row)]
-        if mine or not rows:
-            self.drafter.begin(mine, verifier)
-        self._met = {row.index for row in mine}
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        mine = [row for row in rows if self._cannot_read(row) is None]
+        if mine:
+            self.drafter.join(mine, verifier)
+        self._met.update(row.index for row in mine)
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        mine = [row for row in rows if row.index in self._met]
+        if mine:
+            self.drafter.leave(mine)
+        self._met.difference_update(row.index for row in mine)
+        for row in rows:
+            self._read.pop(row.index, None)
 
     def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         """See `Foreteller`. Raises InvalidArgument where the drafter is none."""
@@ -99,15 +107,15 @@ class Asking:
         if told:
             self.drafter.observe(*(list(column) for column in zip(*told, strict=True)))
 
-    def inner_stats(self, row: int) -> dict[str, Stats]:
+    def inner_stats(self, row: Row) -> dict[str, Stats]:
         """What drafters that verify something themselves made of it for a row, by name."""
         inner = getattr(self.drafter, "inner_stats", None)
-        return {} if inner is None or row not in (self._met or ()) else inner(row)
+        return {} if inner is None or row.index not in self._met else inner(row)
 
-    def reads(self, row: int) -> dict[str, ReadStats]:
+    def reads(self, row: Row) -> dict[str, ReadStats]:
         """What sparse views read for a row, by name."""
         reads = getattr(self.drafter, "reads", None)
-        return {} if reads is None or row not in (self._met or ()) else reads(row)
+        return {} if reads is None or row.index not in self._met else reads(row)
 
     def explain(self) -> list[str]:
         """What the drafter has to say about its choices."""
@@ -134,9 +142,13 @@ class Asking:
 
     def _reason_against(self, row: Row) -> str | None:
         """Why the drafter cannot be asked about a row; None if it can."""
-        reach = self.reach
-        if self._met is not None and row.index not in self._met:
+        if row.index not in self._met:
             return "it could not take the prompt"
+        return self._cannot_read(row)
+
+    def _cannot_read(self, row: Row) -> str | None:
+        """Why the drafter cannot read a row's text; None if it can."""
+        reach = self.reach
         if len(row.tokens) > reach.max_tokens:
             return f"the text is longer than its {reach.max_tokens} positions"
         if reach.vocab_size is not None:

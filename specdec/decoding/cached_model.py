@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from specdec.cache.slots import Slots
 from specdec.cache.store import KVStore
 from specdec.control.calibration import costs_of
 from specdec.control.costs import PassCosts
@@ -29,8 +30,10 @@ class CachedModel:
 
     It is a `Prefill`, which fills its store, a `TextFollower`, which keeps that in line with the
     text, and a `PassRunner` over both. So drafters can share rows, take over from each other and
-    nest.
+    nest. Rows come and go, `join` and `leave`, each with a slot of the store; the first ones say
+    how that is laid out.
 
+    slots: how many rows there may be at a time; None: as many as the first ones need.
     base: another CachedModel of the same model, whose committed KV this one reads in place of its
     own; what it writes itself goes to a level of its own and is dropped when the base moves on.
     recorder: keeps queries of prompts and of this model's passes for those who ask for them.
@@ -53,7 +56,9 @@ class CachedModel:
         saved: SavedText | None = None,
         on_spill: Sequence[Spill] = (),
         sees_content: bool = True,
+        slots: Slots | None = None,
     ) -> None:
+        self.slots: Slots = Slots(1 + max(row.slot for row in rows)) if slots is None else slots
         self.target, self.view, self.base = target, view, base
         if base is None:
             target.begin()
@@ -63,18 +68,40 @@ class CachedModel:
         observers = () if own is None else (own,)
         self._prefill = Prefill(target, view, observers, saved, on_spill, sees_content)
         self.store: KVStore = (
-            self._prefill.store(rows) if base is None else base.store.overlay(SLACK)
+            self._prefill.store(rows, self.slots) if base is None else base.store.overlay(SLACK)
         )
-        count = 1 + max(row.index for row in rows)
+        count = self.store.sequences
         below = None if base is None else base.text
         rotation = target.rotation
         self.text: TextFollower = TextFollower(self.store, count, rotation, own, below)
         self.state.held = self.text.held
-        if base is None:
-            for row in rows:
-                self.text.begin(row)
+        self._begin(rows)
         seen = own if own is not None and own.verified else None
         self._passes = PassRunner(target, view, self.text, self.state, seen, watch, sees_content)
+
+    @torch.inference_mode()
+    def join(self, rows: Sequence[Row]) -> None:
+        """Take up more rows, whose slots are free, beside those that are there, and read them.
+
+        Raises OutOfMemory for a text that a slot has no room for; none has joined then.
+        """
+        if self.base is None:
+            self._prefill.add(self.store, rows)
+        self._begin(rows)
+
+    @torch.inference_mode()
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Forget rows, in place; their slots are free from now on."""
+        for row in rows:
+            self.store.release(row.slot)
+            self.text.leave(row)
+            self.state.forget(row.slot)
+
+    def _begin(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if self.base is not None:
+                self.store.claim([row.slot])
+            self.text.join(row)
 
     @cached_property
     def costs(self) -> PassCosts:
@@ -123,7 +150,7 @@ class CachedModel:
         Returns the first new slot (new nodes stand there in order) and the logits `[B, n, V]`,
         where rows with fewer nodes than n are padded.
         """
-        held = [self.text.held[row.index] for row in rows]
+        held = [self.text.held[row.slot] for row in rows]
         first = max(len(one.slots) for one in held)
         for one in held:
             one.pad(first)
@@ -134,7 +161,8 @@ class CachedModel:
         self.text.settle(row, upto)
 
     def reads(self, sequence: int) -> dict[str, ReadStats]:
-        """What a sparse view has read for a row, under its name; the full one counts nothing."""
+        """What a sparse view has read for the row in a slot, by its name; the full one counts
+        nothing."""
         known = self.state.reads.get(sequence)
         return {} if known is None else {self.view.name: known}
 
@@ -142,7 +170,7 @@ class CachedModel:
         """The row's last tokens, which its store does not hold; all but one if they are many, or
         of a prompt that holds more than ids."""
         pending = self.text.catch_up(row)
-        held = self.text.held[row.index]
+        held = self.text.held[row.slot]
         is_rich = row.content is not None and len(held.tokens) < row.num_prompt_tokens - 1
         if len(pending) > LONG or is_rich:
             self._prefill.go_on(self.store, row, pending[:-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import index
@@ -20,10 +21,11 @@ from specdec.sampling.sequence import Row
 from specdec.sampling.tree import Law, TokenTree
 from specdec.sampling.verify import Verdict
 
-_METHODS = ("begin", "propose", "observe")
+_METHODS = ("join", "leave", "propose", "observe")
+_BEFORE = ("begin", "propose", "observe")  # of the last release
 _HINT = (
-    "give a name, an object with begin, propose and observe, its class, or a function of (target, "
-    "options) that returns one"
+    "give a name, an object with join, leave, propose and observe, its class, or a function of "
+    "(target, options) that returns one"
 )
 
 
@@ -68,7 +70,8 @@ class CustomDrafter:
     Who takes options is told `DraftOptions`, or, where it has an attribute `Options`, that.
 
     Its trees must be one for each row, over the row's last token, and well formed; a tree that is
-    not raises InvalidArgument with the drafter's name. Nodes of nobody are its own.
+    not raises InvalidArgument with the drafter's name. Nodes of nobody are its own. One that has
+    `begin` in place of `join` and `leave` works for rows that all join at once.
     """
 
     def __init__(self, given: Any, target: Target, options: Mapping[str, Any]) -> None:
@@ -83,14 +86,32 @@ class CustomDrafter:
         self.own: Drafter = made
         self.name = str(getattr(made, "name", type(made).__name__))
         self.vocab_size = target.vocab_size
+        self._has_begun = False
 
     def __getattr__(self, name: str) -> Any:
         if name == "own":
             raise AttributeError(name)
         return getattr(self.own, name)
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
-        self.own.begin(rows, verifier)
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        begin = getattr(self.own, "begin", None)
+        if callable(getattr(self.own, "join", None)) or begin is None:
+            self.own.join(rows, verifier)
+            return
+        if self._has_begun:
+            raise self._wrong("has begin, and rows come later: give it join and leave")
+        warnings.warn(
+            f"drafter {self.name}: begin(rows, verifier) is join(rows, verifier) now, and "
+            "leave(rows) says whose texts are at an end; the old name works for one release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        self._has_begun = True
+        begin(rows, verifier)
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        if not self._has_begun:
+            self.own.leave(rows)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = self.own.propose(rows, limits)
@@ -143,6 +164,8 @@ class CustomDrafter:
 
 
 def _missing(given: Any) -> list[str]:
+    if all(callable(getattr(given, name, None)) for name in _BEFORE):
+        return []
     return [name for name in _METHODS if not callable(getattr(given, name, None))]
 
 

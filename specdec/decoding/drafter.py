@@ -139,27 +139,34 @@ class Foreteller(Protocol):
     def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         """A chain for each row, as deep as its limit, in place of the first `propose`.
 
-        Called at most once, and before `begin`."""
+        Called at most once, and before `join`."""
 
 
 class Drafter(Protocol):
     """Proposes a token tree for every active row of a batch, once a round.
 
-    A drafter is made for one `generate` call and may keep state per row under `row.index`. It reads
-    `row.tokens` anew in each round and holds nothing to be true beyond `row.tokens[:row.stable]`:
-    later tokens may have been taken back since the last round, when the drafter works inside
-    another one. It never changes a row. An attribute `wants` may ask the verifier to keep queries,
-    `traits` tell a controller what it needs to know, and `reach` says which texts it can take.
-    Others are not shown to it: `begin` and `propose` get the rows that it can take.
+    A drafter is made for one `generate` call. Rows join and leave; of those that are there it may
+    keep state under `row.index`, which no other row has, or `row.slot`, which is another's later.
+    It reads `row.tokens` anew in each round and holds nothing to be true beyond
+    `row.tokens[:row.stable]`: later tokens may have been taken back since the last round, when the
+    drafter works inside another one. It never changes a row. An attribute `wants` may ask the
+    verifier to keep queries, `traits` tell a controller what it needs to know, and `reach` says
+    which texts it can take. Others are not shown to it: `join` and `propose` get the rows that it
+    can take.
     """
 
     name: str
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
-        """Meet the rows of the batch, each with its prompt, and who will verify. Called once.
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        """Meet rows that join the batch, each with its prompt, and who will verify: always the
+        same.
 
         `verifier` holds the prompts' KV already; a drafter may read it, but never writes to it.
         """
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Forget rows, some of those that have joined: their texts are at an end. `verifier` holds
+        them yet, and what it has in their slots afterwards is of other texts."""
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         """One tree a row, with node 0 = `row.tokens[-1]`, no node deeper than the row's limit.

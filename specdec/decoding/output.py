@@ -16,7 +16,7 @@ class Generation:
 
     text: decoded without special tokens; it ends before a stop string that was met.
     token_ids: every emitted token, an end token or stop string included.
-    finish_reason: "stop" (end token, stop string, criterion) or "length".
+    finish_reason: "stop" (end token, stop string, criterion), "length" or "cancelled".
     lossless: whether the text follows the target's own law.
     drafter, acceptance, view, seed: what ran; seed is None for greedy decoding.
     prompt_index, sample_index: which prompt of the call, and which of its return sequences.

@@ -58,8 +58,8 @@ class PassRunner:
         """
         if self._is_on_cpu:
             crowd.look(min(torch.get_num_threads(), cpu_quota()))
-        held = [self.text.held[row.index] for row in rows]
-        sequences = [row.index for row in rows]
+        held = [self.text.held[row.slot] for row in rows]
+        sequences = [row.slot for row in rows]
         rounds = [self.text.rounds[sequence] for sequence in sequences]
         ready = None if self._is_watched else self._static.ready(sequences, rounds)
         ahead = self._ahead(rows)

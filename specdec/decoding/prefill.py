@@ -8,7 +8,9 @@ from typing import Protocol
 import torch
 
 from specdec.cache.ragged import Ragged, Room, cut
+from specdec.cache.slots import Slots
 from specdec.cache.store import KVStore, Level
+from specdec.errors import OutOfMemory
 from specdec.forward.forward_pass import View
 from specdec.forward.observer import Observer
 from specdec.model.target import Target
@@ -56,16 +58,16 @@ class Prefill:
         self.observers, self.saved, self.on_spill = observers, saved, on_spill
         self.sees_content = sees_content
 
-    def store(self, rows: Sequence[Row]) -> KVStore:
+    def store(self, rows: Sequence[Row], slots: Slots) -> KVStore:
         """A store with every prompt but its last token; rows of one prompt share its KV."""
         # What rows share cannot be read anew for one of them.
         reread = self.target.rotation.must_reread
         apart = any(reread(row.span, row.max_tokens + row.behind) for row in rows)
-        prompts = {row.index if apart else row.prompt_index: row for row in reversed(rows)}
+        prompts = {row.slot if apart else row.prompt_index: row for row in reversed(rows)}
         samples = len(rows) // len(prompts)
-        count = (1 + max(row.index for row in rows)) // samples
-        places = {row.index // samples: row for row in prompts.values()}  # may lack some of them
-        ragged = self._ragged(places, count, samples, apart)
+        count = slots.count // samples
+        places = {row.slot // samples: row for row in prompts.values()}  # may lack some of them
+        ragged = self._ragged(places, count, samples, apart, slots.tokens)
         if ragged.long:
             store = self.target.new_store(len(ragged.long) + 1, ragged.prompts)
             for place, number in enumerate(ragged.long):
@@ -79,29 +81,52 @@ class Prefill:
             self._read(store, place, row)
         if samples > 1:
             new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
-            store.fork(samples, new + SLACK)
+            store.fork(samples, max(new, slots.tokens) + SLACK)
+        store.claim([row.slot for row in rows])
         return store
+
+    def add(self, store: KVStore, rows: Sequence[Row]) -> None:
+        """Read more prompts, each into a slot that is handed out to it, all of them or none."""
+        room = store.room
+        for row in rows:
+            if row.max_tokens + SLACK > room:
+                raise OutOfMemory(
+                    f"row {row.index} may grow to {row.max_tokens} tokens, and a slot of this KV "
+                    f"store has room for {max(0, room - SLACK)}: give it fewer, or a larger slot"
+                )
+        taken: list[int] = []
+        try:
+            for row in rows:
+                taken.append(store.acquire(row.slot))
+                self._read(store, row.slot, row)
+        except BaseException:
+            for slot in taken:
+                store.release(slot)
+            raise
 
     def go_on(self, store: KVStore, row: Row, tokens: Sequence[int]) -> None:
         """Read tokens of a row behind those that its store holds, all of them or none."""
-        held = store.length(row.index)
+        held = store.length(row.slot)
         try:
-            self._run(store, row.index, row, tokens)
+            self._run(store, row.slot, row, tokens)
         except BaseException:  # some of it may have been committed
-            store.crop(row.index, held)
+            store.crop(row.slot, held)
             raise
 
-    def _ragged(self, places: dict[int, Row], count: int, samples: int, apart: bool) -> Ragged:
+    def _ragged(
+        self, places: dict[int, Row], count: int, samples: int, apart: bool, least: int
+    ) -> Ragged:
         """How the KV of prompts is laid out: by a level of equal rows unless that is a waste.
 
         Equal rows it stays where one of them may be read anew, which a shared level cannot; where a
         view chooses among a level's keys, whose text must not depend on who is beside it; and where
         KV goes to tiers.
         """
-        rooms = [Room(0, 1)] * count
+        rooms = [Room(0, least + SLACK if least else 1)] * count
         for place, row in places.items():
             prompt = row.num_prompt_tokens
-            rooms[place] = Room(prompt, prompt if samples > 1 else row.max_tokens + SLACK)
+            whole = prompt if samples > 1 else max(row.max_tokens, least) + SLACK
+            rooms[place] = Room(prompt, whole)
         found = cut(rooms)
         if apart or not self.view.lossless or not self.target.has_room(found.slots):
             whole = max(room.whole for room in rooms)

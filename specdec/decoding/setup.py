@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
 from transformers import MaxTimeCriteria
 
@@ -22,19 +23,22 @@ from specdec.sampling.sequence import Row
 log = logging.getLogger("specdec")
 
 
-def make_rows(target: Target, request: Request, seed: int) -> list[Row]:
+def make_rows(target: Target, request: Request, seed: int, before: Sequence[Row] = ()) -> list[Row]:
     """The rows of all samples of all prompts; those with equal prompts are numbered, which tells
-    their noise apart."""
+    their noise apart. before: rows of other requests, behind which these are counted."""
     rows: list[Row] = []
     is_alone = len(request.prompts) * request.params.num_return_sequences == 1
     seen: Counter[tuple[int, ...]] = Counter()
+    first = 1 + max((row.prompt_index for row in before), default=-1)
     for prompt, ids in enumerate(request.prompts):
         content = _content(request, prompt)
         keys = tuple(ids if content is None else content.keys)
         for _ in range(request.params.num_return_sequences):
             noise = Noise.of(seed, keys, seen[keys])
             seen[keys] += 1
-            rows.append(_make_row(target, request, prompt, len(rows), noise, is_alone))
+            row = _make_row(target, request, prompt, len(before) + len(rows), noise, is_alone)
+            row.prompt_index += first
+            rows.append(row)
     return rows
 
 

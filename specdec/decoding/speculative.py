@@ -51,25 +51,45 @@ class Speculative:
             [Wants.of_view(view), wants_of(drafter) if shares_kv else Wants()]
         )
         self.traits = Traits(name, num_draft_tokens, reads=view.reads if shares_kv else None)
+        self.stats: dict[int, Stats] = {}
+        self.samplers: dict[int, Sampler] = {}
+        self._model: CachedModel | None = None
 
-    def begin(self, rows: Sequence[Row], verifier: CachedModel) -> None:
-        base = verifier if self.shares_kv else None
-        self.model = CachedModel(
-            self.target, self.view, rows, base=base, sees_content=self.shares_kv
-        )
-        self.stats = {row.index: Stats() for row in rows}
-        self.samplers: dict[int, Sampler] = {row.index: row.sampler.without_state() for row in rows}
-        if wants_of(self.drafter).costs:
-            calibrate(self.model, rows)
-        self.drafter.begin(rows, self.model)
+    def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
+        for row in rows:
+            self.stats[row.index] = Stats()
+            self.samplers[row.index] = row.sampler.without_state()
+        if self._model is not None:
+            self._model.join(rows)
+        else:
+            base = verifier if self.shares_kv else None
+            self._model = CachedModel(
+                self.target, self.view, rows, base=base, sees_content=self.shares_kv,
+                slots=verifier.slots,
+            )  # fmt: skip
+            if wants_of(self.drafter).costs:
+                calibrate(self._model, rows)
+        self.drafter.join(rows, self._model)
 
-    def inner_stats(self, row: int) -> dict[str, Stats]:
+    def leave(self, rows: Sequence[Row]) -> None:
+        self.drafter.leave(rows)
+        self.model.leave(rows)
+        for row in rows:
+            del self.stats[row.index], self.samplers[row.index]
+
+    @property
+    def model(self) -> CachedModel:
+        """The model with the KV of the rows that have joined."""
+        assert self._model is not None, "no row has joined"
+        return self._model
+
+    def inner_stats(self, row: Row) -> dict[str, Stats]:
         """What this level's verification made of its drafter's tokens, for one row."""
-        return {f"{self.drafter.name} for {self.view.name}": self.stats[row]}
+        return {f"{self.drafter.name} for {self.view.name}": self.stats[row.index]}
 
-    def reads(self, row: int) -> dict[str, ReadStats]:
+    def reads(self, row: Row) -> dict[str, ReadStats]:
         """What sparse views of this level and the one inside it read for a row, by name."""
-        return {**self.model.reads(row), **self.drafter.reads(row)}
+        return {**self.model.reads(row.slot), **self.drafter.reads(row)}
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}

@@ -16,7 +16,7 @@ class Stopper:
 
     `is_final(token)` is called once for every emitted token, in order, also for those in the middle
     of an accepted block, so that the text ends exactly where plain decoding would end it. It keeps
-    what it has seen of the text; `finish_reason` says why it ended: "stop" or "length".
+    what it has seen of the text; `finish_reason` says why it ended: "stop", "length", "cancelled".
 
     min_tokens: a stop string that is complete within so many tokens is none.
     """
@@ -61,6 +61,13 @@ class Stopper:
             self.text = shown.text if cut is None else shown.text[:cut]
         self._ends.append(shown.num_settled)
         return self.finish_reason is not None
+
+    def cancel(self) -> None:
+        """The text ends where it stands, if it has not ended yet."""
+        if self.finish_reason is None:
+            self.finish_reason = "cancelled"
+            self.stop_strings.shown.flush()
+            self.text = self.stop_strings.shown.text
 
     def take_pieces(self) -> list[str]:
         """For each token of this round the text to show with it.

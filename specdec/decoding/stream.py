@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from time import perf_counter
 
 import torch
-from torch import Tensor
 
+from specdec.cache.slots import Slots
 from specdec.control.calibration import calibrate
-from specdec.control.crowd import crowd
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.detokenizer import Detokenizer
 from specdec.decoding.drafter import Drafter, Wants, wants_of
 from specdec.decoding.output import Generation, Provisional, Step
 from specdec.decoding.request import Request
-from specdec.decoding.setup import make_rows, make_stopper
-from specdec.decoding.stats import Stats
+from specdec.decoding.rounds import Rounds
+from specdec.decoding.row_output import RowOutput
+from specdec.decoding.scheduler import Counted, Scheduler
+from specdec.decoding.setup import make_rows
 from specdec.errors import InvalidArgument
 from specdec.forward.forward_pass import View
 from specdec.model.target import Target
 from specdec.ranks import agreed
-from specdec.sampling import device_verify
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import MAX_NODES, TokenTree
-from specdec.sampling.verify import Verdict
 
 log = logging.getLogger("specdec")
 
@@ -37,24 +36,67 @@ class GenerationStream:
     """An iterator over the steps of one request; `generations` holds the results at the end.
 
     The prompts are read at the first step. Rows finish on their own; the others go on without them.
+    Rows of other requests may be added on the way, and any row cancelled, between steps.
     Who leaves early closes it, or uses it as a context; the streamer is ended then, too, as it is
     after an error, so that nobody waits for more text.
+
+    slots: how many rows may be decoded at a time, and how long each may grow; None: as many and as
+    long as the request's.
     """
 
-    def __init__(self, target: Target, request: Request, drafter: Drafter) -> None:
+    def __init__(
+        self, target: Target, request: Request, drafter: Drafter, slots: Slots | None = None
+    ) -> None:
         self.target, self.request = target, request
         self.drafter = Asking(drafter)
         self.view: View = request.methods.view.view(target)
-        self.seed = agreed(target.is_parallel, seed_of(request))
-        self.rows = make_rows(target, request, self.seed or 0)
-        self.stoppers = [make_stopper(target, request, row) for row in self.rows]
-        self.stats = [Stats() for _ in self.rows]
+        self.rows: list[Row] = []
+        self.outputs: list[RowOutput] = []
         self.generations: list[Generation] = []
-        self._rounds = 0
+        rows = self._rows_of(request)
+        self.seed = self.outputs[0].seed
+        self.slots = Slots(len(rows)) if slots is None else slots
+        self.scheduler = Scheduler(self.drafter, target.rotation, self.slots.count)
+        self.scheduler.add(rows)
+        self.rounds = Rounds(target, self.drafter)
+        self._calibration_s = 0.0
         self._foretold: list[TokenTree] | None = None
-        self._model: CachedModel | None = None
         self._is_left = False
         self._steps = self._generate()
+
+    def add(self, request: Request) -> list[Row]:
+        """Rows of another request, which join when there are slots for them; their steps come from
+        this stream, too.
+
+        Raises InvalidArgument for one that this stream's drafter and view are not made for.
+        """
+        mine = self.request
+        for name in ("drafter", "view", "options", "acceptance", "saved_prompt", "saved_documents"):
+            if getattr(request, name) != getattr(mine, name):
+                raise InvalidArgument(
+                    f"rows of one stream have one drafter and view, and {name} differs: make "
+                    "another stream"
+                )
+        if self._is_left or self._foretold is not None or request.streamer is not None:
+            raise InvalidArgument(
+                "rows join a stream that goes on, after its provisional text, and without a "
+                "streamer of their own"
+            )
+        rows = self._rows_of(request)
+        self.scheduler.add(rows)
+        return rows
+
+    def cancel(self, index: int) -> None:
+        """End a row where it stands; its slot is free for another one."""
+        self.scheduler.cancel(self.rows[index])
+
+    def _rows_of(self, request: Request) -> list[Row]:
+        seed = agreed(self.target.is_parallel, seed_of(request))
+        rows = make_rows(self.target, request, seed or 0, self.rows)
+        self.rows += rows
+        for place, row in enumerate(rows):
+            self.outputs.append(RowOutput(self.target, request, row, place, seed))
+        return rows
 
     def __iter__(self) -> Iterator[Step]:
         return self
@@ -83,9 +125,9 @@ class GenerationStream:
         """
         if type(count) is not int or not 1 <= count < MAX_NODES:
             raise InvalidArgument(f"provisional({count!r}): give 1 to {MAX_NODES - 1} tokens")
-        if self._model is not None or self._foretold is not None or self._is_left:
+        if self.scheduler.model is not None or self._foretold is not None or self._is_left:
             raise InvalidArgument("provisional text comes once, and before the first step")
-        limits = [min(count, self._limit(row)) for row in self.rows]
+        limits = [min(count, self.rounds.limit(row)) for row in self.rows]
         with self.target.threads.used(), torch.inference_mode():
             self._foretold = self.drafter.foretell(self.rows, limits)
         return [
@@ -118,17 +160,17 @@ class GenerationStream:
             return
         self._is_left = True
         try:
-            if self._model is not None and self._wants.costs:
-                self._model.costs.save()
+            if self.scheduler.model is not None and self._wants.costs:
+                self.model.costs.save()
         finally:
             if self.request.streamer is not None:
                 self.request.streamer.end()
 
     @property
     def model(self) -> CachedModel:
-        """The target with the KV of this request's rows."""
-        assert self._model is not None, "no step has been taken"
-        return self._model
+        """The target with the KV of the rows that are being decoded."""
+        assert self.scheduler.model is not None, "no step has been taken"
+        return self.scheduler.model
 
     def _text(self) -> Iterator[Step]:
         """All steps, and then the results."""
@@ -136,123 +178,56 @@ class GenerationStream:
         streamer = self.request.streamer
         if streamer is not None:
             streamer.put(torch.tensor([self.rows[0].tokens]))
-        start = perf_counter()
-        with torch.inference_mode():
-            self._model = CachedModel(
-                self.target, self.view, self.rows, recorder=self._wants.recorder(),
-                saved=getattr(self.view, "saved", self.request.saved_prompt),
-                on_spill=self._wants.on_spill,
-            )  # fmt: skip
-            calibration_s = self._calibrate(self.rows)
-            self.drafter.begin(self.rows, self.model)
-        for stats in self.stats:
-            stats.calibration_s = calibration_s
-            stats.prefill_s = perf_counter() - start - calibration_s
-        active = list(self.rows)
-        while active:
-            if self._rounds % LOOK_AGAIN == LOOK_AGAIN - 1:
-                self._calibrate(self._together(active))
-            for row, verdict, tree in self._round(self._together(active)):
-                step = self._step(row, verdict, tree)
+        while self.scheduler.is_busy:
+            self._admit()
+            if self.rounds.count % LOOK_AGAIN == LOOK_AGAIN - 1:
+                self._calibrate(self.model, self.scheduler.turn())
+            rows, self._foretold, foretold = self.scheduler.turn(), None, self._foretold
+            for output, verdict, tree in self.rounds.run(
+                self.model, [self.outputs[row.index] for row in rows], foretold
+            ):
+                step = output.step(verdict, tree)
                 if streamer is not None:
                     streamer.put(torch.tensor(step.token_ids))
                 yield step
-            active = [row for row in active if not self.stoppers[row.index].finish_reason]
-        self.generations = [self._generation(row) for row in self.rows]
-
-    @torch.inference_mode()
-    def _round(self, rows: list[Row]) -> list[tuple[Row, Verdict, TokenTree]]:
-        """One round for `rows`: propose, verify, take up what is emitted, let drafters see it."""
-        clock = self.target.clock
-        start = clock()
-        limits = [self._limit(row) for row in rows]
-        proposed, self._foretold = self._foretold or self.drafter.propose(rows, limits), None
-        trees = [
-            tree.cropped(MAX_NODES, limit) for tree, limit in zip(proposed, limits, strict=True)
-        ]
-        drafted = clock()
-        keys = sum(len(row.tokens) for row in rows)
-        best = all(row.sampler.is_argmax for row in rows)
-        logits = self.model.forward(rows, trees, best)
-        verdicts = self._verify(rows, trees, logits)
-        verified = clock()
-        nodes = len(rows) * max(map(len, trees))
-        crowd.compare(self.model.costs.note(nodes, keys, verified - drafted))
-        for row, verdict in zip(rows, verdicts, strict=True):
-            row.tokens.extend(verdict.tokens)
-            row.stable, row.round = len(row.tokens), row.round + 1
-        self.drafter.observe(rows, trees, verdicts)
-        end = clock()
-        for row, tree, verdict in zip(rows, trees, verdicts, strict=True):
-            stats = self.stats[row.index]
-            stats.record(
-                tree, verdict.num_accepted, len(verdict.tokens),
-                drafted - start + end - verified, verified - drafted, end - start,
-            )  # fmt: skip
-        self._rounds += 1
-        return list(zip(rows, verdicts, trees, strict=True))
-
-    def _verify(
-        self, rows: list[Row], trees: list[TokenTree], logits: list[Tensor]
-    ) -> list[Verdict]:
-        stoppers = [self.stoppers[row.index] for row in rows]
-        for stopper in stoppers:
-            stopper.begin_round()
-        finals = [stopper.is_final for stopper in stoppers]
-        if device_verify.suits(rows, logits):
-            return device_verify.verify(rows, trees, logits, finals)
-        return [
-            row.sampler.verify(row, tree, row_logits, is_final)
-            for row, tree, row_logits, is_final in zip(rows, trees, logits, finals, strict=True)
+            done = [row for row in self.scheduler.active if self.outputs[row.index].is_done]
+            self.scheduler.leave(done)
+        explanation = self.drafter.explain()
+        for output in self.outputs:
+            counted = self.scheduler.counted.pop(output.row.index, Counted())
+            output.end(counted.reads, counted.inner, explanation)
+        self.generations = [
+            output.generation(self.drafter.name, self.view.name, self.view.lossless)
+            for output in self.outputs
         ]
 
-    def _limit(self, row: Row) -> int:
-        """The deepest draft that may be worth anything: one token comes from the target itself."""
-        limit = row.max_tokens - len(row.tokens) - 1
-        return self.target.rotation.limit(row.span, limit)
+    def _admit(self) -> None:
+        """Have rows join that there are slots for."""
+        start, self._calibration_s = perf_counter(), 0.0
+        joined = self.scheduler.admit(self._open)
+        taken = perf_counter() - start - self._calibration_s
+        for row in joined:
+            stats = self.outputs[row.index].stats
+            stats.calibration_s, stats.prefill_s = self._calibration_s, taken
 
-    def _together(self, active: list[Row]) -> list[Row]:
-        """The rows of the next pass: all, unless the model turns some of them differently."""
-        return self.target.rotation.together(active, [row.span for row in active])[0]
-
-    def _step(self, row: Row, verdict: Verdict, tree: TokenTree) -> Step:
-        sources = [tree.proposers[node] for node in verdict.path[1:]]
-        sources += ["target"] * (len(verdict.tokens) - len(sources))
-        stopper = self.stoppers[row.index]
-        return Step(
-            row.index, verdict.tokens, sources, stopper.take_pieces(), stopper.finish_reason
-        )
-
-    def _generation(self, row: Row) -> Generation:
-        stopper, request = self.stoppers[row.index], self.request
-        stats = self.stats[row.index]
-        stats.inner = self.drafter.inner_stats(row.index)
-        stats.explanation = self.drafter.explain()
-        stats.reads = {**self.model.reads(row.index), **self.drafter.reads(row.index)}
-        stats.unasked = row.unasked
-        return Generation(
-            text=stopper.text,
-            token_ids=row.tokens[row.num_prompt_tokens :],
-            finish_reason=stopper.finish_reason or "length",
-            lossless=self.view.lossless,
-            drafter=self.drafter.name,
-            acceptance=request.acceptance,
-            view=self.view.name,
-            seed=self.seed,
-            num_prompt_tokens=row.num_prompt_tokens,
-            prompt_index=row.prompt_index,
-            sample_index=row.index % request.params.num_return_sequences,
-            stats=stats,
-        )
+    def _open(self, rows: Sequence[Row]) -> CachedModel:
+        """The verifying model, with the rows that join first; what its passes cost is known."""
+        model = CachedModel(
+            self.target, self.view, rows, recorder=self._wants.recorder(),
+            saved=getattr(self.view, "saved", self.request.saved_prompt),
+            on_spill=self._wants.on_spill, slots=self.slots,
+        )  # fmt: skip
+        self._calibration_s = self._calibrate(model, rows)
+        return model
 
     @property
     def _wants(self) -> Wants:
         return Wants.all_of([wants_of(self.drafter), Wants.of_view(self.view)])
 
     @torch.inference_mode()
-    def _calibrate(self, rows: list[Row]) -> float:
+    def _calibrate(self, model: CachedModel, rows: Sequence[Row]) -> float:
         """Have the costs of passes at this length of text known, if they matter; seconds taken."""
-        return calibrate(self.model, rows) if self._wants.costs else 0.0
+        return calibrate(model, rows) if self._wants.costs else 0.0
 
     def _log(self) -> None:
         rows, request = len(self.rows), self.request

@@ -15,8 +15,8 @@ class TextFollower:
     Nobody tells it what was accepted: it compares the row's tokens with what the store holds,
     commits the staged slots that the text went through, and forgets what was taken back.
 
-    held: by row; rounds: how often each row was looked at, or its base has moved on. recorder:
-    hears which nodes of the last pass the text went through.
+    held, rounds: by slot; the latter how often its row was looked at, or its base has moved on.
+    recorder: hears which nodes of the last pass the text went through.
     base: the follower of a store that this one's lies over: its committed text is read in place of
     an own one, and what was written over it is dropped when it moves on.
     """
@@ -24,68 +24,74 @@ class TextFollower:
     def __init__(
         self,
         store: KVStore,
-        rows: int,
+        slots: int,
         rotation: Rotation,
         recorder: QueryRecorder | None = None,
         base: TextFollower | None = None,
     ) -> None:
         self.store, self.base = store, base
         self.rotation, self.recorder = rotation, recorder
-        self.held = [CachedTokens() for _ in range(rows)]
-        self.rounds = [0] * rows
+        self.held = [CachedTokens() for _ in range(slots)]
+        self.rounds = [0] * slots
 
-    def begin(self, row: Row) -> None:
-        """The store holds the row's text but its last token, for good."""
-        held = self.held[row.index]
-        held.content = row.content
-        held.hold(row.keys(0, len(row.tokens) - 1), len(row.tokens) - 1)
-        held.length = row.span
+    def join(self, row: Row) -> None:
+        """The store holds the row's text but its last token, for good; with a base, nothing yet."""
+        held = self.held[row.slot] = CachedTokens(content=row.content)
+        if self.base is None:
+            held.hold(row.keys(0, len(row.tokens) - 1), len(row.tokens) - 1)
+            held.length = row.span
+
+    def leave(self, row: Row) -> None:
+        """The row's slot is another's from now on."""
+        self.held[row.slot] = CachedTokens()
+        if self.recorder is not None:
+            self.recorder.forget(row.slot)
 
     def catch_up(self, row: Row) -> list[int]:
         """Bring the store in line with the row; the tokens that it has not read, in order."""
-        held, text = self.held[row.index], row.tokens
+        held, text = self.held[row.slot], row.tokens
         held.content = row.content
         if self.base is not None:
             self._rebase(row, self.base)
         self.settle(row, len(text) - 1)
         if self.base is None:
             if self.rotation.must_reread(held.length, row.span):
-                self.store.crop(row.index, 0)
+                self.store.crop(row.slot, 0)
                 held.tokens, held.sure = [], 0
-            self.rounds[row.index] += 1
+            self.rounds[row.slot] += 1
         held.length = row.span
         return text[len(held.tokens) :]
 
     def settle(self, row: Row, upto: int) -> None:
         """Bring the store in line with the row's first `upto` tokens, as far as it read them."""
-        held = self.held[row.index]
+        held = self.held[row.slot]
         keep = start = min(held.sure, len(held.tokens))
         text = row.keys(start, max(start, upto))
         while keep < min(len(held.tokens), upto) and held.tokens[keep] == text[keep - start]:
             keep += 1
         if keep < len(held.tokens):
-            self.store.crop(row.index, keep)
+            self.store.crop(row.slot, keep)
             del held.tokens[keep:]
         elif held.slots:
             path = held.path(text[len(held.tokens) - start :])
-            self.store.commit(row.index, path)
+            self.store.commit(row.slot, path)
             held.commit(path)
             if self.recorder is not None:
-                self.recorder.note_path(row.index, path, self.store)
+                self.recorder.note_path(row.slot, path, self.store)
         held.unstage()
         held.sure = min(row.stable, len(held.tokens))
 
     def root_slot(self, row: Row) -> int:
         """The slot of the root of the tree that was staged last."""
-        return len(row.tokens) - 1 - len(self.held[row.index].tokens)
+        return len(row.tokens) - 1 - len(self.held[row.slot].tokens)
 
     def _rebase(self, row: Row, base: TextFollower) -> None:
         """Read what the base has committed since; our own tokens are then out of place."""
         base.settle(row, row.stable - 1)
-        held, below = self.held[row.index], base.held[row.index]
+        held, below = self.held[row.slot], base.held[row.slot]
         if held.base != len(below.tokens):
             held.tokens, held.base = list(below.tokens), len(below.tokens)
             held.sure = held.base
             held.unstage()
-            self.store.levels[-1].crop(row.index, 0)
-            self.rounds[row.index] += 1
+            self.store.levels[-1].crop(row.slot, 0)
+            self.rounds[row.slot] += 1

@@ -13,11 +13,18 @@ from specdec.sampling.tree import TokenTree
 
 
 class TreeModel(Protocol):
-    """Reads trees of draft tokens behind the text of rows, which it follows by itself.
+    """Reads trees of draft tokens behind the text of rows, which it follows by itself. It is made
+    with the rows that join first.
 
     A round begins with `forward`; `grow` goes on from there. Nodes that were read stand in slots,
     by which their children name them.
     """
+
+    def join(self, rows: Sequence[Row]) -> None:
+        """Take up more rows, whose slots are free."""
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Forget rows: their slots are other texts' from now on."""
 
     def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> list[Tensor]:
         """Logits `[len(tree), V]` after every node of each row's tree, in one pass."""
@@ -35,4 +42,5 @@ class TreeModel(Protocol):
         """
 
     def reads(self, sequence: int) -> dict[str, ReadStats]:
-        """What a sparse view has read for a row, under its name; the full one counts nothing."""
+        """What a sparse view has read for the row in a slot, by its name; the full one counts
+        nothing."""

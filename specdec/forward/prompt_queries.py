@@ -78,6 +78,8 @@ class PromptQueries:
 
     def crop(self, row: int, length: int) -> None:
         for kept in (self.window, self.probes):
+            if not length:
+                kept[row] = {}
             for layer, queries in kept[row].items():
                 if bool((queries.at >= length).any()):
                     kept[row][layer] = queries.only(queries.at < length)

@@ -67,6 +67,11 @@ class QueryRecorder:
             for follower in self.followers:
                 follower.accepted(store, sequence, seen)
 
+    def forget(self, sequence: int) -> None:
+        """Nothing is left of a sequence whose slot is released."""
+        self.passes = {key: q for key, q in self.passes.items() if key[1] != sequence}
+        self.paths.pop(sequence, None)
+
     def accepted(self, layer: int, sequence: int) -> Tensor | None:
         """Queries `[H, m, D]` of the accepted nodes of the last verification, if there was one."""
         q, path = self.passes.get((layer, sequence)), self.paths.get(sequence)

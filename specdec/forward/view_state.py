@@ -35,6 +35,18 @@ class ViewState:
     queries: QueryRecorder | None = None
     static: Any = None
 
+    def forget(self, sequence: int) -> None:
+        """Nothing is left of a sequence whose slot is released."""
+        kept: dict[tuple[int, int], Any]
+        for kept in (self.selections, self.asked, self.gathered):
+            for key in [key for key in kept if key[0] == sequence]:
+                del kept[key]
+        self.reads.pop(sequence, None)
+        self.budgets.pop(sequence, None)
+        self.falling.discard(sequence)
+        if self.static is not None:
+            self.static.forget(sequence)
+
     def reads_of(self, sequence: int) -> ReadStats:
         """The counts of a sequence, from the first time somebody asks."""
         return self.reads.setdefault(sequence, ReadStats())

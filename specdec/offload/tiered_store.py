@@ -53,6 +53,10 @@ class TieredStore(KVStore):
         ]
         self.row_maps = [torch.arange(sequences, dtype=torch.int32) for _ in self.levels]
 
+    @property
+    def room(self) -> int:
+        return self.levels[0 if len(self.levels) == 2 else -1].capacity
+
     def commit(self, sequence: int, path: Sequence[int]) -> None:
         """See KVStore. Raises OutOfMemory where older tokens have nowhere to go; nothing has then
         been committed or moved."""

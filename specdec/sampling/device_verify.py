@@ -38,7 +38,9 @@ _DTYPES = (torch.float32, torch.int32, torch.float32, torch.float32)
 
 def suits(rows: Sequence[Row], logits: Sequence[Tensor]) -> bool:
     """Whether these rows can be verified on their device, and it has kernels for that."""
-    return has_kernels(logits[0]) and all(settings(row) is not None for row in rows)
+    kinds = {(row.sampler.samples, row.sampler.draws) for row in rows}
+    is_one = has_kernels(logits[0]) and len(kinds) == 1
+    return is_one and all(settings(row) is not None for row in rows)
 
 
 def has_kernels(logits: Tensor) -> bool:

@@ -13,7 +13,8 @@ from specdec.sampling.sampler import Sampler
 class Row:
     """What drafters, models and rules need to know of one sequence.
 
-    index: its row in KV stores, fixed for the whole call.
+    index: tells it from all other rows of its stream, for good. slot: its place in KV stores for as
+        long as it is decoded, and later another row's; `index` where no other was given.
     prompt_index: which prompt of the call it continues; rows of one prompt share its KV.
     tokens: prompt and output so far; the last one is the root of the next tree.
     num_prompt_tokens: how many of them are the prompt.
@@ -41,6 +42,11 @@ class Row:
     content: Prompt | None = None
     ends: frozenset[int] = frozenset()
     unasked: Counter[str] = field(default_factory=Counter)
+    slot: int = -1
+
+    def __post_init__(self) -> None:
+        if self.slot < 0:
+            self.slot = self.index
 
     @property
     def span(self) -> int:

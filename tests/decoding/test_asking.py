@@ -271,7 +271,7 @@ def test_a_drafter_is_shown_the_rows_that_it_can_take(engine):
     class Choosy(hostile.Hostile):
         reach = Reach(vocab_size=30, max_tokens=12)
 
-        def begin(self, rows, verifier):
+        def join(self, rows, verifier):
             calls.append([row.index for row in rows])
 
         def propose(self, rows, limits):

@@ -35,8 +35,10 @@ def plain(engine):
 class Echo:
     """Drafts the last token again."""
 
-    def begin(self, rows, verifier):
+    def join(self, rows, verifier):
         self.seen = 0
+
+    def leave(self, rows): ...
 
     def propose(self, rows, limits):
         return [
@@ -103,6 +105,9 @@ def test_options_reach_who_asks_for_them(engine):
     assert engine.generate(PROMPT, drafter=Echo, view="streaming", budget=96, max_new_tokens=3)
 
 
+HALF = {"join": print, "leave": print, "propose": print}
+
+
 class Two:
     def __init__(self, one):
         pass
@@ -111,14 +116,20 @@ class Two:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (5, "drafter is a int: give a name, an object with begin, propose and observe"),
+        (5, "drafter is a int: give a name, an object with join, leave, propose and observe"),
         (["ngram", "model"], "is a list: give a name"),
         (Two, r"drafter Two is called as \(one\)"),
         (lambda a, b, c: Echo(), r"called as \(a, b, c\)"),
-        (object, "drafter object has no begin, propose, observe|called as"),
-        (lambda target, options: None, "has no begin, propose, observe"),
-        (type("Half", (), {"begin": print, "propose": print}), "drafter Half has no observe"),
-        (type("Half", (), {"begin": print, "propose": print})(), "is a Half without observe"),
+        (object, "drafter object has no join, leave, propose, observe|called as"),
+        (lambda target, options: None, "has no join, leave, propose, observe"),
+        (
+            type("Half", (), {"join": print, "leave": print, "propose": print}),
+            "drafter Half has no observe",
+        ),
+        (
+            type("Half", (), {"join": print, "leave": print, "propose": print})(),
+            "is a Half without observe",
+        ),
         (torch.nn.Linear(1, 1), "give the model as draft_model="),
     ],
     ids=short,
@@ -196,3 +207,30 @@ def test_tokens_of_numpy(engine, plain):
     out = engine.generate(PROMPT, drafter=proposes(known), max_new_tokens=12)
     assert out.token_ids == plain and out.stats.num_spec_steps < 5
     assert all(type(token) is int for token in out.token_ids)
+
+
+class Before:
+    """As drafters were in the last release."""
+
+    def begin(self, rows, verifier):
+        self.met = [row.index for row in rows]
+
+    def propose(self, rows, limits):
+        return [TokenTree.chain(row.tokens[-1], [1]) for row in rows]
+
+    def observe(self, rows, trees, verdicts): ...
+
+
+def test_a_drafter_that_only_begins_works_for_one_release(engine, plain):
+    """With a warning, and for rows that all come at once."""
+    given = Before()
+    with pytest.warns(DeprecationWarning, match=r"drafter Before: begin\(rows, verifier\) is join"):
+        out = engine.generate([PROMPT, [5]], drafter=given, max_new_tokens=12)
+    assert out[0].token_ids == plain and given.met == [0, 1]
+    stream = engine.stream(PROMPT, drafter=Before, max_new_tokens=5)
+    with pytest.warns(DeprecationWarning):
+        next(stream)
+    stream.cancel(0)
+    stream.scheduler.add(stream.rows)
+    with pytest.raises(InvalidArgument, match="drafter Before has begin, and rows come later"):
+        next(stream)

@@ -302,7 +302,7 @@ def test_ngrams_do_not_copy_what_only_holds_a_place():
     for content, drafts in (None, {9}), (Prompt(ids, [Span(2, torch.ones(3, 4))]), set()):
         row.content = content
         drafter = NGramDrafter(None, NGramOptions(num_draft_tokens=2, min_ngram=1))
-        drafter.begin([row], None)
+        drafter.join([row], None)
         (tree,) = drafter.propose([row], [2])
         assert set(tree.tokens[1:]) == drafts
 

@@ -33,7 +33,7 @@ class Watched(Small):
 
     rehearsed: list[int] = []
 
-    def begin(self, rows, verifier):
+    def join(self, rows, verifier):
         (part,) = [part for part in self.parts if part.drafter.name == "triforce-chunks"]
         propose, calls = part.drafter.propose, []
 
@@ -42,7 +42,7 @@ class Watched(Small):
             return propose(rows, limits)
 
         part.drafter.propose = counted
-        super().begin(rows, verifier)
+        super().join(rows, verifier)
         part.drafter.propose = propose
         self.rehearsed.append(len(calls))
 
@@ -86,8 +86,8 @@ class WithBlock(Small):
 
     takes_part: list[bool] = []
 
-    def begin(self, rows, verifier):
-        super().begin(rows, verifier)
+    def join(self, rows, verifier):
+        super().join(rows, verifier)
         self.parts = [part for part in self.parts if part.drafter.name == "longspec"]
         self.takes_part.append(bool(self.parts))
 

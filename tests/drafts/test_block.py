@@ -82,7 +82,7 @@ def test_it_drafts_what_the_model_alone_would_say(folder):
     target = SimpleNamespace(device="cpu", dtype=torch.float64, vocab_size=40)
     drafter = BlockDrafter(target, BlockOptions(draft_model=str(folder), num_draft_tokens=9))
     row = SimpleNamespace(index=0, tokens=list(PROMPTS[1]), num_prompt_tokens=17)
-    drafter.begin([row], None)
+    drafter.join([row], None)
     model, size = drafter.model, 4
 
     def alone(tokens, count):

@@ -195,7 +195,7 @@ def proposed(target, **options):
     drafter = LongSpec(target, LongSpecOptions(draft_model=parts, **options))
     row = row_of(TEXT[:12])
     row.sampler = _Greedy()
-    drafter.begin([row], CachedModel(target, FullView(), [row]))
+    drafter.join([row], CachedModel(target, FullView(), [row]))
     with torch.inference_mode():
         return drafter.propose([row], [10])[0]
 

@@ -78,7 +78,7 @@ def test_provisional_tokens_leave_no_trace(text, tail, other):
     one, two = drafter_of(), drafter_of()
     row, twin = row_of(text), row_of(text)
     for drafter in (one, two):
-        drafter.begin([row], None)
+        drafter.join([row], None)
     row.tokens += tail
     proposal(one, row)
     row.tokens = text + other
@@ -98,7 +98,7 @@ def test_rows_do_not_know_of_each_other(texts, data):
     """
     together, rows = drafter_of(), [row_of(t, index=i) for i, t in enumerate(texts)]
     alone, twins = [drafter_of() for _ in texts], [row_of(t, index=i) for i, t in enumerate(texts)]
-    together.begin(rows, None)
+    together.join(rows, None)
     for _ in range(3):
         live = [r for r in rows if data.draw(st.booleans())]
         trees = together.propose(live, [5] * len(live))
@@ -126,7 +126,7 @@ def test_limits_are_kept(limit: int):
 
 def test_no_drafter_proposes_nothing():
     drafter, rows = NoDrafter(), [row_of([1, 2, 1, 2]), row_of([3], index=1)]
-    drafter.begin(rows, None)
+    drafter.join(rows, None)
     trees = drafter.propose(rows, [9, 9])
     assert [tree.tokens for tree in trees] == [[2], [3]]
     drafter.observe(rows, trees, [Verdict([0], [1]), Verdict([0], [1])])

@@ -98,7 +98,7 @@ def test_drafting_is_cheap_beside_a_pass():
 
     def seconds():
         drafter, row = drafter_of(draft_width=4), row_of(text)
-        drafter.begin([row], None)
+        drafter.join([row], None)
         start = time.thread_time()
         rounds = generate(drafter, row, text[:500])
         return (time.thread_time() - start) / len(rounds)

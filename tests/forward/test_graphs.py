@@ -13,7 +13,7 @@ import torch
 from specdec import Engine
 from specdec.bench import step_profile
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.stream import GenerationStream
+from specdec.decoding.rounds import Rounds
 from specdec.forward import cuda_graphs as graphs_module
 from specdec.forward.cuda_graphs import CudaCapture, Graphs
 from specdec.forward.full_view import FullView
@@ -300,16 +300,16 @@ def test_a_round_waits_for_its_verdict_alone(monkeypatch, options, sampling, dty
     """PyTorch raises where anyone else would wait for the device."""
     engine = Engine(models.build("llama", dtype=dtype).to("cuda"), hostile.tokenizer(models.VOCAB))
     engine.target.graphs = Graphs(LetWait(engine.device), after=1)
-    round_ = GenerationStream._round
+    round_ = Rounds.run
 
-    def watched(stream, rows):
+    def watched(*given):
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return round_(stream, rows)
+            return round_(*given)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(GenerationStream, "_round", watched)
+    monkeypatch.setattr(Rounds, "run", watched)
     engine.generate([3, 4] * 6, max_new_tokens=60, **options, **sampling)
     assert engine.target.graphs.replays > 5 and not engine.target.graphs.refused
 

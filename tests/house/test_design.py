@@ -65,7 +65,7 @@ def test_the_way_of_a_call_is_there() -> None:
     [
         ("specdec.forward.attend", "attend_somewhere", None),
         ("specdec.forward.nowhere", "attend", None),
-        ("specdec.decoding.stream", "GenerationStream._round", "specdec.forward.plan"),
+        ("specdec.decoding.scheduler", "Scheduler.admit", "specdec.forward.plan"),
     ],
 )
 def test_the_test_sees_what_is_not_there(call: Call) -> None:

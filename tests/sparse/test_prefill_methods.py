@@ -249,9 +249,9 @@ def test_locrets_scores_are_of_the_text_alone(run):
         TEXT[:60], drafter="locret", calibration=heads, budget=40, recent=10, max_new_tokens=30,
         eos_token_id=[], num_draft_tokens=4, temperature=1.0, seed=5,
     )  # fmt: skip
-    for _ in stream:
+    while not next(stream).finish_reason:  # afterwards nothing is left of the text
         pass
-    stats = stream.generations[0].stats
+    stats = stream.outputs[0].stats
     assert 0 < stats.num_accepted_draft_tokens < stats.num_draft_tokens
     store = stream.model.store
     kept, text = RetainedNotes.of(store).rows[0], stream.rows[0].tokens[: store.length(0)]

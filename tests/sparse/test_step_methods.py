@@ -154,9 +154,9 @@ def test_choosing_leaves_statistics_as_they_are(run, name):
         TEXT[:60], drafter=name, budget=30, sink=2, recent=6, max_new_tokens=30, eos_token_id=[],
         num_draft_tokens=4, temperature=1.0, seed=5,
     )  # fmt: skip
-    for _ in stream:
+    while not next(stream).finish_reason:  # afterwards nothing is left of the text
         pass
-    stats = stream.generations[0].stats
+    stats = stream.outputs[0].stats
     assert 0 < stats.num_accepted_draft_tokens < stats.num_draft_tokens
     view, store = method.view(run.target), stream.model.store
     text = stream.rows[0].tokens[: store.length(0)]

@@ -71,7 +71,7 @@ def replay(drafter: Drafter, written: Written, start: int) -> Gain:
     verifier: Any = written
     text = written.text
     row = Row(0, 0, list(text[:start]), start, len(text), _greedy(), start)
-    drafter.begin([row], verifier)
+    drafter.join([row], verifier)
     gain = Gain()
     while len(row.tokens) < len(text):
         room = len(text) - len(row.tokens) - 1

@@ -19,10 +19,13 @@ class Hostile:
     def __init__(self, target, options):
         self.vocab_size = target.vocab_size
         self.rng = random.Random(0)
-        self.observed = 0
+        self.observed, self.rows = 0, set()
 
-    def begin(self, rows, verifier):
-        self.rows = {row.index for row in rows}
+    def join(self, rows, verifier):
+        self.rows |= {row.index for row in rows}
+
+    def leave(self, rows):
+        self.rows -= {row.index for row in rows}
 
     def propose(self, rows, limits):
         return [self.tree(row, limit) for row, limit in zip(rows, limits, strict=True)]

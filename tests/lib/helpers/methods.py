@@ -85,7 +85,7 @@ def text_under_poison(engine: Engine, prompts: Sequence[list[int]], **kwargs: ob
     stream = engine.stream(prompts, **kwargs)
     for _ in stream:
         with torch.inference_mode():
-            _poison(stream.model, stream.rows)
+            _poison(stream.model, stream.scheduler.active)
             for draft in _models_of(stream):
                 for buffer in (*draft.store.levels[-1].k, *draft.store.levels[-1].v):
                     buffer.fill_(torch.nan)  # between rounds everything in it is out of date
@@ -93,21 +93,21 @@ def text_under_poison(engine: Engine, prompts: Sequence[list[int]], **kwargs: ob
 
 
 def _models_of(stream: GenerationStream) -> list[CachedModel]:
-    model = getattr(stream.drafter.drafter, "model", None)
+    model = getattr(stream.drafter.drafter, "_model", None)
     return [] if model is None else [model]
 
 
 def _poison(model: CachedModel, rows: Sequence[Row]) -> None:
     """Fill what was rejected, and what nobody has written yet."""
     for row in rows:
-        held, text = model.text.held[row.index], row.tokens
+        held, text = model.text.held[row.slot], row.tokens
         path = set(held.path(text[len(held.tokens) : len(text) - 1]))
         for level in model.store.levels[-1:]:
-            start = int(level.length[row.index])
+            start = int(level.length[row.slot])
             live = [start + slot for slot in path]
             for buffer in (*level.k, *level.v):
                 if buffer is not None:
                     dead = torch.ones(buffer.shape[2], dtype=torch.bool)
                     dead[:start] = False
                     dead[live] = False
-                    buffer[row.index, :, dead] = torch.nan
+                    buffer[row.slot, :, dead] = torch.nan
