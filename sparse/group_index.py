@@ -92,5 +92,7 @@ class GroupIndices:
         return sum(index.nbytes for layers in self.rows.values() for index in layers.values())
 
     def crop(self, row: int, length: int) -> None:
+        if not length:
+            self.rows.pop(row, None)
         for index in self.rows.get(row, {}).values():
             index.crop(length)

@@ -108,7 +108,10 @@ class Trails:
         return sum({id(x): x.q.nbytes for row in self.rows for x in row.last.values()}.values())
 
     def crop(self, row: int, length: int) -> None:
-        self.rows[row].crop(length)
+        if length:
+            self.rows[row].crop(length)
+        else:
+            self.rows[row] = Trail()
 
     def fork(self, sources: Sequence[int]) -> None:
         self.rows = [

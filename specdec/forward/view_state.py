@@ -38,7 +38,7 @@ class ViewState:
     def forget(self, sequence: int) -> None:
         """Nothing is left of a sequence whose slot is released."""
         kept: dict[tuple[int, int], Any]
-        for kept in (self.selections, self.asked, self.gathered):
+        for kept in (self.selections, self.last_queries):
             for key in [key for key in kept if key[0] == sequence]:
                 del kept[key]
         self.reads.pop(sequence, None)
