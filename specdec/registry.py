@@ -270,6 +270,10 @@ DRAFTERS = {
         "specdec.drafts.methods.longspec:LongSpecOptions",
         "a trained block that reads the target's own KV, in constant memory (LongSpec)",
     ),
+    "specvlm": Named(
+        "specdec.drafts.methods.specvlm:SpecVlmOptions",
+        "LongSpec's block, which reads each image as a few entries (SpecVLM)",
+    ),
     "block": Named(
         "specdec.drafts.methods.block:BlockOptions",
         "a Block Transformer (draft_model=) that shares the target's tokens: blocks of four",

@@ -85,6 +85,8 @@ class MethodKeywords(TypedDict, total=False):
     draft_width: int | None
     draft_tree: str | Sequence[int] | None
     draft_nodes: int | None
+    image_branch: str | None
+    image_tokens: int | None
     draft_model: Any
     min_draft_prob: float | None
     min_ngram: int | None

@@ -25,7 +25,7 @@ def listed() -> dict[str, dict[str, Any]]:
 
 
 def test_every_view_is_listed_and_drafters_that_keep_less(listed: dict[str, Any]) -> None:
-    drafters = {"longspec", "block", "triforce"}
+    drafters = {"longspec", "specvlm", "block", "triforce"}
     assert set(listed) == set(registry.VIEWS) - {"full"} | drafters
     assert {name for name, facts in listed.items() if not facts["view"]} == drafters
     assert all(facts["drafter"] for facts in listed.values())

@@ -73,7 +73,7 @@ def test_rejection_is_exact_at_temperature_zero(engine, draft, plain, drafter):
 
 
 # In the names of those that draw drafts at random.
-DRAWING = ("model", "casc", "whim", "longspec", "kivi", "triforce")
+DRAWING = ("model", "casc", "whim", "longspec", "specvlm", "kivi", "triforce")
 
 
 NOT_DRAWN = [d for d in DRAFTERS if not any(x in d for x in DRAWING)]
@@ -88,7 +88,7 @@ def test_deterministic_drafts_keep_the_seed_under_rejection(engine, plain, draft
 
 
 SAMPLED = ["model", "model-tree", "ngram+model-tree", "cascade"]
-SAMPLED += ["longspec", "longspec-tree", "longspec-nodes", "kivi"]
+SAMPLED += ["longspec", "longspec-tree", "longspec-nodes", "specvlm", "kivi"]
 
 
 @crossed(together=1, indirect=["engine"], drafter=SAMPLED, engine=ARCHITECTURES)

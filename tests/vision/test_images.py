@@ -13,7 +13,14 @@ from helpers.methods import smallest
 
 NEW = 10
 CASES = [{}, {"images": (1, 0)}, {"images": ()}, {"images": (), "frames": 2}, {"frames": 2}]
-NEEDS_MORE = {"longspec", "block", "cascade", "triforce", "cacheblend"}  # a file or a draft model
+NEEDS_MORE = {
+    "longspec",
+    "specvlm",
+    "block",
+    "cascade",
+    "triforce",
+    "cacheblend",
+}  # a file or a draft model
 DRAWN = [name for name in DRAFTERS if name not in NEEDS_MORE]
 
 

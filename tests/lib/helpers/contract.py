@@ -76,6 +76,7 @@ DRAFTERS = {
         "num_draft_tokens": 9,
         "min_draft_prob": 0.1,
     },
+    "specvlm": {"drafter": longspec_models.untrained_specvlm},
     "block": {"drafter": block_models.untrained},
     "kivi": {"drafter": "kivi", "kv_group": 32, "recent": 0},
     **{kind.__name__: {"drafter": kind} for kind in hostile.HOSTILE},

@@ -1,0 +1,26 @@
+"""`specvlm`: LongSpec's block with images as few entries (SpecVLM, arXiv 2509.11815)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specdec.drafts.methods.longspec import LongSpecOptions
+from specdec.method import option
+from specdec.option_kinds import OneOf, Whole
+
+
+@dataclass(frozen=True)
+class SpecVlmOptions(LongSpecOptions):
+    """Its `draft_model` is a checkpoint of `longspec`."""
+
+    paper = "2509.11815"
+    family = "trained drafter"
+    keeps = "the target's keys and values of text, some entries for each image, a window of its own"
+
+    image_branch: str = option(
+        "prune", "How an image is made small: one of neighbouring tokens, their mean, or the text "
+        "alone.", OneOf("prune", "pool", "text"),
+    )  # fmt: skip
+    image_tokens: int = option(16, "Entries that stand for an image at most.", Whole(1, 65536))
+
+    path = "specdec.drafts.specvlm.drafter:SpecVlm"

@@ -1,0 +1,1 @@
+"""SpecVLM: the LongSpec block with images made small."""
