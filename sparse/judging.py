@@ -43,6 +43,16 @@ def scores(policy: Policy, text: Text, own: Tensor | None = None) -> Tensor | No
     return found
 
 
+def page_logits(policy: Policy, text: Text, q: Tensor) -> Tensor:
+    """The scorer's logits `[Hkv, M, P]` of a text's pages for queries `q[H, n, D]`, M = group heads
+    x n."""
+    asked, found = _packed(text, q), []
+    counts = (count // policy.page_size for count in text.covered if count)
+    for (index, keys), pages in zip(_indices(policy, text), counts, strict=True):
+        found.append(index.logits(asked, keys, text.scale)[..., :pages])
+    return torch.cat(found, dim=-1)
+
+
 def best_by_query(policy: Policy, text: Text, own: Tensor, how: dict[str, Any]) -> Tensor:
     """The best pages by the policy's scorer, `int64[Hkv, count]`, as `select_pages` says, which
     `how` is for; one level is chosen from without making scores first where an index can."""

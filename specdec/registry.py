@@ -111,6 +111,10 @@ VIEWS = {
         "specdec.sparse.methods.shadowkv:ShadowKV",
         "chunks of 8 by their mean key, with keys of few directions (ShadowKV)",
     ),
+    "sparf": Named(
+        "specdec.sparse.methods.sparf:SparF",
+        "tokens by the query's strongest channels, the mean value for the rest (InstInfer)",
+    ),
     "actqkv": Named(
         "specdec.sparse.methods.actqkv:ActQKV",
         "blocks of 32 by a probe query, layers by the density of their scores (ActQKV)",

@@ -62,11 +62,13 @@ class PageBudget(ViewMethod):
         scorer: Scorer | None = None,
         *,
         exact_anchors: bool = False,
+        kind: type[SparseView] | None = None,
         **more: Any,
     ) -> SparseView:
         """A view with these options, checked against the model.
 
-        scorer: none where an importance judges. more: what else a `sparse.policy.Policy` says.
+        scorer: none where an importance judges. kind: of view, if not the usual one. more: what
+        else a `sparse.policy.Policy` says.
         """
         from specdec.sparse.layer_sharing import Sharing
         from specdec.sparse.scorers.recency import Recency
@@ -85,7 +87,7 @@ class PageBudget(ViewMethod):
         if isinstance(dense, LayerRule):
             dense = tuple(n for n in dense.of(target.layer_types) if n not in (anchors or ()))
         sharing = Sharing(dense=dense, anchors=anchors, exact_anchors=exact_anchors)
-        view = SparseView(
+        view = (kind or SparseView)(
             name, scorer or Recency(), sharing, budget=self.budget, sink=self.sink,
             recent=self.recent, **{"refresh": self.refresh, **more},
         )  # fmt: skip

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from specdec.sparse.scorers.base import Memo, PageScorer
+from specdec.kernels.selection.index_logits import index_logits
+from specdec.sparse.scorers.base import IndexQuery, Memo, PageScorer
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,13 @@ class StrongChannels(PageScorer):
 
     softmax(x) estimates the attention (SparQ, arXiv 2312.04985, algorithm 1; InstInfer, arXiv
     2409.04992, runs it in flash storage as SparF). d is the head size, so that 1 / sqrt(d) is the
-    model's scale, which is what is used. Keeps the keys once more, channel by channel, so that only
-    the r channels' lines are read: both papers do.
+    model's scale, which is what is used. Keeps the keys once more, as both papers do, but not
+    channel by channel: all channels are read, the others multiplied by 0.
     """
 
     channels: int = 16
     page_size: int = 1
     name: str = "strong-channels"
-
-    @property
-    def per_logit(self) -> int:
-        return 1
 
     @property
     def key(self) -> str:
@@ -38,19 +34,20 @@ class StrongChannels(PageScorer):
         """The keys themselves, `[Hkv, P, D]`."""
         return k[:, :, 0]
 
+    def index_query(self, q: Tensor, memo: Memo) -> IndexQuery:
+        return IndexQuery(strong(q, self.channels), is_raw=False)
+
     def logits(self, q: Tensor, pages: Tensor, scale: float, memo: Memo) -> Tensor:
-        return channel_logits(q, pages.mT, scale, self.channels)
+        return index_logits(strong(q, self.channels), pages, scale=scale)
 
 
-def channel_logits(q: Tensor, lines: Tensor, scale: float, channels: int) -> Tensor:
-    """x of `StrongChannels`, `[Hkv, M, S]`, for `q[Hkv, M, D]` and keys as `lines[Hkv, D, S]`."""
-    channels = min(channels, q.shape[-1])
+def strong(q: Tensor, channels: int) -> Tensor:
+    """Queries `q[Hkv, M, D]` with their strongest channels alone, over the root of their share of
+    |q|_1."""
     size = q.abs()
-    best = size.topk(channels, dim=-1).indices
-    share = size.gather(-1, best).sum(-1, keepdim=True) / size.sum(-1, keepdim=True)
-    strong = q.gather(-1, best) * scale / share.sqrt()
-    per_head = [
-        torch.stack([x @ head[at] for x, at in zip(asked, chosen, strict=True)])
-        for asked, chosen, head in zip(strong, best, lines, strict=True)
-    ]
-    return torch.stack(per_head)
+    best = size.topk(min(channels, q.shape[-1]), dim=-1)
+    share = best.values.sum(-1, keepdim=True) / size.sum(-1, keepdim=True)
+    share = share.where(share > 0, 1.0)  # a query of zeros
+    return q.new_zeros(q.shape).scatter_(
+        -1, best.indices, q.gather(-1, best.indices) / share.sqrt()
+    )

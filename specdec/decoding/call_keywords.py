@@ -101,6 +101,7 @@ class MethodKeywords(TypedDict, total=False):
     dense: Sequence[int] | None
     channels: Any
     label_bits: int | None
+    query_channels: int | None
     kv_bits: int | None
     kv_group: int | None
     calibration: Any

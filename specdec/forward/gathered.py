@@ -6,13 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specdec.cache.store import Level
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.host_reads import biases, levels_of, note, table_of, with_entries
-from specdec.forward.layout import Segments
-from specdec.forward.near_pages import Ints, NearPages, Pool
-from specdec.forward.plan import LayerPlan, Selection
+from specdec.forward.near_pages import near_pages
+from specdec.forward.plan import LayerPlan
 from specdec.kernels.attention.level_attention import NO_BOUNDS, NO_PAGES, Reads, level_attention
 
 _FIRST = np.zeros(1, np.int64)
@@ -27,7 +25,7 @@ def attend_near(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan, b: int
     where it lies, or brought near.
     """
     assert plan.rows is not None
-    row, segments = plan.rows[b], pass_.segments(call.layer)[b]
+    row, segments, device = plan.rows[b], pass_.segments(call.layer)[b], call.q.device
     note(row, segments, call.layer)
     levels = with_entries(levels_of(pass_, call.layer), [row])
     table, pages, size = np.array(table_of(pass_, row, segments), np.int64), NO_PAGES, 1
@@ -36,8 +34,8 @@ def attend_near(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan, b: int
         pages = row.selection.local[:, :, : row.count].copy()
         for i, (at, _) in enumerate(row.selection.levels):
             level = pass_.store.levels[at]
-            if level.is_remote(call.layer, call.q.device) or row.keys is not None:
-                pool, slots = _pooled(level, call, segments, row.selection, i)
+            if level.is_remote(call.layer, device) or row.keys is not None:
+                pool, slots = near_pages(level, call.layer, segments, row.selection, i, device)
                 if pool.k is None or pool.v is None:  # nothing is selected here
                     table = table[table[:, 7] != i + 1]
                     continue
@@ -54,39 +52,6 @@ def attend_near(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan, b: int
         softcap=call.softcap,
         sinks=call.sinks,
     )
-
-
-def _pooled(
-    level: Level, call: AttentionCall, segments: Segments, selection: Selection, i: int
-) -> tuple[Pool, Ints]:
-    """Near pages, among them those that are selected of the i-th level which is selected from, and
-    where these stand."""
-    (at, _), layer = selection.levels[i], call.layer
-    keys, values = level.k[layer], level.v[layer]
-    assert keys is not None and values is not None
-    near = NearPages.beside(level, selection.page_size)
-    key = layer, segments.rows[at], segments.sequence
-    pool = near.of.setdefault(key, Pool(selection.page_size))
-    known = near.standing.get(key)
-    if known is None or known[0] is not selection:
-
-        def fetch(heads: Tensor, pages: Tensor, exact: Tensor) -> Pair:
-            which = layer, key[1], heads, pages, pool.size, call.q.device
-            v = level.bring_pages(values, *which)
-            if selection.keys is None:
-                return level.bring_pages(keys, *which), v
-            k = v.new_empty(*v.shape[:2], keys.shape[-1])
-            others = ~exact
-            which = layer, key[1], heads[exact], pages[exact], pool.size, call.q.device
-            k[exact] = level.bring_pages(keys, *which)
-            if bool(others.any()):
-                k[others] = selection.keys.keys(at, heads[others], pages[others]).to(k)
-            return k, v
-
-        exact = None if selection.keys is None else selection.keys.exact.cpu().numpy()
-        slots = pool.hold(selection.local[i], exact, fetch)
-        known = near.standing[key] = selection, slots
-    return pool, known[1]
 
 
 def _near(

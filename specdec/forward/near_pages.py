@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.cache.store import Level
+from specdec.forward.layout import Segments
+from specdec.forward.plan import Selection
 
 Ints = NDArray[np.int64]
 Fetch = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -100,6 +102,39 @@ class NearPages:
             if key[1] == row:
                 pool.crop(length)
                 self.standing.pop(key, None)
+
+
+def near_pages(
+    level: Level, layer: int, x: Segments, selection: Selection, i: int, device: torch.device
+) -> tuple[Pool, Ints]:
+    """Pages of a sequence's level near the device, among them those that are selected of the i-th
+    level which is selected from, and the slots `[Hkv, n]` of these; -1 for none."""
+    at, _ = selection.levels[i]
+    keys, values = level.k[layer], level.v[layer]
+    assert keys is not None and values is not None
+    near = NearPages.beside(level, selection.page_size)
+    key = layer, x.rows[at], x.sequence
+    pool = near.of.setdefault(key, Pool(selection.page_size))
+    known = near.standing.get(key)
+    if known is None or known[0] is not selection:
+
+        def fetch(heads: Tensor, pages: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+            which = layer, key[1], heads, pages, pool.size, device
+            v = level.bring_pages(values, *which)
+            if selection.keys is None:
+                return level.bring_pages(keys, *which), v
+            k = v.new_empty(*v.shape[:2], keys.shape[-1])
+            others = ~exact
+            which = layer, key[1], heads[exact], pages[exact], pool.size, device
+            k[exact] = level.bring_pages(keys, *which)
+            if bool(others.any()):
+                k[others] = selection.keys.keys(at, heads[others], pages[others]).to(k)
+            return k, v
+
+        exact = None if selection.keys is None else selection.keys.exact.cpu().numpy()
+        slots = pool.hold(selection.local[i], exact, fetch)
+        known = near.standing[key] = selection, slots
+    return pool, known[1]
 
 
 def _filled(

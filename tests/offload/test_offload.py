@@ -211,7 +211,7 @@ def test_what_drafts_fetch_is_counted_and_fetched_once(llama):
         assert memory.pace.moved - moved == 2 * page * fetched  # keys and values
 
 
-@pytest.mark.parametrize("view", ["kivi", "gear", "lizard", "shadowkv"])
+@pytest.mark.parametrize("view", ["kivi", "gear", "lizard", "shadowkv", "sparf"])
 def test_copies_are_read_in_place_of_what_is_elsewhere(llama, view):
     """Lossy text is the same wherever the text lies that a copy, or a state, stands for."""
     found = []

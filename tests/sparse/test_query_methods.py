@@ -17,6 +17,8 @@ from specdec.sparse import layer_select
 from specdec.sparse.codecs.projected import Projected
 from specdec.sparse.codecs.unturned import Unturned
 from specdec.sparse.methods.shadowkv import ShadowKV
+from specdec.sparse.methods.sparf import SparF
+from specdec.sparse.tails.mean_value_view import MeanTails
 
 from helpers.passes import make_row
 from helpers.selected import TEXT, Run, S, best
@@ -112,3 +114,37 @@ def test_shadowkv_in_all_directions_reads_the_keys_themselves(run):
         copy = replace(view.keys.view, codec=replace(codec, keys=side))
         got = run.logits(replace(view, keys=replace(view.keys, view=copy)))
         assert torch.allclose(got, want, atol=1e-5) == is_same
+
+
+def test_sparf(run):
+    """Tokens by the r strongest channels of each query; a softmax(q K_j) V_j + (1 - a) mean(V)."""
+    seen, attend, budget = {}, MeanTails.attend, 40
+
+    def noted(self, call):
+        seen[call.layer] = call, attend(self, call)
+        return seen[call.layer][1]
+
+    method = SparF(budget=budget, sink=2, recent=3, query_channels=3)
+    with patch.object(MeanTails, "attend", noted):
+        chosen, asked = run.chosen(method)
+    assert set(chosen) == set(run.layers)
+    for layer, found in chosen.items():
+        k, v, q = run.k[layer], run.v[layer], asked[layer]
+        call, (o, lse) = seen[layer]
+        dim, group = k.shape[-1], q.shape[1]
+        for h in range(run.heads):
+            strong = np.argsort(-abs(q[h]), axis=1)[:, :3]
+            mine = np.take_along_axis(q[h], strong, 1)
+            share = abs(mine).sum(1) / abs(q[h]).sum(1)
+            x = np.stack([k[h][:, i] @ y for i, y in zip(strong, mine)])
+            s = softmax(x / np.sqrt(dim * share)[:, None])
+            tokens = best(s.max(0), budget, 2, 3)
+            assert set(found.pages[h].tolist()) == tokens
+            j = sorted(tokens)
+            logits = q[h] @ k[h, j].T * dim**-0.5
+            a = s[:, j].sum(1)
+            want = a[:, None] * (softmax(logits) @ v[h, j]) + (1 - a[:, None]) * v[h].mean(0)
+            mine = slice(h * group, (h + 1) * group)
+            np.testing.assert_allclose(o[0, mine, 0], want, atol=1e-6)  # the softmax is in float32
+            log_mass = np.log(np.exp(logits).sum(1)) - np.log(a)
+            np.testing.assert_allclose(lse[0, mine, 0], log_mass, atol=1e-6)
