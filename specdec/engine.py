@@ -89,15 +89,16 @@ class Engine:
         tensor_parallel: bool = False,
         local_files_only: bool = False,
         threads: int | None = None,
+        activations: str = "auto",
         **others: Any,
     ) -> Engine:
         """Load "demo", "demo-vision" (a toy that takes images), a hub id, a folder or a .gguf file;
         weights from safetensors or GGUF only.
 
         dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU, where the blocks of a
-        GGUF are read as they are stored; "float32" reads their dequantised values instead: the same
-        numbers, multiplied in another order. `engine.packing` says how weights are read. device
-        "auto" is CUDA if there is one. Raises WeightsError, UnsupportedModel or InvalidArgument.
+        GGUF are read as they are stored; "float32" reads their dequantised values instead.
+        `engine.packing` says how weights are read. device "auto" is CUDA if there is one. Raises
+        WeightsError, UnsupportedModel or InvalidArgument.
 
         Where memory is short: max_memory bounds weights, keys and values together, as in
         `{0: "22GiB", "cpu": "60GiB"}`. device_map: spreads the weights, as in transformers. kv_tier
@@ -106,6 +107,11 @@ class Engine:
         and keys that go to disk. OutOfMemory says what would have to change where nothing fits.
         tensor_parallel: under `torchrun` or `accelerate launch`, divide the model's heads among the
         processes; all of them give the same text.
+
+        activations: on a CPU, "int8" multiplies a GGUF's blocks as they are with inputs rounded to
+        8 bits, row by row, as llama.cpp does, in less memory and time; "float32" does not round;
+        "auto" takes int8 where a file is quantised so. Text is exact against plain decoding with
+        the same choice.
 
         threads: of the CPU, exactly so many; by default as many as PyTorch has, or fewer as long as
         other programs want the CPUs.
@@ -128,6 +134,7 @@ class Engine:
             offload_folder=offload_folder,
             tensor_parallel=tensor_parallel,
             local_files_only=local_files_only,
+            activations=activations,
         )
         engine = cls(
             loaded.model, loaded.tokenizer, loaded.processor, name=loaded.source,

@@ -18,6 +18,7 @@ DTYPES = {
 
 
 _DEVICES = ("cpu", "cuda")
+ACTIVATIONS = ("auto", "float32", "int8")
 
 
 def check_device(place: torch.device) -> None:
@@ -53,6 +54,22 @@ def resolve_device(device: str | torch.device) -> torch.device:
             "give device='cpu', or install a PyTorch build for this machine's GPU"
         )
     return place
+
+
+def check_activations(activations: str) -> None:
+    """Raise InvalidArgument for what is no precision of activations."""
+    if activations not in ACTIVATIONS:
+        raise InvalidArgument(
+            f"activations={activations!r} is unknown: give {', '.join(ACTIVATIONS)}"
+        )
+
+
+def no_integers(why: str) -> InvalidArgument:
+    """The error for activations in 8 bits where they cannot be."""
+    return InvalidArgument(
+        f"activations='int8' is for the quantised weights of a GGUF on a CPU, and {why}; or give "
+        "activations='auto'"
+    )
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | None:

@@ -22,7 +22,7 @@ class Linear:
     bias: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight.dense(), self.bias)
+        return functional.linear(self.weight.seen(x), self.weight.dense(), self.bias)
 
 
 @dataclass(frozen=True, eq=False)

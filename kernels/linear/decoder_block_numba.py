@@ -97,8 +97,8 @@ def make_inputs(
     (prepare_q, product_q, share_q), (prepare_k, product_k, share_k), v_calls = calls
     prepare_v, product_v, share_v = v_calls
     h_q, sums_q = call_pointer(prepare, prepare_q, (wq, h, rows, hidden))
-    h_k, sums_k = prepared_again(wk, h, rows, hidden, prepare_k, wq, (h_q, sums_q))
-    h_v, sums_v = prepared_again(wv, h, rows, hidden, prepare_v, wk, (h_k, sums_k))
+    h_k, sums_k = prepared_again(wk, h, rows, hidden, prepare_k, wq, prepare_q, (h_q, sums_q))
+    h_v, sums_v = prepared_again(wv, h, rows, hidden, prepare_v, wk, prepare_k, (h_k, sums_k))
     q_size, kv_size = heads * dim, kv_heads * dim
     q = np.empty(n * q_size, np.float32)
     k = np.empty(n * kv_size, np.float32)
@@ -166,7 +166,7 @@ def make_output(
     add_residual(y, x, n, hidden, post_norm, epsilons[0])
     h = normed(y, n, rows, mlp_norm, epsilons[1], hidden)
     h_g, sums_g = call_pointer(prepare, prepare_g, (wg, h, rows, hidden))
-    h_u, sums_u = prepared_again(wu, h, rows, hidden, prepare_u, wg, (h_g, sums_g))
+    h_u, sums_u = prepared_again(wu, h, rows, hidden, prepare_u, wg, prepare_g, (h_g, sums_g))
     m = zeroed(rows * wide)
     todo_m = shares(wide_panels)
     for t in prange(num_shares(todo_m)):

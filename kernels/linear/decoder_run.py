@@ -19,6 +19,7 @@ from specdec.kernels.linear.decoder_block import (
     attention_inputs,
     layer_output,
 )
+from specdec.kernels.linear.packed_formats import Stored
 from specdec.kernels.selection.select_pages import select_by_index
 
 LANES = 16  # numbers of a vector: sizes of heads are multiples of it
@@ -70,7 +71,9 @@ def alike(a: Block, b: Block) -> bool:
 
 
 def _shape(x: Any) -> Any:
-    """Types, sizes and settings of all parts."""
+    """Types, sizes and settings of all parts; stored formats are all one."""
+    if isinstance(x, Stored):
+        return Stored
     if isinstance(x, Tensor | np.ndarray):
         return str(x.dtype), tuple(x.shape)
     if is_dataclass(x):

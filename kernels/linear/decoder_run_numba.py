@@ -39,6 +39,7 @@ from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.cpu.simd_types import LANES
 from specdec.kernels.linear.decoder_block_numba import make_inputs, make_output
 from specdec.kernels.linear.decoder_run import PendingSelection, Run, Staging
+from specdec.kernels.linear.gemm.entry_points import Calls
 from specdec.kernels.linear.layer_arguments_numba import (
     input_calls,
     input_weights,
@@ -61,7 +62,7 @@ class _Layers(NamedTuple):
     num_input_arrays: int
     kept: list[tuple[Any, ...]]  # all weights, alive as long as their addresses are used
     kernels: tuple[int, ...]  # of `_kernels`
-    calls: dict[int, tuple[Any, ...]]  # what those call, by the height of tiles
+    calls: dict[int, NDArray[np.int64]]  # what those call, `_calls` by the height of tiles
 
 
 def decoder_run(
@@ -80,7 +81,7 @@ def decoder_run(
     """See `specdec.kernels.linear.decoder_run`."""
     batch, nodes, hidden = x.shape
     rows = batch * nodes
-    layers, (inputs, output) = _layers(run), run.blocks[0]
+    layers, output = _layers(run), run.blocks[0][1]
     in_shape = layers.inputs[-1]
     _, heads, kv_heads, dim = in_shape
     if len(cos) != batch:
@@ -90,7 +91,7 @@ def decoder_run(
     height, width = tile_height(rows), across(dim // LANES)
     out_shape = hidden, heads, dim, output.gate.weight.outputs
     if height not in layers.calls:
-        layers.calls[height] = input_calls(inputs, height), output_calls(output, height)
+        layers.calls[height] = _calls(run, height)
     settings = np.float32(scale), np.float32(softcap or 0.0), NO_SINKS, num_threads(), width
     out = _run(
         x.numpy().reshape(-1),
@@ -143,6 +144,16 @@ def _layers(run: Run) -> _Layers:
     return _Layers(inputs[0], outputs[0], pointers, here.shape[1], [*inputs, *outputs], kernels, {})
 
 
+def _calls(run: Run, height: int) -> NDArray[np.int64]:
+    """`int64[layers, calls]`: what `make_inputs` and `make_output` call in each layer, flat."""
+    rows = []
+    for inputs, output in run.blocks:
+        products, gated = output_calls(output, height)
+        each = (*input_calls(inputs, height), *products)
+        rows.append([*(at for calls in each for at in calls), gated])
+    return np.array(rows, np.int64)
+
+
 def _kernels(run: Run) -> tuple[int, ...]:
     """Addresses of `make_inputs`, `attention`, `make_output` and `choose_by_index` for such
     layers."""
@@ -173,10 +184,10 @@ def _run(
     """The output of all layers, `[n, hidden]`, flat, for their input x.
 
     sizes: (B, nodes). weights: (inputs, output) of the first layer; pointers: where the arrays of
-    all are, `split` of the inputs first. shapes, height, calls: of `make_inputs` and `make_output`.
-    levels: `[layers, levels, 4]`, see `pointers_of_levels`. staging: fields of `Staging`. pages:
-    those of the first layer, those of all are at `page_pointers`; asked: of `_asked`. settings,
-    kernels: the last arguments of `attention`, addresses.
+    all are, `split` of the inputs first. shapes, height: of `make_inputs` and `make_output`; calls:
+    of `_calls`. levels: `[layers, levels, 4]`, see `pointers_of_levels`. staging: fields of
+    `Staging`. pages: those of the first layer, those of all are at `page_pointers`; asked: of
+    `_asked`. settings, kernels: the last arguments of `attention`, addresses.
     """
     batch, nodes = sizes
     n = batch * nodes
@@ -186,7 +197,9 @@ def _run(
     for i in range(len(pointers)):
         at = i * pointers.shape[1]
         inputs = rebind(weights[0], table, at)
-        given = (x, n, nodes) + inputs + (cos, sin, shapes[0], height, calls[0])
+        c = calls[i]
+        three = Calls(c[0], c[1], c[2]), Calls(c[3], c[4], c[5]), Calls(c[6], c[7], c[8])
+        given = (x, n, nodes) + inputs + (cos, sin, shapes[0], height, three)
         q, k, v = call_pointer(make_inputs, kernels[0], given)
         last = levels[i, -1]
         size, fresh = last[ROWS] * kv_heads * last[CAPACITY] * dim, (batch, kv_heads, nodes, dim)
@@ -204,6 +217,9 @@ def _run(
         ) + settings  # fmt: skip
         o = call_pointer(attention, kernels[1], given_here)[0]
         output = rebind(weights[1], table, at + split)
-        given_there = (x, o, n, nodes) + output + (shapes[1], height, calls[1])
+        o_call, gate_call = Calls(c[9], c[10], c[11]), Calls(c[12], c[13], c[14])
+        up_call, down_call = Calls(c[15], c[16], c[17]), Calls(c[18], c[19], c[20])
+        all_of_them = (o_call, gate_call, up_call, down_call), c[21]
+        given_there = (x, o, n, nodes) + output + (shapes[1], height, all_of_them)
         x = call_pointer(make_output, kernels[2], given_there)
     return x

@@ -14,7 +14,12 @@ from specdec.kernels.cpu.function_pointers import address_of, call_pointer
 from specdec.kernels.cpu.jit import INNER, OPTIONS, inner, njit, num_threads, tile_height
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.cpu.work_stealing import next_piece, num_shares, shares
-from specdec.kernels.linear.gemm.entry_points import calls_of, kinds_of, prepare
+from specdec.kernels.linear.gemm.entry_points import (
+    calls_of,
+    kinds_of,
+    prepare,
+    ready_like,
+)
 from specdec.kernels.linear.gemm.thread_shares import panel_product
 from specdec.kernels.linear.head_argmax import best_of
 from specdec.kernels.linear.packed_formats import PANEL, Panels
@@ -119,7 +124,7 @@ def address_of_search(panels: Panels, height: int) -> int:
     kinds = (*kinds_of(panels), height)
     if kinds not in _known:
         places, some = np.empty(0, np.int64), NONE
-        given = places, 0, 0, some, places, panels, some, some, some, 0, 0, 0, 0
+        given = places, 0, 0, some, places, panels, ready_like(panels), some, some, 0, 0, 0, 0
         _known[kinds] = address_of(_BY_HEIGHT[height], *given)
     return _known[kinds]
 

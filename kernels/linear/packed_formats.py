@@ -68,4 +68,15 @@ class Int4Affine(NamedTuple):
     group: int
 
 
-Panels: TypeAlias = "Float32 | BFloat16 | Float16 | Int8 | Int8Affine | Int4Affine"
+class Stored(NamedTuple):
+    """Blocks of a GGUF as they are, times activations in 8 bits: `records: uint8[columns, in /
+    inputs of a block, record]`, columns of 16 outputs, as `stored.formats.FORMATS[kind]` says.
+
+    One type for all formats, so that kernels around a product are compiled once.
+    """
+
+    records: NDArray[Any]
+    kind: int
+
+
+Panels: TypeAlias = "Float32 | BFloat16 | Float16 | Int8 | Int8Affine | Int4Affine | Stored"

@@ -21,7 +21,11 @@ from specdec.kernels.linear.packed_formats import (
     Int8,
     Int8Affine,
     Panels,
+    Stored,
 )
+from specdec.kernels.linear.stored.formats import FORMATS
+from specdec.kernels.linear.stored.records import to_records, values, values_of_rows
+from specdec.kernels.linear.stored.rounding import rounded_values
 
 _SHIFTS = np.arange(0, 4 * WORD, 4, dtype=np.uint32)[:, None]
 GROUP = 32  # inputs that share a scale, where we quantise ourselves
@@ -37,8 +41,21 @@ class PanelWeight:
 
     @property
     def format(self) -> str:
-        """Name of the storage format, such as "bfloat16" or "int4affine"."""
+        """Name of the storage format, such as "bfloat16", "int4affine" or "q4_k"."""
+        if isinstance(self.panels, Stored):
+            return FORMATS[self.panels.kind].name.lower()
         return type(self.panels).__name__.lower()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it is in blocks as stored, and multiplied with activations in 8 bits."""
+        return isinstance(self.panels, Stored)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What stands for `x[..., inputs]` in products: x itself, or what it is rounded to."""
+        if not isinstance(self.panels, Stored):
+            return x
+        return rounded_values(x, FORMATS[self.panels.kind].inputs)
 
     @property
     def nbytes(self) -> int:
@@ -48,16 +65,23 @@ class PanelWeight:
     def dense(self) -> Tensor:
         """The weight as float32 `[outputs, inputs]`, a copy: codes times scales plus minima."""
         p = self.panels
-        if isinstance(p, Float32):
-            values = _from_columns(p.weights, self.inputs)
+        if isinstance(p, Stored):
+            dense = values(p, self.inputs)
+        elif isinstance(p, Float32):
+            dense = _from_columns(p.weights, self.inputs)
         elif isinstance(p, BFloat16):
             bits = _from_columns(p.weights, self.inputs).astype(np.uint32) << 16
-            values = bits.view(np.float32)
+            dense = bits.view(np.float32)
         elif isinstance(p, Float16):
-            values = _from_columns(p.weights, self.inputs).view(np.float16).astype(np.float32)
+            dense = _from_columns(p.weights, self.inputs).view(np.float16).astype(np.float32)
         else:
-            values = self._dequantised(p)
-        return torch.from_numpy(np.ascontiguousarray(values[: self.outputs]))
+            dense = self._dequantised(p)
+        return torch.from_numpy(np.ascontiguousarray(dense[: self.outputs]))
+
+    def dense_rows(self, rows: NDArray[Any]) -> Tensor:
+        """Some of its rows, as in `dense`; for blocks as stored alone."""
+        assert isinstance(self.panels, Stored)
+        return torch.from_numpy(values_of_rows(self.panels, self.inputs, rows))
 
     def rows(self, start: int, stop: int) -> PanelWeight:
         """Outputs `start .. stop`, sharing memory where they begin and end between panels."""
@@ -78,10 +102,10 @@ class PanelWeight:
         else:
             codes = _from_columns(p.codes, self.inputs)
         grouped = codes.reshape(len(codes), -1, p.group).astype(np.float32)
-        values = grouped * _scales(p.scale, grouped.shape[1])
+        dense = grouped * _scales(p.scale, grouped.shape[1])
         if not isinstance(p, Int8):
-            values += _scales(p.minimum, grouped.shape[1])
-        return values.reshape(codes.shape)
+            dense += _scales(p.minimum, grouped.shape[1])
+        return dense.reshape(codes.shape)
 
 
 def pack(weight: Tensor) -> PanelWeight:
@@ -124,6 +148,14 @@ def pack_groups(
     else:
         panels = Int8(_to_columns(codes.astype(np.int8)), scales, group)
     return PanelWeight(codes.shape[0], inputs, panels)
+
+
+def pack_stored(name: str, data: NDArray[Any]) -> PanelWeight:
+    """A weight in blocks of a GGUF, of one of `stored.formats.KINDS`; data: `uint8[out, bytes]`."""
+    panels = to_records(name, data)
+    form = FORMATS[panels.kind]
+    inputs = data.shape[1] // form.block.itemsize * form.inputs
+    return PanelWeight(len(data), inputs, panels)
 
 
 def quantise(weight: Tensor, bits: int) -> PanelWeight:

@@ -13,6 +13,7 @@ from specdec.kernels.linear.packed_weight import PanelWeight
 def skinny_linear(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) -> Tensor:
     """`x[..., inputs]`, float32, times a weight in panels, plus `bias[outputs]`: `[..., outputs]`.
 
-    Equal to dequantise-then-multiply within float32 rounding.
+    Equal to dequantise-then-multiply within float32 rounding, where x is what the weight is
+    multiplied with: see `PanelWeight.seen`.
     """
-    return functional.linear(x, weight.dense(), bias)
+    return functional.linear(weight.seen(x), weight.dense(), bias)

@@ -14,7 +14,7 @@ from specdec.kernels.linear.gemm.entry_points import calls_of, prepare, share
 from specdec.kernels.linear.packed_formats import PANEL
 from specdec.kernels.linear.packed_weight import PanelWeight
 
-MANY = 128  # rows from which a panel is dequantised once for all of them
+MANY = 128  # rows from which a panel, if it is not stored blocks, is dequantised for all of them
 
 
 def skinny_linear(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) -> Tensor:
@@ -24,9 +24,10 @@ def skinny_linear(x: Tensor, weight: PanelWeight, bias: Tensor | None = None) ->
     n = len(flat)
     y = np.empty((n, weight.outputs), np.float32)
     height = tile_height(n)
+    dense = n >= MANY and not weight.is_stored
     matrix_product(
         in_whole_tiles(flat, height), weight.panels, y.reshape(-1), n, weight.inputs,
-        weight.outputs, height, calls_of(weight.panels, height, dense=n >= MANY),
+        weight.outputs, height, calls_of(weight.panels, height, dense),
     )  # fmt: skip
     out = torch.from_numpy(y).view(*x.shape[:-1], weight.outputs)
     return out if bias is None else out.add_(bias.detach())

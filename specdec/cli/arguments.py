@@ -26,6 +26,13 @@ Dtype = Annotated[
         "weights are read as they are stored; float32 dequantises them first."
     ),
 ]
+Activations = Annotated[
+    str,
+    typer.Option(
+        help="auto, int8 or float32: what a GGUF's weights are multiplied with on a CPU; int8 "
+        "rounds activations to 8 bits, and auto takes it for quantised files."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 # Heeded by `app.Command`, around all that a command does.
 Threads = Annotated[

@@ -68,6 +68,7 @@ def run(
         typer.Option(help="Folder for result.json, result.md, plots and report.html."),
     ] = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -91,7 +92,7 @@ def run(
 
     if out is not None:
         check_free(out)
-    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and prompts need one")
     workloads = workloads_of(

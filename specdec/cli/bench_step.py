@@ -17,6 +17,10 @@ from specdec.registry import VIEWS
 
 def step(
     model: arguments.Model = "demo",
+    random: Annotated[
+        str | None,
+        typer.Option(help="A random GGUF in place of a model, as in llama-1b:q4_k_m."),
+    ] = None,
     contexts: Annotated[str, typer.Option(help="Tokens of context, as in 500,4000.")] = "500,4000",
     widths: Annotated[str, typer.Option(help="Nodes of a pass, as in 1,4,8.")] = "1,4,8,16",
     views: Annotated[str, typer.Option(help="Views to time a draft pass of.")] = "",
@@ -29,6 +33,7 @@ def step(
     threads: arguments.Threads = None,
     out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     as_json: arguments.AsJson = False,
 ) -> None:
     """Time passes of several widths, on a CPU op by op, against the memory bandwidth.
@@ -39,6 +44,7 @@ def step(
       specdec bench step --device cuda --contexts 4000 --widths 1,4,16 --out step.json
       specdec bench step --dtype float32 --contexts 7500 --widths 1 --views quest,streaming
       specdec bench step --dtype float32 --widths 1,4,8 --baselines hf,llama.cpp
+      specdec bench step --random llama-1b:q4_k_m --contexts 500,2000 --baselines llama.cpp
     """
     from specdec.bench.roster import steppers
     from specdec.bench.step_profile import profile_steps
@@ -49,8 +55,12 @@ def step(
     for name in names:
         if name not in saving:
             raise unknown_name("views", name, saving)
+    if random is not None:
+        from specdec.bench.random_gguf import random_gguf
+
+        model = str(random_gguf(random))
     counts = _counts("--contexts", contexts), _counts("--widths", widths)
-    engine = console.load_engine(model, dtype, device, False)
+    engine = console.load_engine(model, dtype, device, False, activations=activations)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and the text needs one")
     tokens = engine.tokenizer(manual())["input_ids"]

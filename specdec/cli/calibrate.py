@@ -21,6 +21,7 @@ def calibrate(
         typer.Option("--prompt-file", "-f", help="Text to measure on. Default: the Python manual."),
     ] = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -40,7 +41,7 @@ def calibrate(
     from specdec.sparse.calibrations.finding import measured, sample
 
     words = None if prompt_file is None else prompts.read_prompt(None, prompt_file)
-    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
     text = sample(engine.target, engine.tokenizer, words, str(prompt_file or ""))
     measured(engine.target, method, text).save(file)
     if as_json:

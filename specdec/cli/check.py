@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from specdec.cli import arguments, console, options, prompts
+from specdec.errors import InvalidArgument
 from specdec.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def check(
         ),
     ] = False,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -63,7 +65,14 @@ def check(
     """  # fmt: skip
     texts = prompts.SHORT if prompt_file is None else prompts.read_prompts(prompt_file, limit)
     texts = texts[:limit]
-    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    if transformers:
+        if activations == "int8":
+            raise InvalidArgument(
+                "--transformers compares with products of unrounded activations: leave "
+                "--activations int8 out"
+            )
+        activations = "float32"
+    engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
     from specdec.check import check as run
 
     drafting = options.drafting(engine, call)

@@ -64,6 +64,7 @@ def generate(
         list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")
     ] = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -103,7 +104,9 @@ def generate(
         note = f"No prompt given: a built-in example.\n\n{prompts.DEMO}\n"
         console.err().print(note, style="dim", markup=False)
     memory = console.memory(gpu_memory, cpu_memory, offload_folder, kv_tier, device_map)
-    engine = console.load_engine(model, dtype, device, trust_remote_code, **memory)
+    engine = console.load_engine(
+        model, dtype, device, trust_remote_code, activations=activations, **memory
+    )
     if text is None and (images or video):
         raise InvalidArgument("--image and --video need a prompt: say what to do with them")
     if text is None:

@@ -57,6 +57,7 @@ def view_profile(
         Path | None, typer.Option(help="Folder for profile.json and profile.png.")
     ] = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -81,7 +82,7 @@ def view_profile(
 
     names, sizes = (views.split(",") if views else page_views()), _sizes(budgets)
     text = None if prompt_file is None else prompts.read_prompt(None, prompt_file)
-    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
     if calibrate_channels is not None:
         _calibrate(engine, text, str(prompt_file or "the Python manual"), calibrate_channels)
         return

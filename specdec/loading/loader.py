@@ -28,7 +28,7 @@ from specdec.loading.processor import (
     load_processor,
     processor_at_hand,
 )
-from specdec.placement import resolve_device, resolve_dtype
+from specdec.placement import check_activations, no_integers, resolve_device, resolve_dtype
 from specdec.progress import progress_bar, quiet_transformers
 
 DEMO_VISION = "demo-vision"
@@ -62,6 +62,7 @@ def load(
     offload_folder: str | Path | None = None,
     tensor_parallel: bool = False,
     local_files_only: bool = False,
+    activations: str = "auto",
 ) -> Loaded:
     """Load `model`: "demo", "demo-vision", a folder, a path ending in .gguf, a hub id, or a loaded
     model.
@@ -72,12 +73,16 @@ def load(
     where it is. device_map, max_memory (bytes by device) and offload_folder spread the weights, as
     transformers and accelerate do. tensor_parallel: divide the heads among the processes that were
     launched together, if there are several. local_files_only: take what the hub's
-    cache has.
+    cache has. activations: "float32", or "int8" for products of a GGUF's blocks as they are with
+    inputs rounded to 8 bits, which "auto" takes where it can.
 
     Raises InvalidArgument for a bad argument, WeightsError for weights that are missing, damaged,
     incomplete or pickled, UnsupportedModel for what is no causal LM of transformers.
     """
     if isinstance(model, PreTrainedModel):
+        check_activations(activations)
+        if activations == "int8":
+            raise no_integers("this model is loaded already")
         if device_map is not None:
             raise InvalidArgument(
                 "device_map is for models to be loaded; this one is there already"
@@ -90,13 +95,14 @@ def load(
         )
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
+    check_activations(activations)
     if str(model) == DEMO_VISION:
         if device_map is not None or revision is not None or tensor_parallel:
             raise InvalidArgument(
                 f"{DEMO_VISION} is loaded whole, and is of one revision: leave out device_map, "
                 "tensor_parallel and revision"
             )
-        return _with_eyes(load("demo", dtype, place))
+        return _with_eyes(load("demo", dtype, place, activations=activations))
     local = _is_local(str(model))
     if local and revision is not None:
         raise InvalidArgument(f"revision={revision!r} is for hub ids; {model} is not one")
@@ -121,13 +127,23 @@ def load(
         as_stored = dtype == "auto" and place.type == "cpu" and has_numba()
         if processes > 1:
             spread = _split(gguf.blueprint.config, place, processes)
+        if activations == "int8" and (spread or not as_stored):
+            raise no_integers("these weights are not read as they are stored on a CPU: "
+                              "leave dtype, device and device_map at auto")  # fmt: skip
         if spread:
             return _ready(spread_gguf(gguf, kind or torch.float32, spread), gguf.tokenizer, source)
-        loaded, stored = load_gguf(gguf, kind or torch.float32, as_stored)
+        rounds = as_stored and activations != "float32"
+        loaded, stored = load_gguf(gguf, kind or torch.float32, as_stored, rounds)
+        is_rounded = any(weight.is_stored for weight in stored.values())
+        if activations == "int8" and not is_rounded:
+            raise no_integers(f"none of {path.name} are in blocks that we multiply so")
         story = ", weights as stored" if stored else ""
+        story += ", activations in 8 bits" if is_rounded else ""
         if not as_stored:  # what is stored is on the CPU, and is to stay there
             loaded.to(place)  # type: ignore[arg-type]
         return _ready(loaded, gguf.tokenizer, source + story, stored)
+    if activations == "int8":
+        raise no_integers(f"{model} is no GGUF")
     where, source = str(model), f"hub: {model}"
     if local:
         where = str(Path(model).expanduser())

@@ -20,7 +20,8 @@ from specdec.kernels.linear.gemm.thread_shares import (
     panel_product,
     product_share,
 )
-from specdec.kernels.linear.packed_formats import Float32, Panels
+from specdec.kernels.linear.packed_formats import Float32, Panels, Stored
+from specdec.kernels.linear.stored import entry_points as stored
 
 
 class Calls(NamedTuple):
@@ -50,11 +51,13 @@ def calls_of(panels: Panels, height: int, dense: bool = False) -> Calls:
     if kinds not in _known:
         made = _BY_HEIGHT[height]
         prepare, share = (made.prepare_dense, made.share_dense) if dense else made[:2]
-        read = Float32(_SOME) if dense else panels
-        given = _TODO, 0, 0, _SOME, panels, _SOME, _SOME, _SOME, 0, 0, 0, 0
+        product, read, x = panel_product, Float32(_SOME) if dense else panels, ready_like(panels)
+        if isinstance(panels, Stored):
+            prepare, product = stored.functions_of(panels, height)
+        given = _TODO, 0, 0, _SOME, panels, x, _SOME, _SOME, 0, 0, 0, 0
         _known[kinds] = Calls(
             address_of(prepare, panels, _SOME, 0, 0),
-            address_of(panel_product, read, 0, _SOME, _SOME, 0, 0, (0,) * height),
+            address_of(product, read, 0, x, _SOME, 0, 0, (0,) * height),
             address_of(share, *given),
         )
     return _known[kinds]
@@ -64,8 +67,8 @@ def gated_at(gate: Panels, up: Panels, height: int) -> int:
     """The address of `Functions.gated` for such panels and tiles so high."""
     kinds = (*kinds_of(gate), *kinds_of(up), height)
     if kinds not in _known_gated:
-        pair = _SOME, _SOME
-        given = _TODO, 0, 0, _SOME, (gate, up), pair, pair, pair, 0, 0, 0, 0, (0, 0)
+        pair, x = (_SOME, _SOME), (ready_like(gate), ready_like(up))
+        given = _TODO, 0, 0, _SOME, (gate, up), x, pair, pair, 0, 0, 0, 0, (0, 0)
         _known_gated[kinds] = address_of(_BY_HEIGHT[height].gated, *given)
     return _known_gated[kinds]
 
@@ -77,7 +80,14 @@ _known_gated: dict[tuple[Any, ...], int] = {}
 
 def kinds_of(panels: Panels) -> tuple[Any, ...]:
     """Their storage format, as a key."""
+    if isinstance(panels, Stored):
+        return Stored, panels.kind
     return type(panels), *(x.dtype for x in panels if isinstance(x, np.ndarray))
+
+
+def ready_like(panels: Panels) -> Any:
+    """An empty array of the type that such panels take their input in."""
+    return stored.WORDS if isinstance(panels, Stored) else _SOME
 
 
 def _for_height(rows: tuple[int, ...]) -> Functions:
@@ -118,22 +128,31 @@ prepare, share, gated = _BY_HEIGHT[1][:3]  # for `call_pointer`, at the addresse
 
 
 def prepared_again(
-    panels: Any, x: Any, rows: int, inputs: int, at: int, before: Any, ready: Any
+    panels: Any, x: Any, rows: int, inputs: int, at: int, before: Any, before_at: int, ready: Any
 ) -> Any:
-    """`prepare` at its address, or what is `ready` for the panels `before` if that will do."""
+    """`prepare` at its address, or what is `ready` if that will do: it was made at `before_at` for
+    the panels `before`."""
     raise NotImplementedError("for compiled code only")
 
 
 @overload(prepared_again)
-def _prepared_again(panels, x, rows, inputs, at, before, ready):
+def _prepared_again(panels, x, rows, inputs, at, before, before_at, ready):
     if panels is not before:
-        return lambda panels, x, rows, inputs, at, before, ready: call_pointer(
+        return lambda panels, x, rows, inputs, at, before, before_at, ready: call_pointer(
             prepare, at, (panels, x, rows, inputs)
         )
-    if not hasattr(panels.instance_class, "minimum"):
-        return lambda panels, x, rows, inputs, at, before, ready: ready
+    if panels.instance_class is Stored:
 
-    def same_format(panels, x, rows, inputs, at, before, ready):
+        def same_rounding(panels, x, rows, inputs, at, before, before_at, ready):
+            if at == before_at:
+                return ready
+            return call_pointer(prepare, at, (panels, x, rows, inputs))
+
+        return same_rounding
+    if not hasattr(panels.instance_class, "minimum"):
+        return lambda panels, x, rows, inputs, at, before, before_at, ready: ready
+
+    def same_format(panels, x, rows, inputs, at, before, before_at, ready):
         if panels.group == before.group:
             return ready
         return call_pointer(prepare, at, (panels, x, rows, inputs))

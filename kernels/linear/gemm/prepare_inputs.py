@@ -10,7 +10,7 @@ from numba.extending import overload
 from specdec.kernels.cpu import simd, simd_gather, simd_lanes, simd_memory, simd_nibbles
 from specdec.kernels.cpu.jit import inner
 from specdec.kernels.cpu.simd_types import LANES
-from specdec.kernels.linear.packed_formats import WORD, Int4Affine
+from specdec.kernels.linear.packed_formats import WORD, Int4Affine, Stored
 
 _UNPLACE = np.resize(1 / np.array(simd_nibbles.PLACES, np.float32), LANES * LANES)
 ONES = np.ones(LANES * LANES, np.float32)
@@ -28,6 +28,11 @@ def prepared(panels: Any, x: Any, rows: int, inputs: int, tile: Any) -> Any:
 @overload(prepared)
 def _prepared(panels, x, rows, inputs, tile):
     kind = panels.instance_class
+    if kind is Stored:  # the type alone: what a format needs is called by its address
+        return lambda panels, x, rows, inputs, tile: (
+            np.empty(0, np.int32),
+            np.empty(0, np.float32),
+        )
     factors = _UNPLACE if kind is Int4Affine else ONES
     as_it_is = len(tile) == 1 and kind is not Int4Affine  # a row is a tile
 

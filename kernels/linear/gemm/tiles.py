@@ -17,7 +17,7 @@ from specdec.kernels.cpu.jit import INLINE, inner
 from specdec.kernels.cpu.registers import REGISTER_TILE
 from specdec.kernels.linear.gemm.load_codes import VECTORS
 from specdec.kernels.linear.gemm.register_tile import register_tile
-from specdec.kernels.linear.packed_formats import COLUMN, PANEL, WORD, Int4Affine
+from specdec.kernels.linear.packed_formats import COLUMN, PANEL, WORD, Int4Affine, Stored
 
 STRETCH = 12288  # bytes of codes that stay in the first cache while all rows pass over them
 AHEAD = 1024  # bytes from the codes that are read to those that are prefetched, otherwise
@@ -39,6 +39,8 @@ def accumulate(panels: Any, panel: int, x: Any, sums: Any, row: int, inputs: int
 
 @overload(accumulate, jit_options=INLINE)
 def _accumulate(panels, panel, x, sums, row, inputs, rows):
+    if panels.instance_class is Stored:  # the type alone: a format's is called by its address
+        return lambda panels, panel, x, sums, row, inputs, rows: simd.zeros(rows, 2)
     most, height = REGISTER_TILE[0], len(rows)
     some = (0,) * min(most, height)
     grouped = hasattr(panels.instance_class, "scale")

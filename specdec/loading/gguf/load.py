@@ -54,14 +54,14 @@ def read_gguf(path: Path) -> GGUF:
 
 
 def load_gguf(
-    gguf: GGUF, dtype: torch.dtype, as_stored: bool
+    gguf: GGUF, dtype: torch.dtype, as_stored: bool, rounds: bool = False
 ) -> tuple[PreTrainedModel, dict[str, PanelWeight]]:
     """The model on the CPU, and what of it stays as it is stored: see `ModelBuilder`.
 
     Says in the log how much memory that takes, and warns where so much is not free.
     """
     name = gguf.file.path.name
-    builder = ModelBuilder(gguf.file, gguf.blueprint, dtype, as_stored)
+    builder = ModelBuilder(gguf.file, gguf.blueprint, dtype, as_stored, rounds)
     needed, free = builder.nbytes, psutil.virtual_memory().available
     level = logging.WARNING if needed > free else logging.INFO
     size = f"{needed / 1e9:.1f} GB in memory"

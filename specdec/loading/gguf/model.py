@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specdec.errors import UnsupportedModel, WeightsError
-from specdec.kernels.linear.packed_weight import PanelWeight, pack_groups
+from specdec.kernels.linear.packed_weight import PanelWeight, pack_groups, pack_stored
+from specdec.kernels.linear.stored.formats import KINDS
 from specdec.loading.gguf.blocks import TYPES, decode
 from specdec.loading.gguf.blueprint import Blueprint, Source
 from specdec.loading.gguf.file import GGUFFile
@@ -30,12 +31,14 @@ class ModelBuilder:
     model, and their dense weight is `Released`: `Packing.of` takes the panels, and `restore` makes
     one. Architectures whose own forward is still to be compared with ours keep a dense one beside
     it, as does a head that is the embedding, too.
+    rounds: panels hold the file's own blocks where products with activations in 8 bits know them.
     """
 
     file: GGUFFile
     blueprint: Blueprint
     dtype: torch.dtype
     as_stored: bool = False
+    rounds: bool = False
     model: PreTrainedModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,7 +57,9 @@ class ModelBuilder:
             tensors = [self.file.tensors[tensor] for tensor in source.tensors]
             values = sum(math.prod(tensor.shape) for tensor in tensors)
             is_stored = self._is_stored(name, source)
-            if is_stored:
+            if is_stored and self.rounds and tensors[0].kind in KINDS:
+                total += tensors[0].data.nbytes
+            elif is_stored:
                 total += math.prod(tensors[0].shape) * _bits(tensors[0].kind, tensors[0].data) // 8
             if not is_stored or self._keeps_dense:
                 total += values * self.dtype.itemsize
@@ -108,6 +113,8 @@ class ModelBuilder:
     def _panels(self, source: Source) -> PanelWeight:
         tensor = self.file.tensors[source.tensors[0]]
         data = tensor.data if source.rows is None else tensor.data[source.rows]
+        if self.rounds and tensor.kind in KINDS:
+            return pack_stored(tensor.kind, data)
         codes = decode(tensor.kind, data)
         return pack_groups(codes.codes, codes.scale, codes.minimum, codes.bits)
 
