@@ -11,7 +11,7 @@ from torch import nn
 
 from specdec import Engine
 from specdec.check import first_difference, top2_gap
-from specdec.errors import SpecdecError
+from specdec.errors import InvalidArgument, SpecdecError
 from specdec.kernels.linear.packed_weight import pack
 from specdec.loading.gguf.blueprint import Source
 from specdec.loading.gguf.load import read_gguf
@@ -32,30 +32,41 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_gguf_is_read_as_it_is_stored(tiny: Path) -> None:
+# By the types of the file: what products read.
+FORMATS = {
+    "float32": {"q_proj": "int4affine", "v_proj": "int8", "down_proj": "int8affine"},
+    "int8": {"q_proj": "q4_k", "v_proj": "q6_k", "down_proj": "q5_k"},
+}
+
+
+@pytest.mark.parametrize("activations", FORMATS)
+def test_a_gguf_is_read_as_it_is_stored(tiny: Path, activations: str) -> None:
     """Every linear layer and the tied head, in mixed formats within a layer."""
     exact = load(tiny, dtype="float32", device="cpu")
     assert exact.stored == {}
     weights = {n: m.weight.clone() for n, m in exact.model.named_modules() if type(m) is nn.Linear}
-    engine = Engine.from_pretrained(tiny, device="cpu")
+    engine = Engine.from_pretrained(tiny, device="cpu", activations=activations)
     assert "as stored" in engine.name
+    assert ("8 bits" in engine.name) == (activations == "int8")
+    assert engine.packing.activations == activations and activations in str(engine.packing)
     packed = {n: engine.packing.weights.get(m) for n, m in engine.model.named_modules()}
     for name, weight in weights.items():
         assert torch.equal(packed[name].dense(), weight), name
     formats = {name.split(".")[-1]: p.format for name, p in packed.items() if p}
-    assert formats["q_proj"] == formats["gate_proj"] == "int4affine"
-    assert (formats["v_proj"], formats["lm_head"]) == ("int8", "int8")
-    assert formats["down_proj"] == "int8affine"
+    assert formats.items() >= FORMATS[activations].items()
+    assert formats["gate_proj"] == formats["q_proj"]
+    assert formats["lm_head"] == ("q8_0" if activations == "int8" else "int8")
     assert len(engine.packing.fused) == 2
     assert sum(engine.packing.nbytes.values()) < 0.3 * sum(w.nbytes for w in weights.values())
     single = Engine.from_pretrained(tiny, device="cpu", dtype="float32")
     assert set(single.packing.nbytes) == {"float32"}
-    for drafter in ("none", "ngram"):
-        texts = [
-            e.generate([1, 2, 3, 4], max_new_tokens=24, drafter=drafter).token_ids
-            for e in (engine, single)
-        ]
-        assert texts[0] == texts[1]
+    laws = (engine, single) if activations == "float32" else (engine,)  # rounding is another law
+    texts = [
+        e.generate([1, 2, 3, 4], max_new_tokens=24, drafter=drafter).token_ids
+        for drafter in ("none", "ngram")
+        for e in laws
+    ]
+    assert all(text == texts[0] for text in texts)
     twin = copy.deepcopy(engine.model)
     engine.packing.restore()
     for model in (engine.model, twin):
@@ -84,8 +95,8 @@ def test_linear_layers_are_never_dense(tiny: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_memory_that_is_said_is_the_memory_that_is_taken(tiny: Path) -> None:
     gguf = read_gguf(tiny)
-    for as_stored in (True, False):
-        builder = ModelBuilder(gguf.file, gguf.blueprint, torch.float32, as_stored)
+    for how in ((True, True), (True, False), (False, False)):
+        builder = ModelBuilder(gguf.file, gguf.blueprint, torch.float32, *how)
         said = builder.nbytes
         model, stored = builder.build(lambda done, total: None)
         taken = sum(p.nbytes for p in model.parameters() if not is_released(p))
@@ -99,7 +110,7 @@ def test_a_type_that_we_do_not_read_stays_float(tmp_path: Path) -> None:
     assert {name.split(".")[-1] for name in loaded.stored} == {"up_proj"}
     packing = Packing.of(loaded.model, loaded.stored)
     # three values times a float16 are exact in float16, and bfloat16 is kept
-    assert set(packing.nbytes) == {"int8affine", "float16", "bfloat16"}
+    assert set(packing.nbytes) == {"q5_1", "float16", "bfloat16"}
 
 
 def test_a_float_gguf_has_nothing_stored(tmp_path: Path) -> None:
@@ -120,11 +131,24 @@ def test_a_draft_model_is_read_as_it_is_stored(tiny: Path) -> None:
     assert draft.model.lm_head.weight is draft.model.model.embed_tokens.weight
 
 
+def test_activations_that_cannot_be(tiny: Path, tmp_path: Path) -> None:
+    """By name, and before anything is loaded in vain."""
+    write_gguf(tmp_path / "a.gguf", "F16")
+    with pytest.raises(InvalidArgument, match="activations='int4' is unknown"):
+        Engine.from_pretrained(tiny, activations="int4")
+    with pytest.raises(InvalidArgument, match="'int8'.* not read as they are stored"):
+        Engine.from_pretrained(tiny, device="cpu", dtype="float32", activations="int8")
+    with pytest.raises(InvalidArgument, match="'int8'.* none of a.gguf"):
+        Engine.from_pretrained(tmp_path / "a.gguf", device="cpu", activations="int8")
+    with pytest.raises(InvalidArgument, match="'int8'.* is no GGUF"):
+        Engine.from_pretrained(tmp_path, device="cpu", activations="int8")
+
+
 @pytest.mark.slow
 @pytest.mark.weights
 def test_the_demo_says_in_its_precision_what_it_says_in_float32() -> None:
     """Greedily, 32 tokens each; a divergence is named with the gap between its top two logits."""
-    stored = Engine.from_pretrained("demo", device="cpu")
+    stored = Engine.from_pretrained("demo", device="cpu", activations="float32")
     assert sum(stored.packing.nbytes.values()) < 98e6
     assert set(stored.packing.nbytes) == {"int4affine", "int8"}
     single = Engine.from_pretrained("demo", device="cpu", dtype="float32")

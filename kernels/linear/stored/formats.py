@@ -102,6 +102,11 @@ class StoredFormat:
             fields.append(("minimum", "<f2", (OUTPUTS,)))
         return np.dtype(fields)
 
+    @property
+    def growth(self) -> float:
+        """Bytes in memory for a byte of the file."""
+        return self.record.itemsize / (OUTPUTS * self.block.itemsize)
+
     def field(self, name: str) -> np.dtype[Any]:
         """The type of a field of a record."""
         fields: Any = self.record.fields

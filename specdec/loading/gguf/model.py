@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specdec.errors import UnsupportedModel, WeightsError
 from specdec.kernels.linear.packed_weight import PanelWeight, pack_groups, pack_stored
-from specdec.kernels.linear.stored.formats import KINDS
+from specdec.kernels.linear.stored.formats import FORMATS, KINDS
 from specdec.loading.gguf.blocks import TYPES, decode
 from specdec.loading.gguf.blueprint import Blueprint, Source
 from specdec.loading.gguf.file import GGUFFile
@@ -58,7 +58,7 @@ class ModelBuilder:
             values = sum(math.prod(tensor.shape) for tensor in tensors)
             is_stored = self._is_stored(name, source)
             if is_stored and self.rounds and tensors[0].kind in KINDS:
-                total += tensors[0].data.nbytes
+                total += round(tensors[0].data.nbytes * FORMATS[KINDS[tensors[0].kind]].growth)
             elif is_stored:
                 total += math.prod(tensors[0].shape) * _bits(tensors[0].kind, tensors[0].data) // 8
             if not is_stored or self._keeps_dense:
