@@ -13,6 +13,7 @@ from specdec.moved import install as _find_moved
 
 if TYPE_CHECKING:
     from specdec import hf
+    from specdec.decoding.conversation import Conversation
     from specdec.decoding.drafter import Drafter
     from specdec.decoding.options import DraftOptions
     from specdec.decoding.output import Generation, Provisional, Step
@@ -27,6 +28,7 @@ _find_moved()
 
 # Imported when asked for: `specdec --help` should not wait for torch.
 _PLACES = {
+    "Conversation": "specdec.decoding.conversation",
     "DraftOptions": "specdec.decoding.options",
     "Drafter": "specdec.decoding.drafter",
     "Engine": "specdec.engine",
@@ -43,8 +45,9 @@ _PLACES = {
 }
 
 __all__ = [
-    "DraftOptions", "Drafter", "Engine", "Generation", "Law", "Prompt", "Provisional",
-    "SamplingParams", "Span", "SpecdecError", "Step", "TokenTree", "__version__", "hf",
+    "Conversation", "DraftOptions", "Drafter", "Engine", "Generation", "Law", "Prompt",
+    "Provisional", "SamplingParams", "Span", "SpecdecError", "Step", "TokenTree", "__version__",
+    "hf",
 ]  # fmt: skip
 
 

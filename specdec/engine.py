@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
+from specdec.cache.kept_text import KeptText
 from specdec.decoding.call_keywords import CallKeywords, shows_keywords
+from specdec.decoding.conversation import Conversation
 from specdec.decoding.drafting import DraftModels, make_drafter
 from specdec.decoding.output import Generation
 from specdec.decoding.prompt import read_prompts
@@ -232,6 +235,27 @@ class Engine:
         with ended_on_error(kwargs.get("streamer")):
             return self._stream(self._request(prompt, sampling_params, kwargs))
 
+    def chat(self, system: str | None = None, **settings: Any) -> Conversation:
+        """A conversation that reads only what is new: `engine.chat().send("Hello")`.
+
+        system: what stands before all turns. settings: as for `generate`, for every turn.
+        """
+        return Conversation(self, system, **settings)
+
+    def turn(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        settings: Mapping[str, Any],
+        kept: KeptText | None,
+        keep: Callable[[KeptText], None],
+    ) -> GenerationStream:
+        """One turn of a `Conversation`."""
+        others = {name: value for name, value in settings.items() if name != "sampling_params"}
+        request = self._request(messages, settings.get("sampling_params"), others)
+        if request.saved_prompt is None and kept is not None:
+            request = replace(request, saved_prompt=kept)
+        return self._stream(request, keep)
+
     def _request(self, prompt: Any, settings: Any, kwargs: Mapping[str, Any]) -> Request:
         """The request; settings in the second place are those of vLLM or of transformers."""
         if isinstance(settings, GenerationConfig):
@@ -240,11 +264,14 @@ class Engine:
             return Request.parse(self, prompt, {**kwargs, "generation_config": settings})
         return Request.parse(self, prompt, {**kwargs, "sampling_params": settings})
 
-    def _stream(self, request: Request) -> GenerationStream:
+    def _stream(
+        self, request: Request, keep: Callable[[KeptText], None] | None = None
+    ) -> GenerationStream:
         model = request.options.get("draft_model")
         runs = model is not None and request.methods.runs_draft_model
         draft = self._draft_models.get(model, self.target) if runs else None
-        return GenerationStream(self.target, request, make_drafter(self.target, request, draft))
+        drafter = make_drafter(self.target, request, draft)
+        return GenerationStream(self.target, request, drafter, keep=keep)
 
 
 def _dtype(dtype: str | torch.dtype, others: dict[str, Any]) -> str | torch.dtype:

@@ -19,6 +19,7 @@ from specdec.cli import (
     bench_step,
     cache,
     calibrate,
+    chat,
     check,
     env,
     generate,
@@ -59,6 +60,7 @@ def _epilog(command: Callable[..., Any]) -> str | None:
 _add(
     {
         "generate": generate.generate,
+        "chat": chat.chat,
         "check": check.check,
         "profile": view_profile.view_profile,
         "calibrate": calibrate.calibrate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from specdec.cli.summary import Comparison, print_summary
 from specdec.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from specdec.decoding.output import Generation
+    from specdec.decoding.output import Generation, Step
     from specdec.engine import Engine
 
 _PLAIN_TOKENS = 32  # of the plain run that the summary compares with
@@ -145,7 +146,11 @@ def generate(
         **drafting,
         **settings,
     )
-    result = _print_text(stream) if not as_json else stream.run()[0]
+    if as_json:
+        stream.run()
+    else:
+        print_steps(stream)
+    (result,) = stream.generations
     comparison = None
     if compare if compare is not None else not as_json:
         comparison = _compare(engine, request, result, settings)
@@ -171,10 +176,10 @@ def _print_plan(engine: Engine, request: Any, new_tokens: int) -> None:
     console.err().print("\n".join(lines(plan)) + "\n", style="dim", markup=False)
 
 
-def _print_text(stream: Any) -> Generation:
+def print_steps(steps: Iterable[Step]) -> None:
     """The text as it comes: on a terminal with accepted draft tokens in green, else as it is."""
     out = console.out()
-    for step in stream:
+    for step in steps:
         if not out.is_terminal:
             console.write(step.text)
             continue
@@ -183,8 +188,6 @@ def _print_text(stream: Any) -> Generation:
             line.append(console.harmless(piece), "" if source == "target" else "green")
         out.print(line, end="")
     out.print()
-    generation: Generation = stream.generations[0]
-    return generation
 
 
 def _compare(

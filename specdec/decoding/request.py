@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from specdec.decoding.keywords import Keywords
 from specdec.decoding.methods import Methods
+from specdec.decoding.prefill import SavedText
 from specdec.decoding.prompt import read_prompts, split_keywords, whole_prompt
 from specdec.decoding.prompt_check import check_goes_on, check_prompt
 from specdec.decoding.prompt_images import with_images
@@ -69,7 +70,7 @@ class Request:
     processors: Sequence[Sequence[Processor]] | None = None
     before: Sequence[Sequence[int]] | None = None
     returns_list: bool = False
-    saved_prompt: SavedPrompt | None = None
+    saved_prompt: SavedText | None = None
     saved_documents: SavedDocuments | None = None
     contents: Sequence[Prompt | None] = ()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from time import perf_counter
 
 import torch
 
+from specdec.cache.kept_text import KeptText
 from specdec.cache.slots import Slots
 from specdec.control.calibration import calibrate
 from specdec.decoding.asking import Asking
@@ -41,13 +42,19 @@ class GenerationStream:
     after an error, so that nobody waits for more text.
 
     slots: how many rows may be decoded at a time, and how long each may grow; None: as many and as
-    long as the request's.
+    long as the request's. keep: is given what the target has read of each row that is done, where
+    that can be kept: it must have read everything, and nothing may lie on disk.
     """
 
     def __init__(
-        self, target: Target, request: Request, drafter: Drafter, slots: Slots | None = None
+        self,
+        target: Target,
+        request: Request,
+        drafter: Drafter,
+        slots: Slots | None = None,
+        keep: Callable[[KeptText], None] | None = None,
     ) -> None:
-        self.target, self.request = target, request
+        self.target, self.request, self._keep = target, request, keep
         self.drafter = Asking(drafter)
         self.view: View = request.methods.view.view(target)
         self.rows: list[Row] = []
@@ -191,6 +198,7 @@ class GenerationStream:
                     streamer.put(torch.tensor(step.token_ids))
                 yield step
             done = [row for row in self.scheduler.active if self.outputs[row.index].is_done]
+            self._keep_texts(done)
             self.scheduler.leave(done)
         explanation = self.drafter.explain()
         for output in self.outputs:
@@ -200,6 +208,16 @@ class GenerationStream:
             output.generation(self.drafter.name, self.view.name, self.view.lossless)
             for output in self.outputs
         ]
+
+    @torch.inference_mode()
+    def _keep_texts(self, rows: Sequence[Row]) -> None:
+        if self._keep is None or not self.view.lossless:
+            return
+        for row in rows:
+            self.model.settle(row, len(row.tokens) - 1)
+            kept = KeptText.of(self.model.store, row.slot, row.keys())
+            if kept is not None:
+                self._keep(kept)
 
     def _admit(self) -> None:
         """Have rows join that there are slots for."""

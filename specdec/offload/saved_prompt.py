@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from specdec.cache.kept_text import write_text
 from specdec.cache.store import KVStore
 from specdec.cachedir import sha256_of
 from specdec.errors import InvalidArgument, WeightsError
@@ -89,15 +90,15 @@ class SavedPrompt:
         """
         with ExitStack() as opened:
             files = [self._open(opened, layer, target) for layer in range(target.num_layers)]
-            for start in range(0, count, PREFILL_CHUNK):
-                end = min(start + PREFILL_CHUNK, count)
-                for layer, file in enumerate(files):
-                    k, v = (
-                        file.get_slice(name)[:, start:end][None].to(target.device)
-                        for name in ("k", "v")
-                    )
-                    store.stage(layer, [sequence], k, v, 0)
-                store.commit(sequence, range(end - start))
+
+            def read(layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
+                k, v = (
+                    files[layer].get_slice(name)[:, start:end].to(target.device)
+                    for name in ("k", "v")
+                )
+                return k, v
+
+            write_text(store, sequence, target.num_layers, count, read)
 
     def layers(self, target: Target) -> Iterator[tuple[Tensor, Tensor]]:
         """All keys and values, layer by layer, on the host: `[Hkv, T, D]` and `[Hkv, T, Dv]`."""

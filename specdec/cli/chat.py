@@ -1,0 +1,136 @@
+"""`specdec chat`: a conversation at the terminal, which reads only what is new."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from specdec.cli import arguments, console, options
+from specdec.cli.generate import print_steps
+from specdec.cli.summary import print_summary
+from specdec.errors import SpecdecError
+
+if TYPE_CHECKING:
+    from specdec.decoding.conversation import Conversation
+    from specdec.engine import Engine
+
+_COMMANDS = {
+    "/drafter NAME": "who drafts from now on",
+    "/stats": "what the last answer cost",
+    "/clear": "forget what was said",
+    "/help": "these lines",
+    "/exit": "leave; so does Ctrl-D",
+}
+
+
+@options.MethodOptions()
+def chat(
+    call: typer.Context,
+    model: arguments.Model = "demo",
+    system: Annotated[
+        str | None, typer.Option(help="What stands before all turns, as the system's words.")
+    ] = None,
+    drafter: arguments.Drafter = None,
+    max_new_tokens: arguments.MaxNewTokens = 512,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")] = 0.0,
+    top_p: Annotated[
+        float | None, typer.Option(help="Only the most probable tokens that make up p.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of sampling; default: a new one.")] = None,
+    dtype: arguments.Dtype = "auto",
+    device: arguments.Device = "auto",
+    threads: arguments.Threads = None,
+    trust_remote_code: arguments.TrustRemoteCode = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each answer as a line of JSON and nothing else.")
+    ] = False,
+) -> None:
+    """Talk with a model. Each line is a message; a turn reads only what is new.
+
+    /drafter NAME, /stats, /clear, /help and /exit are commands. Messages may come from a pipe.
+
+    \b
+    Examples:
+      specdec chat
+      specdec chat --system "You are brief." --temperature 0.7
+      printf 'Hello\\nWhat did I say?\\n' | specdec chat --json
+    """
+    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    settings |= {k: v for k, v in {"top_p": top_p, "seed": seed}.items() if v is not None}
+    settings |= options.drafting(engine, call)
+    if drafter is not None:
+        settings["drafter"] = drafter
+    conversation = engine.chat(system, **settings)
+    asks = sys.stdin.isatty() and not as_json
+    if asks:
+        console.err().print(f"{engine!r}. /help lists commands.", style="dim", markup=False)
+    while (line := _line(asks)) is not None:
+        if line.startswith("/"):
+            if not _command(line, conversation, engine):
+                return
+        elif line.strip():
+            _turn(line, conversation, as_json)
+
+
+def _line(asks: bool) -> str | None:
+    """The next message; None at the end."""
+    try:
+        if asks:
+            return input("> ")
+        line = sys.stdin.readline()
+        return line.rstrip("\n") if line else None
+    except EOFError:
+        return None
+
+
+def _turn(line: str, conversation: Conversation, as_json: bool) -> None:
+    """One answer. Ctrl-C ends it, and leaves the conversation as it was before."""
+    stream = conversation.stream(line)
+    try:
+        if as_json:
+            for _ in stream:
+                pass
+            assert conversation.last is not None
+            console.print_json(conversation.last.to_dict())
+        else:
+            print_steps(stream)
+    except KeyboardInterrupt:
+        console.err().print("\ninterrupted: the answer is forgotten", style="dim")
+    finally:
+        stream.close()
+
+
+def _command(line: str, conversation: Conversation, engine: Engine) -> bool:
+    """Do what a line with a slash says; whether the conversation goes on."""
+    name, _, value = line.partition(" ")
+    err = console.err()
+    if name == "/exit":
+        return False
+    if name == "/stats" and conversation.last is not None:
+        print_summary(conversation.last, None)
+        seconds = conversation.last.stats.prefill_s
+        err.print(f"read what was new in {seconds:.2f} s", style="cyan")
+    elif name == "/stats":
+        err.print("nothing was answered yet", style="dim")
+    elif name == "/clear":
+        conversation.clear()
+    elif name == "/drafter" and value:
+        _change_drafter(value.strip(), conversation, engine)
+    else:
+        for command, what in _COMMANDS.items():
+            err.print(f"{command:14} {what}", style="dim", markup=False, highlight=False)
+    return True
+
+
+def _change_drafter(name: str, conversation: Conversation, engine: Engine) -> None:
+    """Take another drafter, unless this model cannot have it."""
+    settings = {**conversation.settings, "drafter": name}
+    try:
+        engine.stream([1], **settings).close()
+    except SpecdecError as error:
+        console.err().print(f"error: {error}", style="red", markup=False)
+        return
+    conversation.settings = settings
