@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def _no_costs_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         for module in (calibration, built_tokenizers):
             patch.setattr(module, "cache_root", lambda: folder)
         patch.setattr(finding, "cache_root", lambda: folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_heights_of_tiles(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Where the slow part is left out, engines compile their kernels for two of the heights that a
+    tile may have, which is half of it; the tests of kernels name each height."""
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.option.markexpr in ("not slow", "fast") and find_spec("numba"):
+            for module in ("kernels.cpu.jit", "model.take_up"):
+                patch.setattr(f"specdec.{module}.TILE_HEIGHTS", (1, 8))
         yield
 
 

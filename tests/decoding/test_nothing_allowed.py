@@ -157,22 +157,29 @@ def test_a_processor_that_returns_something_else_is_named(llama, returned, words
         llama.generate([1, 2], logits_processor=[Odd()], max_new_tokens=2)
 
 
+@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=str)
+def either(request):
+    return Engine(models.build("llama", dtype=request.param))
+
+
 @pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-45, 1e-39, 1e-31, 1e-20])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_the_coldest_temperatures_are_greedy(temperature, dtype, draft):
-    engine = Engine(models.build("llama", dtype=dtype))
-    want = engine.generate([1, 2], max_new_tokens=8, eos_token_id=[]).token_ids
+def test_the_coldest_temperatures_are_greedy(either, temperature, draft):
+    want = either.generate([1, 2], max_new_tokens=8, eos_token_id=[]).token_ids
     for how in ({}, {"acceptance": "rejection", "drafter": "model", "draft_model": draft}):
-        got = engine.generate(
+        got = either.generate(
             [1, 2], temperature=temperature, seed=3, max_new_tokens=8, eos_token_id=[], **how
         )
         assert got.token_ids == want
-    for hottest in (1e38, 1e300):  # every token is as likely but for one that is forbidden
-        hot = engine.generate(
-            [1, 2], temperature=hottest, seed=3, max_new_tokens=200, eos_token_id=[],
-            suppress_tokens=[7],
-        )  # fmt: skip
-        assert len(hot.token_ids) == 200 and set(hot.token_ids) == set(range(40)) - {7}
+
+
+@pytest.mark.parametrize("temperature", [1e38, 1e300])
+def test_at_the_hottest_every_token_is_as_likely(either, temperature):
+    """But for one that is forbidden."""
+    hot = either.generate(
+        [1, 2], temperature=temperature, seed=3, max_new_tokens=200, eos_token_id=[],
+        suppress_tokens=[7],
+    )  # fmt: skip
+    assert len(hot.token_ids) == 200 and set(hot.token_ids) == set(range(40)) - {7}
 
 
 def test_penalties_beyond_float32_forbid():

@@ -26,6 +26,8 @@ from helpers.graphed import NEVER, graphed, lengths_apart
 from helpers.passes import Oracle, make_row, random_tree, same_passes, take_up
 from helpers.triton_drawn import DEVICE
 
+NEW = 16  # tokens that rows may grow by
+
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="test_graphs.py runs on a GPU by itself")
 
 
@@ -45,7 +47,7 @@ def launched(monkeypatch):
 
     monkeypatch.setattr(dispatch.Op, "__call__", noted)
     for module in (cached_model, prefill):
-        monkeypatch.setattr(module, "SLACK", 96)  # launches go by capacity
+        monkeypatch.setattr(module, "SLACK", 32)  # launches go by capacity
     monkeypatch.setattr(dispatch, "kind_for", lambda x: "triton")
     return names
 
@@ -56,7 +58,9 @@ def test_full_passes(name, launched):
     model = models.build(name, dtype=torch.float32)
     oracle = Oracle(model)
     plain, replayed = graphed(model, after=NEVER), graphed(model)
-    for rows, trees, (a, b), grown, tokens, (c, d) in same_passes([plain, replayed], rounds=1):
+    for rows, trees, (a, b), grown, tokens, (c, d) in same_passes(
+        [plain, replayed], rounds=1, new=NEW
+    ):
         assert all(map(torch.equal, a, b)) and torch.equal(c, d)
         for row, tree, logits in zip(rows, trees, a):
             oracle.check(row, tree, logits)
@@ -87,16 +91,22 @@ def test_passes_that_choose(scorer, sharing, op, launched, monkeypatch):
     view = SparseView("view", scorer, sharing, 12, 4, 4, refresh="round")
     found = []
     for after, kind in ((0, "triton"), (NEVER, "triton"), (NEVER, "plain")):
-        monkeypatch.setattr(dispatch, "kind_for", lambda x, kind=kind: kind)
         target, rng = graphed(model, after), random.Random(1)
-        rows = [make_row(i, [(7 * i + j * j) % 40 for j in range(41 - 9 * i)]) for i in (0, 1)]
+        prompts = [[(7 * i + j * j) % 40 for j in range(41 - 9 * i)] for i in (0, 1)]
+        rows = [make_row(i, prompt, new=NEW) for i, prompt in enumerate(prompts)]
+        kinds = {"base": "plain", "draft": kind}  # full passes are tried above, and cost as much
+        monkeypatch.setattr(dispatch, "kind_for", lambda x: kinds[running])
+        running = "base"
         base = CachedModel(target, FullView(), rows)
         draft, logits = CachedModel(target, view, rows, base=base), []
-        for _ in range(2):
+        for is_last in (False, True):
             trees = [random_tree(rng, row.tokens[-1], 2) for row in rows]
+            running = "draft"
             logits += draft.forward(rows, trees)
-            roots = [[draft.root_slot(row)] for row in rows]
-            logits += list(draft.grow(rows, [[3], [4]], roots)[1])
+            if is_last:
+                roots = [[draft.root_slot(row)] for row in rows]
+                logits += list(draft.grow(rows, [[3], [4]], roots)[1])
+            running = "base"
             base.forward(rows, trees)
             for row, tree in zip(rows, trees):
                 take_up(row, tree, 1, 5)

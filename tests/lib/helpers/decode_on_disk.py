@@ -19,10 +19,10 @@ from helpers import models
 def main() -> None:
     folder, most = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    model = models.build("llama", dtype=torch.float32, max_position_embeddings=1 << 14)
+    model = models.build("llama", dtype=torch.float64, max_position_embeddings=1 << 14)
     engine = Engine(model)
     engine.target.kv_memory = KVMemory("disk", folder=folder)
-    engine.generate(list(range(40)) * 10, drafter="none", max_new_tokens=2)  # compiles and keeps
+    engine.generate(list(range(40)) * 10, drafter="none", max_new_tokens=2)  # what is kept is kept
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     try:

@@ -18,10 +18,11 @@ from specdec.sampling.tree import TokenTree
 from helpers import models
 
 
-def make_row(index: int, prompt: list[int], prompt_index: int | None = None) -> Row:
+def make_row(index: int, prompt: list[int], prompt_index: int | None = None, new: int = 100) -> Row:
+    """A greedy row that may grow by `new` tokens, for which its store has room."""
     sampler = Sampler([], False, Noise(0))
     place = index if prompt_index is None else prompt_index
-    return Row(index, place, list(prompt), len(prompt), len(prompt) + 100, sampler, len(prompt))
+    return Row(index, place, list(prompt), len(prompt), len(prompt) + new, sampler, len(prompt))
 
 
 def random_tree(rng: random.Random, root: int, nodes: int, chain: bool = False) -> TokenTree:
@@ -79,11 +80,11 @@ def poison(cached, rows):
                     buffer[row, :, length + staged.get(row, 0) :] = torch.nan
 
 
-def same_passes(models_, rounds=4):
+def same_passes(models_, rounds=4, new=100):
     """Trees, growth and rows that drop out, the same for several models; logits are compared."""
     rng = random.Random(3)
     prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [7, 8]]
-    everyone = [[make_row(i, p) for i, p in enumerate(prompts)] for _ in models_]
+    everyone = [[make_row(i, p, new=new) for i, p in enumerate(prompts)] for _ in models_]
     cached = [
         CachedModel(t, FullView(), rows, recorder=QueryRecorder(verified=True))
         for t, rows in zip(models_, everyone)
