@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Drafter, Wants, wants_of
+from specdec.decoding.drafter import Drafter
 from specdec.decoding.stats import Stats
+from specdec.forward.plan import Needs
 from specdec.forward.view_reads import ReadStats
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
@@ -16,7 +17,7 @@ from specdec.sampling.verify import Verdict
 ENOUGH = 4  # a draft this deep is a long match: it is not worth asking the next drafter
 
 
-class Combined:
+class Combined(Drafter):
     """Asks its drafters in order and grafts their trees onto each other.
 
     A later drafter is asked only for rows where the earlier ones found less than `ENOUGH`: a long
@@ -27,7 +28,7 @@ class Combined:
     def __init__(self, parts: Sequence[Drafter]) -> None:
         self.parts = [Asking(part) for part in parts]
         self.name = "+".join(part.name for part in parts)
-        self.wants = Wants.all_of([wants_of(part) for part in parts])
+        self.needs = Needs.all_of([part.needs for part in parts])
         self._asked: list[set[int]] = [set() for _ in parts]
 
     def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Reach, Traits
+from specdec.decoding.drafter import Drafter, Reach, Traits
 from specdec.decoding.tree_model import TreeModel
 from specdec.drafts.methods.model import ModelOptions
 from specdec.drafts.methods.tree_size import GrownTree
@@ -39,7 +39,7 @@ class _Leaf:
     logits: Tensor
 
 
-class ModelDrafter:
+class ModelDrafter(Drafter):
     """Drafts with `options.draft_model`, a Target that shares the target's token ids.
 
     With `draft_width` w > 1 each level holds w nodes: as in EAGLE-2 (arXiv 2406.16858) those with

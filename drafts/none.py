@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdec.decoding.cached_model import CachedModel
+from specdec.decoding.drafter import Drafter
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import Verdict
 
 
-class NoDrafter:
+class NoDrafter(Drafter):
     """Proposes nothing, so that every verification is a plain decoding step."""
 
     name = "none"

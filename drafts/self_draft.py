@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Traits, Wants
+from specdec.decoding.drafter import Traits
 from specdec.drafts.methods.self_draft import SelfDraftOptions
 from specdec.drafts.model import ModelDrafter
 from specdec.forward.forward_pass import View
@@ -36,7 +36,7 @@ class SelfDraft(ModelDrafter):
         self.start(target, draft, options)
         assert options.on is not None
         view: View = options.on.view(target)
-        self.view, self.name, self.wants = view, view.name, Wants.of_view(view)
+        self.view, self.name, self.needs = view, view.name, view.needs
         reduced = f"-{options.draft_layers}-{options.draft_weights}" if draft is not target else ""
         cost_key = f"{view.name}-{view.reads}{reduced}"
         self.traits = Traits(cost_key, self.depth, reads=view.reads)

@@ -76,14 +76,14 @@ def _chosen(
         entries = policy.residue.entries(Rest(text.k, text.v, kept, each, call.layer))
         if policy.residue.replaces:
             best, per_head = best[:, :0], None
-    own = None if policy.layers is None else mean
+    bound = None if policy.layers is None else mean
     is_bounded = policy.heads is None or policy.heads.is_bounded
     keys = None
     if policy.keys is not None:
         exact = forced.gather(1, best.clamp_min(0)) >= OUTLIER
         keys = policy.keys.of(pass_, call.layer, segments, exact)
     return Selection(
-        segments.round, best, text.covered, size, entries, per_head, own, is_bounded, keys
+        segments.round, best, text.covered, size, entries, per_head, bound, is_bounded, keys
     )  # fmt: skip
 
 

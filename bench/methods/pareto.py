@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from specdec.bench.methods.summary import FULL, Line, acceptance, contexts, frontier, lines
+from specdec.bench.methods.study import FULL
+from specdec.bench.methods.summary import Line, acceptance, contexts, frontier, lines
 from specdec.registry import VIEWS
 
 _MARKS = "osD^v<>pP*Xhd8"
@@ -31,11 +32,12 @@ def draw(document: Mapping[str, Any], path: Path) -> list[Path]:
     for place, family in enumerate(families):
         mine = [x for x in known if _family(x) == family]
         axes.plot(
-            [x.moved for x in mine], [acceptance(x) for x in mine], _MARKS[place % len(_MARKS)],
-            color=f"C{place % 10}", label=family, markersize=6, linestyle="none",
+            [x.moved or 0.0 for x in mine], [acceptance(x) for x in mine],
+            _MARKS[place % len(_MARKS)], color=f"C{place % 10}", label=family, markersize=6,
+            linestyle="none",
         )  # fmt: skip
     best = frontier(known)
-    axes.plot([x.moved for x in best], [acceptance(x) for x in best], "k--", linewidth=0.8)
+    axes.plot([x.moved or 0.0 for x in best], [acceptance(x) for x in best], "k--", linewidth=0.8)
     for line in best:
         axes.annotate(line.name, (line.moved, acceptance(line)), fontsize=7,
                       xytext=(4, 4), textcoords="offset points")  # fmt: skip

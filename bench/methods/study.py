@@ -15,12 +15,12 @@ from specdec.bench.methods.texts import prompt
 from specdec.bench.views.attention_mass import Walk
 from specdec.bench.views.drafted import DraftedView
 from specdec.bench.workloads import ANY_PROMPT, Workload
-from specdec.decoding.drafter import Wants
 from specdec.decoding.request import Request
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument, SpecdecError, unknown_name
 from specdec.forward.forward_pass import View
 from specdec.forward.full_view import FullView
+from specdec.forward.plan import Needs
 from specdec.machine import facts
 from specdec.registry import VIEWS
 from specdec.sampling.noise import Noise
@@ -225,9 +225,9 @@ def key(setting: Setting, name: str) -> str:
     return f"{method} | {'-' if budget is None else f'{budget} %'} | {name}"
 
 
-def wants_of(views: Iterable[View]) -> Wants:
+def wants_of(views: Iterable[View]) -> Needs:
     """What all of them have to be shown, looked at once."""
-    wants = Wants.all_of([Wants.of_view(view) for view in views])
+    wants = Needs.all_of([view.needs for view in views])
     return replace(wants, followers=Together.of(wants.followers))
 
 

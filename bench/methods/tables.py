@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from specdec.bench.methods.study import FULL
 from specdec.bench.methods.summary import (
-    FULL,
     Line,
     acceptance,
     contexts,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from specdec.bench.views.attention_mass import walk_along
-from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument
+from specdec.forward.plan import Needs
 from specdec.model.target import Target
 from specdec.sparse.methods.tidal import ThirdsOfLayers
 
@@ -39,7 +39,7 @@ def find_anchors(
             f"--find-anchors {count}: this model has {len(layers)} layers that can be anchors "
             f"(full attention, above layers {DENSE}): give 1 to {len(layers)}"
         )
-    walk = walk_along(target, tokens, depth, rounds, Wants())
+    walk = walk_along(target, tokens, depth, rounds, Needs())
     total = torch.zeros(len(layers), len(layers), dtype=torch.float64)
     for done in range(rounds):
         walk.verify()

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.full_view import FullView
 from specdec.forward.observer import SeenPass
+from specdec.forward.plan import Needs
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.model.target import Target
 from specdec.sampling.noise import Noise
 from specdec.sampling.sampler import Sampler
@@ -44,7 +45,7 @@ class Walk:
         prompt: Sequence[int],
         depth: int,
         room: int,
-        wants: Wants,
+        wants: Needs,
         looks: bool = False,
     ) -> None:
         self.target, self.depth = target, depth
@@ -55,7 +56,7 @@ class Walk:
         self.probe = Probe()
         watch = [self.probe] if looks else []
         self.model = CachedModel(
-            target, FullView(), [self.row], recorder=wants.recorder(), watch=watch
+            target, FullView(), [self.row], recorder=QueryRecorder.of(wants), watch=watch
         )
 
     @torch.inference_mode()
@@ -106,7 +107,7 @@ class Walk:
 
 
 def walk_along(
-    target: Target, tokens: Sequence[int], depth: int, rounds: int, wants: Wants
+    target: Target, tokens: Sequence[int], depth: int, rounds: int, wants: Needs
 ) -> Walk:
     """A walk that looks, along the `rounds` last rounds of a text; all before is the prompt."""
     coming = rounds * (depth + 1)

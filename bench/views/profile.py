@@ -11,10 +11,9 @@ from torch import Tensor
 
 from specdec.bench.views.attention_mass import Walk, walk_along
 from specdec.bench.views.drafted import DraftedView
-from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument, unknown_name
 from specdec.forward.layout import Segments
-from specdec.forward.plan import Selection
+from specdec.forward.plan import Needs, Selection
 from specdec.forward.view_reads import PassRead, ReadStats
 from specdec.model.target import Target
 from specdec.registry import VIEWS, page_views
@@ -48,7 +47,7 @@ def profile(
     made = [
         view_of(target, name, budget, options, tokenizer) for name in views for budget in budgets
     ]
-    wants = Wants.all_of([Wants.of_view(view) for view in made])
+    wants = Needs.all_of([view.needs for view in made])
     walk = walk_along(target, tokens, depth, rounds, wants)
     profiled = [ProfiledView(view, walk) for view in made]
     for done in range(rounds):
@@ -133,8 +132,10 @@ class ProfiledView:
         reads_all = mass is None or self.view.sharing.reads_all(layer)
         for node, choices in enumerate(self.choices):
             choice = choices.get(layer)
-            is_whole = reads_all or choice is None or choice.pages is None
-            self.recall[layer] += 1.0 if is_whole else self._part(choice, mass[:, node])
+            if mass is None or reads_all or choice is None or choice.pages is None:
+                self.recall[layer] += 1.0
+            else:
+                self.recall[layer] += self._part(choice, mass[:, node])
 
     def to_dict(self) -> dict[str, Any]:
         """Means over the rounds; shares are of the bytes that the full view reads of keys and

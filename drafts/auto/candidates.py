@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from specdec.control.acceptance import Trust
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Traits, traits_of
+from specdec.decoding.drafter import Traits
 from specdec.drafts.methods.auto import AutoOptions
 from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
 from specdec.model.target import Target
@@ -57,7 +57,8 @@ def candidates(target: Target, options: AutoOptions) -> Iterator[Part]:
                 raise
             log.debug("auto does without %s: %s", name, error)
             continue
-        yield Part(Asking(drafter), traits_of(drafter), kind.needs_model)
+        assert drafter.traits is not None, name
+        yield Part(Asking(drafter), drafter.traits, kind.needs_model)
 
 
 def joins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:

@@ -8,10 +8,11 @@ from typing import ClassVar
 from specdec.control.controller import Controller, Offer, Plan
 from specdec.control.costs import PassCosts
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants, wants_of
+from specdec.decoding.drafter import Drafter
 from specdec.decoding.stats import Stats
 from specdec.drafts.auto.candidates import Part, candidates, joins
 from specdec.drafts.methods.auto import AutoOptions
+from specdec.forward.plan import Needs
 from specdec.forward.view_reads import ReadStats
 from specdec.method import DrafterMethod
 from specdec.model.target import Target
@@ -23,7 +24,7 @@ GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a dra
 REHEARSED, KNOWN = 2, 2  # draft tokens of a rehearsal; drafts that tell the cost: one may be cold
 
 
-class AutoDrafter:
+class AutoDrafter(Drafter):
     """Asks the controller in each round who should draft, and how much.
 
     n-gram drafts are made anyway, since they cost nothing, and are judged by what they promise and
@@ -46,9 +47,7 @@ class AutoDrafter:
     ) -> None:
         self.parts = list(candidates(target, options))
         self.limit = options.num_draft_tokens or 255
-        self.wants = Wants.all_of(
-            [Wants(costs=True), *(wants_of(part.drafter) for part in self.parts)]
-        )
+        self.needs = Needs.all_of([Needs(costs=True), *(part.drafter.needs for part in self.parts)])
         self._make_controller = controller
         self._controller: Controller | None = None
         self._clock = target.clock

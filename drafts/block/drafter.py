@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Reach, Traits
+from specdec.decoding.drafter import Drafter, Reach, Traits
 from specdec.drafts.block.checkpoint import load
 from specdec.drafts.methods.block import BlockOptions
 from specdec.method import DrafterMethod
@@ -36,7 +36,7 @@ class Blocks:
             del self.read[count:], self.states[count:]
 
 
-class BlockDrafter:
+class BlockDrafter(Drafter):
     """Drafts a chain with the Block Transformer in `draft_model`, which shares the target's tokens.
 
     Blocks are counted from the prompt's end, so that its first one is padded from the left, as in

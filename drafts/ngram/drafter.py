@@ -12,9 +12,10 @@ from typing import ClassVar
 from specdec.control.costs import PassCosts
 from specdec.control.sizes import Sizes
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Traits, Wants
+from specdec.decoding.drafter import Drafter, Traits
 from specdec.drafts.methods.ngram import NGramOptions
 from specdec.drafts.ngram.suffix_automaton import Match, SuffixAutomaton
+from specdec.forward.plan import Needs
 from specdec.method import DrafterMethod
 from specdec.sampling.prompt import MARK
 from specdec.sampling.sequence import Row
@@ -47,7 +48,7 @@ class _Text:
         return 2.0 / match.length * math.exp(self.novelty)
 
 
-class NGramDrafter:
+class NGramDrafter(Drafter):
     """Copies what followed the longest earlier occurrence of the last tokens (arXiv 2411.04975).
 
     The main branch takes, token by token, the continuation seen most often, then most recently;
@@ -81,7 +82,7 @@ class NGramDrafter:
         self.costs = PassCosts()
         self._sizes: Sizes | None = None
         self._age = 0
-        self.wants = Wants(costs=self._adaptive)
+        self.needs = Needs(costs=self._adaptive)
         self.traits = Traits(self.name, self._depth, instant=True)
 
     def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:

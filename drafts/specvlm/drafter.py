@@ -31,4 +31,4 @@ class SpecVlm(LongSpec):
         self.branch, self.tokens = BRANCHES[options.image_branch], options.image_tokens
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> SpecVlmModel:
-        return SpecVlmModel(self.draft, self.prepared, rows, verifier, self.branch, self.tokens)
+        return SpecVlmModel(self.draft, self.prepared, verifier, self.branch, self.tokens)

@@ -30,20 +30,19 @@ class SpecVlmModel(LongSpecModel):
         self,
         target: Target,
         parts: Prepared,
-        rows: Sequence[Row],
         verifier: CachedModel,
         branch: Branch,
         tokens: int,
     ) -> None:
-        super().__init__(target, parts.block, parts.rotary, parts.head, parts.ids, rows, verifier)
+        super().__init__(target, parts.block, parts.rotary, parts.head, parts.ids, verifier)
         self.branch, self.tokens = branch, tokens
         self.kept: dict[int, Entries | None] = {}  # by prompt, whose rows share them
-        self._rows: dict[int, Row] = {}
+        self._rows: dict[int, Row] = {}  # by slot
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> list[Tensor]:
         """As LongSpec's; the first time, images are made small."""
-        self._rows = {row.index: row for row in rows}
+        self._rows = {row.slot: row for row in rows}
         return super().forward(rows, trees)
 
     @property

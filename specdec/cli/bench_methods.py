@@ -87,9 +87,14 @@ def methods(
     if before is not None:
         study.take_up(before)
     finished = True
+
+    def save() -> None:
+        if out is not None:
+            files.write(study.document(), out)
+
     with progress_bar("Measuring", time_left=True) as progress:
         try:
-            study.run(lambda: out is None or files.write(study.document(), out), progress)
+            study.run(save, progress)
         except KeyboardInterrupt:
             finished = False
     document = study.document()

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import (
-    Drafter,
-    Foreteller,
-    Traits,
-    Wants,
-    reach_of,
-    traits_of,
-    wants_of,
-)
+from specdec.decoding.drafter import Drafter
 from specdec.decoding.stats import Stats
 from specdec.errors import InvalidArgument
 from specdec.forward.view_reads import ReadStats
@@ -23,7 +14,7 @@ from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import LawUnknown, Verdict
 
 
-class Asking:
+class Asking(Drafter):
     """Stands between a drafter and whoever asks it, and is a drafter itself.
 
     A row that the drafter cannot take, or about which a logits processor cannot be asked, goes
@@ -34,22 +25,11 @@ class Asking:
     """
 
     def __init__(self, drafter: Drafter) -> None:
-        self.drafter, self.reach = drafter, reach_of(drafter)
+        self.drafter, self.name = drafter, drafter.name
+        self.needs, self.traits, self.reach = drafter.needs, drafter.traits, drafter.reach
         self._read: dict[int, int] = {}  # leading tokens of each row that are known to have a row
         self._met: set[int] = set()
         self._asked: set[int] = set()  # in this round
-
-    @property
-    def name(self) -> str:
-        return self.drafter.name
-
-    @property
-    def wants(self) -> Wants:
-        return wants_of(self.drafter)
-
-    @property
-    def traits(self) -> Traits:
-        return traits_of(self.drafter)
 
     def takes(self, row: Row) -> bool:
         """Whether the drafter can be asked about the row as it stands."""
@@ -70,14 +50,13 @@ class Asking:
             self._read.pop(row.index, None)
 
     def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
-        """See `Foreteller`. Raises InvalidArgument where the drafter is none."""
-        if not hasattr(self.drafter, "foretell"):
+        """See `Drafter`. Raises InvalidArgument where the drafter cannot."""
+        trees = self.drafter.foretell(rows, limits)
+        if trees is None:
             raise InvalidArgument(
                 f"drafter {self.name!r} drafts from what the target has read, so nothing is "
                 "provisional: give drafter='cacheblend' and saved_documents"
             )
-        ahead = cast(Foreteller, self.drafter)
-        trees = ahead.foretell(rows, limits)
         self._asked = {row.index for row in rows}
         return [_ended(tree, row.ends) for row, tree in zip(rows, trees, strict=True)]
 
@@ -108,19 +87,13 @@ class Asking:
             self.drafter.observe(*(list(column) for column in zip(*told, strict=True)))
 
     def inner_stats(self, row: Row) -> dict[str, Stats]:
-        """What drafters that verify something themselves made of it for a row, by name."""
-        inner = getattr(self.drafter, "inner_stats", None)
-        return {} if inner is None or row.index not in self._met else inner(row)
+        return self.drafter.inner_stats(row) if row.index in self._met else {}
 
     def reads(self, row: Row) -> dict[str, ReadStats]:
-        """What sparse views read for a row, by name."""
-        reads = getattr(self.drafter, "reads", None)
-        return {} if reads is None or row.index not in self._met else reads(row)
+        return self.drafter.reads(row) if row.index in self._met else {}
 
     def explain(self) -> list[str]:
-        """What the drafter has to say about its choices."""
-        explain = getattr(self.drafter, "explain", None)
-        return [] if explain is None else explain()
+        return self.drafter.explain()
 
     def _proposed(self, rows: list[Row], depths: dict[int, int]) -> dict[int, TokenTree]:
         """The drafter's trees, without rows for which a processor could not be asked."""

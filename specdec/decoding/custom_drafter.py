@@ -12,9 +12,12 @@ from typing import Any
 import torch
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Drafter
+from specdec.decoding.drafter import Drafter, Reach
 from specdec.decoding.options import DraftOptions
+from specdec.decoding.stats import Stats
 from specdec.errors import InvalidArgument
+from specdec.forward.plan import Needs
+from specdec.forward.view_reads import ReadStats
 from specdec.method import Method
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
@@ -64,7 +67,7 @@ def takes_options(given: Any) -> bool:
     raise InvalidArgument(f"drafter {_name_of(given)} is called as {signature}: {_HINT}")
 
 
-class CustomDrafter:
+class CustomDrafter(Drafter):
     """Makes a drafter from `drafter=` and hands on every call; what it proposes is checked.
 
     Who takes options is told `DraftOptions`, or, where it has an attribute `Options`, that.
@@ -87,11 +90,20 @@ class CustomDrafter:
         self.name = str(getattr(made, "name", type(made).__name__))
         self.vocab_size = target.vocab_size
         self._has_begun = False
+        self.needs = self._told("needs", Needs())
+        if "needs" not in dir(made) and hasattr(made, "wants"):  # of the last release
+            warnings.warn(
+                f"drafter {self.name}: the attribute wants is needs now; the old name works for "
+                "one release",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            self.needs = made.wants
+        self.traits, self.reach = self._told("traits", None), self._told("reach", Reach())
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "own":
-            raise AttributeError(name)
-        return getattr(self.own, name)
+    def _told(self, name: str, default: Any) -> Any:
+        """An attribute of the caller's drafter, which need not derive from `Drafter`."""
+        return getattr(self.own, name, default)
 
     def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         begin = getattr(self.own, "begin", None)
@@ -127,6 +139,23 @@ class CustomDrafter:
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
     ) -> None:
         self.own.observe(rows, trees, verdicts)
+
+    def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree] | None:
+        trees = self._told("foretell", super().foretell)(rows, limits)
+        if trees is None:
+            return None
+        return [self._checked(tree, row) for tree, row in zip(trees, rows, strict=True)]
+
+    def inner_stats(self, row: Row) -> dict[str, Stats]:
+        found: dict[str, Stats] = self._told("inner_stats", super().inner_stats)(row)
+        return found
+
+    def reads(self, row: Row) -> dict[str, ReadStats]:
+        found: dict[str, ReadStats] = self._told("reads", super().reads)(row)
+        return found
+
+    def explain(self) -> list[str]:
+        return list(self._told("explain", super().explain)())
 
     def _checked(self, tree: TokenTree, row: Row) -> TokenTree:
         """The tree with whole tokens and proposers, or an error that says what is wrong with it."""

@@ -2,80 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from specdec.forward.query_recorder import QueryRecorder
+from specdec.forward.plan import Needs
 from specdec.forward.rotation import UNLIMITED, Rotation
 
 if TYPE_CHECKING:
-    from torch import device
-
-    from specdec.cache.store import Level
     from specdec.decoding.cached_model import CachedModel
-    from specdec.forward.follower import Follower
-    from specdec.forward.forward_pass import View
+    from specdec.decoding.stats import Stats
+    from specdec.forward.view_reads import ReadStats
     from specdec.model.target import Target
     from specdec.sampling.sequence import Row
     from specdec.sampling.tree import TokenTree
     from specdec.sampling.verify import Verdict
-
-
-@dataclass(frozen=True)
-class Wants:
-    """What a drafter or view asks the verifying model to keep for it: see `QueryRecorder`.
-
-    prompt_queries: the last so many queries of each prompt; probe_every: its queries at every so
-        manieth position, or at more; 0: none. verified: those of verification.
-    followers: are shown every query that reads all of the text.
-    costs: what its passes cost on this machine, measured before the first round.
-    on_spill: called as (level, layer, row, device) when a row's oldest tokens have moved to a level
-        of slower memory, while they are still near: see `offload.TieredStore`.
-    """
-
-    prompt_queries: int = 0
-    verified: bool = False
-    costs: bool = False
-    on_spill: tuple[Callable[[Level, int, int, device], None], ...] = ()
-    probe_every: int = 0
-    followers: tuple[Follower, ...] = ()
-
-    @classmethod
-    def of_view(cls, view: View) -> Wants:
-        """What a view has to be shown."""
-        needs = view.needs
-        return cls(
-            needs.prompt_queries,
-            needs.verified or bool(needs.followers),
-            on_spill=needs.on_spill,
-            probe_every=needs.probe_every,
-            followers=needs.followers,
-        )
-
-    def recorder(self) -> QueryRecorder | None:
-        """Keeps the queries that are asked for, if any are."""
-        if not self.prompt_queries and not self.verified and not self.probe_every:
-            return None
-        return QueryRecorder(self.prompt_queries, self.verified, self.probe_every, self.followers)
-
-    @classmethod
-    def all_of(cls, wants: Sequence[Wants]) -> Wants:
-        """What satisfies everyone."""
-        return cls(
-            max((w.prompt_queries for w in wants), default=0),
-            any(w.verified for w in wants),
-            any(w.costs for w in wants),
-            tuple(each for w in wants for each in w.on_spill),
-            min((w.probe_every for w in wants if w.probe_every), default=0),
-            tuple(dict.fromkeys(each for w in wants for each in w.followers)),
-        )
-
-
-def wants_of(someone: object) -> Wants:
-    """The `wants` of a drafter; one that has none wants nothing."""
-    wants: Wants = getattr(someone, "wants", Wants())
-    return wants
 
 
 @dataclass(frozen=True)
@@ -121,27 +63,6 @@ class Reach:
         return self.rotation.limit(row.span, min(limit, room))
 
 
-def reach_of(drafter: object) -> Reach:
-    """The `reach` of a drafter; one that has none takes every text."""
-    reach: Reach = getattr(drafter, "reach", Reach())
-    return reach
-
-
-def traits_of(drafter: Drafter) -> Traits:
-    """The `traits` of a drafter; one that has none is kept under its name."""
-    traits: Traits = getattr(drafter, "traits", Traits(drafter.name))
-    return traits
-
-
-class Foreteller(Protocol):
-    """A drafter that needs nothing of the verifier, so that it can draft before that has read."""
-
-    def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
-        """A chain for each row, as deep as its limit, in place of the first `propose`.
-
-        Called at most once, and before `join`."""
-
-
 class Drafter(Protocol):
     """Proposes a token tree for every active row of a batch, once a round.
 
@@ -149,13 +70,18 @@ class Drafter(Protocol):
     keep state under `row.index`, which no other row has, or `row.slot`, which is another's later.
     It reads `row.tokens` anew in each round and holds nothing to be true beyond
     `row.tokens[:row.stable]`: later tokens may have been taken back since the last round, when the
-    drafter works inside another one. It never changes a row. An attribute `wants` may ask the
-    verifier to keep queries, `traits` tell a controller what it needs to know, and `reach` says
-    which texts it can take. Others are not shown to it: `join` and `propose` get the rows that it
-    can take.
+    drafter works inside another one. It never changes a row.
+
+    A drafter derives from this class, which says what one does without that has nothing to say.
+    needs: what the verifier is to keep or measure for it. traits: what a controller must know that
+    may choose it; None for one that is only asked for by name. reach: which texts it can take.
+    Others are not shown to it: `join` and `propose` get the rows that it can take.
     """
 
     name: str
+    needs: Needs = Needs()
+    traits: Traits | None = None
+    reach: Reach = Reach()
 
     def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         """Meet rows that join the batch, each with its prompt, and who will verify: always the
@@ -183,3 +109,35 @@ class Drafter(Protocol):
         `trees` are those that were verified: they may hold other drafters' nodes and lack some of
         this one's. `row.tokens` already ends with the emitted tokens.
         """
+
+    def foretell(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree] | None:
+        """A chain for each row, as deep as its limit, in place of the first `propose`, from a
+        drafter that can draft before the verifier has read; None from others.
+
+        Called at most once, and before `join`.
+        """
+        return None
+
+    def inner_stats(self, row: Row) -> dict[str, Stats]:
+        """What drafters that verify something themselves made of it for a row, by name."""
+        return {}
+
+    def reads(self, row: Row) -> dict[str, ReadStats]:
+        """What sparse views read for a row, by name."""
+        return {}
+
+    def explain(self) -> list[str]:
+        """What it has to say about its choices."""
+        return []
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Wants":
+        warnings.warn(
+            "specdec.decoding.drafter.Wants is specdec.forward.plan.Needs now; the old name works "
+            "for one release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return Needs
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

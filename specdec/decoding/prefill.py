@@ -42,7 +42,7 @@ class Prefill:
     """Makes stores for rows of a batch and reads text into them.
 
     observers: see the calls of prompts. saved: the start of every prompt, which need not be read
-    again. on_spill: see `Wants`. sees_content: see `CachedModel`.
+    again. on_spill: see `Needs`. sees_content: see `CachedModel`.
     """
 
     def __init__(

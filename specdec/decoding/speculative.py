@@ -8,9 +8,10 @@ from dataclasses import replace
 from specdec.control.calibration import calibrate
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Drafter, Reach, Traits, Wants, wants_of
+from specdec.decoding.drafter import Drafter, Reach, Traits
 from specdec.decoding.stats import Stats
 from specdec.forward.forward_pass import View
+from specdec.forward.plan import Needs
 from specdec.forward.view_reads import ReadStats
 from specdec.model.target import Target
 from specdec.sampling.sampler import NodeLaws, Sampler
@@ -20,7 +21,7 @@ from specdec.sampling.verify import Verdict
 from specdec.sampling.vocabulary import fit
 
 
-class Speculative:
+class Speculative(Drafter):
     """A model that drafts for someone, and is itself sped up by a drafter of its own.
 
     Its tokens follow the model's own law exactly, because an inner rejection draws from the
@@ -47,9 +48,7 @@ class Speculative:
         self.reach = Reach.of(model)
         self.vocab_size, self.num_draft_tokens = vocab_size, num_draft_tokens
         self.shares_kv = shares_kv
-        self.wants = Wants.all_of(
-            [Wants.of_view(view), wants_of(drafter) if shares_kv else Wants()]
-        )
+        self.needs = Needs.all_of([view.needs, drafter.needs if shares_kv else Needs()])
         self.traits = Traits(name, num_draft_tokens, reads=view.reads if shares_kv else None)
         self.stats: dict[int, Stats] = {}
         self.samplers: dict[int, Sampler] = {}
@@ -67,7 +66,7 @@ class Speculative:
                 self.target, self.view, rows, base=base, sees_content=self.shares_kv,
                 slots=verifier.slots,
             )  # fmt: skip
-            if wants_of(self.drafter).costs:
+            if self.drafter.needs.costs:
                 calibrate(self._model, rows)
         self.drafter.join(rows, self._model)
 

@@ -14,7 +14,7 @@ from specdec.control.calibration import calibrate
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.detokenizer import Detokenizer
-from specdec.decoding.drafter import Drafter, Wants, wants_of
+from specdec.decoding.drafter import Drafter
 from specdec.decoding.output import Generation, Provisional, Step
 from specdec.decoding.request import Request
 from specdec.decoding.rounds import Rounds
@@ -23,6 +23,8 @@ from specdec.decoding.scheduler import Counted, Scheduler
 from specdec.decoding.setup import make_rows
 from specdec.errors import InvalidArgument
 from specdec.forward.forward_pass import View
+from specdec.forward.plan import Needs
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.model.target import Target
 from specdec.ranks import agreed
 from specdec.sampling.sequence import Row
@@ -167,7 +169,7 @@ class GenerationStream:
             return
         self._is_left = True
         try:
-            if self.scheduler.model is not None and self._wants.costs:
+            if self.scheduler.model is not None and self._needs.costs:
                 self.model.costs.save()
         finally:
             if self.request.streamer is not None:
@@ -231,21 +233,21 @@ class GenerationStream:
     def _open(self, rows: Sequence[Row]) -> CachedModel:
         """The verifying model, with the rows that join first; what its passes cost is known."""
         model = CachedModel(
-            self.target, self.view, rows, recorder=self._wants.recorder(),
+            self.target, self.view, rows, recorder=QueryRecorder.of(self._needs),
             saved=getattr(self.view, "saved", self.request.saved_prompt),
-            on_spill=self._wants.on_spill, slots=self.slots,
+            on_spill=self._needs.on_spill, slots=self.slots,
         )  # fmt: skip
         self._calibration_s = self._calibrate(model, rows)
         return model
 
     @property
-    def _wants(self) -> Wants:
-        return Wants.all_of([wants_of(self.drafter), Wants.of_view(self.view)])
+    def _needs(self) -> Needs:
+        return Needs.all_of([self.drafter.needs, self.view.needs])
 
     @torch.inference_mode()
     def _calibrate(self, model: CachedModel, rows: Sequence[Row]) -> float:
         """Have the costs of passes at this length of text known, if they matter; seconds taken."""
-        return calibrate(model, rows) if self._wants.costs else 0.0
+        return calibrate(model, rows) if self._needs.costs else 0.0
 
     def _log(self) -> None:
         rows, request = len(self.rows), self.request

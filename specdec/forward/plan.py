@@ -6,7 +6,7 @@ kernel; `attend` turns any plan into kernel calls and knows no view. What is sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -194,12 +194,14 @@ WHOLE = LayerPlan()
 
 @dataclass(frozen=True)
 class Needs:
-    """What a view has to be shown of the verifying model.
+    """What a view or drafter has to be shown of the verifying model.
 
     prompt_queries: the last so many queries of each prompt; probe_every: its queries at every so
     manieth position (0: none); verified: those of verification; all are kept by a `QueryRecorder`.
     followers: are shown every query that the text went through. on_spill: called as (level, layer,
-    row, device) when a row's oldest tokens have moved to slower memory.
+    row, device) when a row's oldest tokens have moved to slower memory, while they are still near:
+    see `offload.TieredStore`. costs: what its passes cost on this machine, measured before the
+    first round.
     """
 
     prompt_queries: int = 0
@@ -207,6 +209,20 @@ class Needs:
     on_spill: tuple[Callable[..., None], ...] = ()
     probe_every: int = 0
     followers: tuple[Follower, ...] = ()
+    costs: bool = False
+
+    @classmethod
+    def all_of(cls, needs: Iterable[Needs]) -> Needs:
+        """What satisfies everyone."""
+        each = list(needs)
+        return cls(
+            max((x.prompt_queries for x in each), default=0),
+            any(x.verified for x in each),
+            tuple(told for x in each for told in x.on_spill),
+            min((x.probe_every for x in each if x.probe_every), default=0),
+            tuple(dict.fromkeys(follower for x in each for follower in x.followers)),
+            any(x.costs for x in each),
+        )
 
 
 def whole_row(levels: int) -> RowPlan:

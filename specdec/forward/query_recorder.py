@@ -11,6 +11,7 @@ from specdec.cache.store import KVStore
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.follower import Accepted, Follower
 from specdec.forward.observer import SeenPass
+from specdec.forward.plan import Needs
 from specdec.forward.prompt_queries import PromptQueries, Queries
 
 Kind = tuple[float, float | None, int | None]  # scale, softcap and window of a layer
@@ -33,6 +34,14 @@ class QueryRecorder:
     passes: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     paths: dict[int, list[int]] = field(default_factory=dict)
     kinds: dict[int, Kind] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, needs: Needs) -> QueryRecorder | None:
+        """One that keeps the queries that are asked for, if any are."""
+        verified = needs.verified or bool(needs.followers)
+        if not needs.prompt_queries and not verified and not needs.probe_every:
+            return None
+        return cls(needs.prompt_queries, verified, needs.probe_every, needs.followers)
 
     def see(self, call: AttentionCall, pass_: SeenPass) -> None:
         """Keep what was asked for of a call's queries."""

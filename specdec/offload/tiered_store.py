@@ -27,7 +27,7 @@ class TieredStore(KVStore):
 
     room: tokens that may be staged or committed at a time; staging_bytes: of each of the buffers
     through which remote keys and values come to the device. on_spill: told of each layer of a row
-    whose tokens have moved (`Wants.on_spill`).
+    whose tokens have moved (`Needs.on_spill`).
     """
 
     def __init__(

@@ -46,12 +46,10 @@ def drafting(engine, rows, branch=None, tokens=4):
     made = longspec_models.checkpoint(engine.target, window=64)
     parts = fitted(engine.target, made.block(), made.ids)
     verifier = CachedModel(engine.target, FullView(), rows)
-    whole = LongSpecModel(
-        engine.target, parts.block, parts.rotary, parts.head, parts.ids, rows, verifier
-    )
+    whole = LongSpecModel(engine.target, parts.block, parts.rotary, parts.head, parts.ids, verifier)
     if branch is None:
         return whole
-    return SpecVlmModel(engine.target, parts, rows, verifier, BRANCHES[branch], tokens)
+    return SpecVlmModel(engine.target, parts, verifier, BRANCHES[branch], tokens)
 
 
 def drafted(model, rows):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.model.target import Target
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.budgets.layer_shares import LayerShares
@@ -39,7 +39,7 @@ def draft_of(target, **how):
     )  # fmt: skip
     view.check(target)
     row = make_row(0, PROMPT)
-    base = CachedModel(target, FullView(), [row], recorder=Wants.of_view(view).recorder())
+    base = CachedModel(target, FullView(), [row], recorder=QueryRecorder.of(view.needs))
     draft = CachedModel(target, view, [row], base=base)
     tree = TokenTree.root(row.tokens[-1])
     want = CachedModel(target, FullView(), [row], base=base).forward([row], [tree])[0]

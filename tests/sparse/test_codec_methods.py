@@ -7,9 +7,9 @@ import torch
 
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.errors import UnsupportedModel
 from specdec.forward.full_view import FullView
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.methods.cskv import CSKV
 from specdec.sparse.methods.gear import Gear
@@ -60,7 +60,7 @@ def test_near_and_with_enough_exact(target, name):
     for made in filter(None, (method, enough)):
         view = made.resolved(target, None).view(target)
         assert view.name == name
-        base = CachedModel(target, FullView(), [row], recorder=Wants.of_view(view).recorder())
+        base = CachedModel(target, FullView(), [row], recorder=QueryRecorder.of(view.needs))
         want = CachedModel(target, FullView(), [row], base=base).forward([row], [tree])[0]
         draft = CachedModel(target, view, [row], base=base)
         got = draft.forward([row], [tree])[0]

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.forward.full_view import FullView
 from specdec.forward.layout import segments_of
+from specdec.forward.plan import Needs
 from specdec.forward.prompt_queries import PromptQueries
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.forward.view_state import ViewState
@@ -89,8 +89,8 @@ def test_groups_are_those_of_cutting_the_text_at_once(target, seed, rounds, samp
         for s in range(samples)
     ]
     needs = [x.needs for x in GROUPINGS]
-    wants = Wants(32, True, followers=needs[0].followers)
-    model = CachedModel(target, FullView(), rows, recorder=wants.recorder())
+    wants = Needs(32, True, followers=needs[0].followers)
+    model = CachedModel(target, FullView(), rows, recorder=QueryRecorder.of(wants))
     for _ in range(rounds):
         active = [row for row in rows if rng.random() < 0.8] or rows[:1]
         trees = [random_tree(rng, row.tokens[-1], rng.randint(1, 12)) for row in active]
@@ -146,8 +146,8 @@ def test_queries_are_those_of_reading_the_text_at_once(target, seed, rounds, sam
     rng = random.Random(seed)
     prompt = [rng.randrange(40) for _ in range(rng.randint(4, 90))]
     rows = [make_row(i, prompt, 0) for i in range(samples)]
-    wants = Wants(16, True, probe_every=3, followers=GROUPINGS[0].needs.followers)
-    model = CachedModel(target, FullView(), rows, recorder=wants.recorder())
+    wants = Needs(16, True, probe_every=3, followers=GROUPINGS[0].needs.followers)
+    model = CachedModel(target, FullView(), rows, recorder=QueryRecorder.of(wants))
     cut = [len(prompt) - 1] * samples  # how much of the prompt was never taken back
     for _ in range(rounds):
         for row in rows:

@@ -11,7 +11,6 @@ import torch
 
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
 from specdec.forward.prompt_queries import PromptQueries
@@ -137,7 +136,7 @@ def test_sentencekv_asks_with_all_of_the_running_sentence(run):
     asked = {}
     view = replace(view, groups=Spy(view.groups, asked))
     row = make_row(0, TEXT)
-    base = CachedModel(run.target, FullView(), [row], recorder=Wants.of_view(view).recorder())
+    base = CachedModel(run.target, FullView(), [row], recorder=QueryRecorder.of(view.needs))
     draft = CachedModel(run.target, view, [row], base=base)
     for token in (5, 10, 7, 8):  # 10 ends a sentence
         base.forward([row], [TokenTree.root(row.tokens[-1])])

@@ -9,9 +9,9 @@ import torch
 
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.sparse.fingerprint import fingerprint
 from specdec.sparse.importances.episode_probe import EpisodeProbe
 from specdec.sparse.importances.retained import RetainedNotes
@@ -255,7 +255,7 @@ def test_locrets_scores_are_of_the_text_alone(run):
     assert 0 < stats.num_accepted_draft_tokens < stats.num_draft_tokens
     store = stream.model.store
     kept, text = RetainedNotes.of(store).rows[0], stream.rows[0].tokens[: store.length(0)]
-    recorder = Wants.of_view(method.view(run.target)).recorder()
+    recorder = QueryRecorder.of(method.view(run.target).needs)
     again = CachedModel(run.target, FullView(), [make_row(0, [*text, 0])], recorder=recorder)
     fresh = RetainedNotes.of(again.store).rows[0]
     assert len(text) > 80

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.drafts.methods.self_draft import SelfDraftOptions
 from specdec.drafts.self_draft import SelfDraft
 from specdec.forward.full_view import FullView
+from specdec.forward.plan import Needs
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.method import ViewMethod
 from specdec.model.target import Target
 from specdec.offload.kv_memory import KVMemory, Sizes
@@ -39,8 +40,8 @@ def target():
 
 
 def model_of(target, rows, followers):
-    wants = Wants(verified=True, followers=followers)
-    return CachedModel(target, FullView(), rows, recorder=wants.recorder())
+    wants = Needs(verified=True, followers=followers)
+    return CachedModel(target, FullView(), rows, recorder=QueryRecorder.of(wants))
 
 
 def statistics(model, step, sequence):

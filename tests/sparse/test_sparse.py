@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from specdec import Engine, TokenTree
-from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.registry import DRAFTERS, VIEWS, page_views
@@ -97,7 +96,7 @@ def drafter_of(view):
 
     def make(target, options):
         drafter = DRAFTERS["oracle"].method(options.given).drafter(target)
-        drafter.view, drafter.wants, drafter.name = view, Wants.of_view(view), view.name
+        drafter.view, drafter.needs, drafter.name = view, view.needs, view.name
         return drafter
 
     return make

@@ -9,9 +9,9 @@ import torch
 
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.sparse.importances.key_tokens import KeyTokens
 from specdec.sparse.importances.ledger import Ledger
 from specdec.sparse.methods.critic import CRITIC
@@ -160,7 +160,7 @@ def test_choosing_leaves_statistics_as_they_are(run, name):
     assert 0 < stats.num_accepted_draft_tokens < stats.num_draft_tokens
     view, store = method.view(run.target), stream.model.store
     text = stream.rows[0].tokens[: store.length(0)]
-    recorder = Wants.of_view(view).recorder()
+    recorder = QueryRecorder.of(view.needs)
     again = CachedModel(run.target, FullView(), [make_row(0, [*text, 0])], recorder=recorder)
     kept, fresh = (
         Ledger.of(x, view.importance.step).accounts[0].layers for x in (store, again.store)

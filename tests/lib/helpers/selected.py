@@ -9,8 +9,8 @@ import torch
 
 from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.forward.full_view import FullView
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.calibrations.calibration import Calibration
 from specdec.sparse.fingerprint import fingerprint
@@ -42,7 +42,7 @@ class Run:
         """The selection of each layer."""
         view = method.view(self.target)
         row = make_row(0, TEXT)
-        recorder = Wants.of_view(view).recorder()
+        recorder = QueryRecorder.of(view.needs)
         base = CachedModel(self.target, FullView(), [row], recorder=recorder)
         draft = CachedModel(self.target, view, [row], base=base)
         draft.forward([row], [TokenTree.root(TEXT[-1])])
