@@ -55,8 +55,8 @@ class KeptText:
                 vs.append(v[row, :, :length].to("cpu", copy=True))
         if not count:
             return None
-        k, v = ([torch.cat(x, dim=1) for x in xs] for xs in zip(*parts, strict=True))
-        return cls(list(tokens[:count]), k, v)
+        keys, values = ([torch.cat(x, dim=1) for x in xs] for xs in zip(*parts, strict=True))
+        return cls(list(tokens[:count]), keys, values)
 
     def common(self, tokens: Sequence[int]) -> int:
         """How many of its tokens `tokens` starts with."""

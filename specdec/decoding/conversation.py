@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from specdec.cache.kept_text import KeptText
@@ -54,7 +54,9 @@ class Conversation:
         assert self.last is not None
         return self.last
 
-    def stream(self, content: str | Sequence[Mapping[str, Any]], **settings: Any) -> Iterator[Step]:
+    def stream(
+        self, content: str | Sequence[Mapping[str, Any]], **settings: Any
+    ) -> Generator[Step, None, None]:
         """As `send`, step by step; `last` is the answer after the last one.
 
         Who leaves early leaves the messages as they were. Raises InvalidArgument as `generate`.
