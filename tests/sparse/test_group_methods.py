@@ -101,7 +101,7 @@ def lloyd(x, spherical):
 
 
 def test_sentencekv_reads_the_best_sentences(run):
-    method = SentenceKV(budget=50, sink=3, recent=5, marks=MARKS)
+    method = SentenceKV(budget=50, sink=3, recent=5, marks=MARKS, prefilter=0)
     found, q = run.chosen(method)
     groups = cut(TEXT[:S], MARKS)
     assert len({len(g) for g in groups}) > 2
@@ -131,7 +131,7 @@ def test_sentencekv_filters_the_prompt_by_its_last_queries(run):
 
 def test_sentencekv_asks_with_all_of_the_running_sentence(run):
     """Tokens that were written since the last end, and the pass's own."""
-    method = SentenceKV(budget=50, sink=3, recent=5, marks=MARKS)
+    method = SentenceKV(budget=50, sink=3, recent=5, marks=MARKS, prefilter=0)
     view = method.view(run.target)
     asked = {}
     view = replace(view, groups=Spy(view.groups, asked))
