@@ -52,6 +52,17 @@ class Text:
             made[span.start : span.end] = True
         return made
 
+    def positions_of(self, places: Tensor | None) -> Tensor:
+        """By what the model rotates the tokens at some places, or all: `int64[n]` or `[D, n]`."""
+        at = torch.arange(self.length, device=self.device) if places is None else places
+        content = self.known.content
+        if content is None or content.positions is None:
+            return at
+        inside = at.clamp(max=len(content.ids) - 1)
+        known = content.positions.to(at.device)[:, inside]
+        found = torch.where(at < len(content.ids), known, at + content.offset)
+        return found[0] if len(found) == 1 else found
+
     @cached_property
     def k(self) -> Tensor:
         """Keys `[Hkv, S, D]`, on the device; a view where one level holds them all."""

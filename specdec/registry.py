@@ -135,6 +135,26 @@ VIEWS = {
         "specdec.sparse.methods.prefixkv:PrefixKV",
         "tokens by all attention, the same share of it in every layer (PrefixKV)",
     ),
+    "visual-prune": Named(
+        "specdec.sparse.methods.visual_prune:VisualPrune",
+        "text, image tokens that the question looks at, others evenly (SpecVLM for video)",
+    ),
+    "look-m": Named(
+        "specdec.sparse.methods.look_m:LookM",
+        "text before images; what is dropped is merged into what is like it (LOOK-M)",
+    ),
+    "elastic": Named(
+        "specdec.sparse.methods.elastic:Elastic",
+        "the most attended tokens, with their neighbours merged into them (Elastic Cache)",
+    ),
+    "livevlm": Named(
+        "specdec.sparse.methods.livevlm:LiveVLM",
+        "text, and pages of image tokens from all over that the question asks for (LiveVLM)",
+    ),
+    "rekv": Named(
+        "specdec.sparse.methods.rekv:ReKV",
+        "text, and the images or frames whose keys the question asks for (ReKV)",
+    ),
     "windowkv": Named(
         "specdec.sparse.methods.windowkv:WindowKV",
         "windows of 8 tokens, chosen once for 8 layers (WindowKV)",
@@ -202,6 +222,14 @@ VIEWS = {
     "zipcache": Named(
         "specdec.sparse.methods.zipcache:ZipCache",
         "every token, salient ones in more bits (ZipCache)",
+    ),
+    "zipvl": Named(
+        "specdec.sparse.methods.zipvl:ZipVL",
+        "every token; as many in more bits as cover a layer's attention (ZipVL)",
+    ),
+    "vidkv": Named(
+        "specdec.sparse.methods.vidkv:VidKV",
+        "every token, in one to two bits (VidKV)",
     ),
     "kvmerger": Named(
         "specdec.sparse.methods.kvmerger:KVMerger",

@@ -60,7 +60,10 @@ class KeyRotation:
         return cls(embedding, apply, kinds, getattr(attentions[0], "rotary_ndims", None))
 
     def turn(self, k: Tensor, positions: Tensor, layer: int) -> Tensor:
-        """Keys `[Hkv, n, D]` of a layer as attention caches them, from those before rotation."""
+        """Keys `[Hkv, n, D]` of a layer as attention caches them, from those before rotation.
+
+        positions: `int64[n]`, or `[3, n]` in time, height and width.
+        """
         cos, sin = self._angles(k, positions, layer)
         return self._applied(k, cos, sin)
 
@@ -73,7 +76,8 @@ class KeyRotation:
     def _angles(self, k: Tensor, positions: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         kind = () if self.kinds is None else (self.kinds[layer],)
         wider = wide(k[None])
-        cos, sin = self.embedding(wider, positions[None].to(k.device), *kind)
+        at = positions[None] if positions.dim() == 1 else positions[:, None]
+        cos, sin = self.embedding(wider, at.to(k.device), *kind)
         return cos, sin
 
     def _applied(self, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from specdec.model.target import Target
     from specdec.sparse.codecs.coded_view import CodedView
     from specdec.sparse.codecs.mixed_view import MixedView
+    from specdec.sparse.view import SparseView
 
 BLOCK = 64  # tokens that share the scale of a key's channel
 ANEW = 100  # tokens after which salience is judged anew
@@ -35,19 +36,26 @@ class ZipCache(Coded):
     salient_share: float = option(0.6, "Share of tokens that are salient.", Number(0.01, 1.0))
     recent: int = option(100, "Last tokens that are read as they are.", Tokens())
 
+    name = "zipcache"
+
     def view(self, target: Target) -> MixedView:
         from specdec.sparse.codecs.mixed_view import MixedView
+
+        policy = self.salient(target)
+        policy.check(target)
+        low, high = (self._copy(target, bits) for bits in (self.kv_bits, self.salient_bits))
+        return MixedView(self.name, policy, low, high)
+
+    def salient(self, target: Target) -> SparseView:
+        """What chooses the salient tokens."""
         from specdec.sparse.importances.salience import Salience
         from specdec.sparse.triggers.every_tokens import EveryTokens
         from specdec.sparse.view import SparseView
 
-        policy = SparseView(
-            "zipcache", budget=self.recent + 1, sink=0, recent=self.recent,
+        return SparseView(
+            self.name, budget=self.recent + 1, sink=0, recent=self.recent,
             refresh=EveryTokens(ANEW), importance=Salience(), share=self.salient_share,
         )  # fmt: skip
-        policy.check(target)
-        low, high = (self._copy(target, bits) for bits in (self.kv_bits, self.salient_bits))
-        return MixedView("zipcache", policy, low, high)
 
     def _copy(self, target: Target, bits: int) -> CodedView:
         from specdec.sparse.codecs.codec import TwoSides
@@ -56,4 +64,4 @@ class ZipCache(Coded):
 
         values = Scaled(Grouped(bits, 1, HEADS), balanced=False)
         codec = TwoSides(Grouped(bits, BLOCK, TOKENS), values, BLOCK)
-        return self.coded(f"zipcache in {bits} bits", target, codec)
+        return self.coded(f"{self.name} in {bits} bits", target, codec)

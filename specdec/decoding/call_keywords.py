@@ -137,6 +137,9 @@ class MethodKeywords(TypedDict, total=False):
     turn: float | None
     features: int | None
     recomputed_share: float | None
+    seen_share: float | None
+    wide_share: float | None
+    retrieved_share: float | None
     num_speculative_tokens: int | None
     num_assistant_tokens: int | None
     prompt_lookup_num_tokens: int | None
