@@ -253,7 +253,8 @@ def most(llama, view):
         return budget * llama.target.num_layers  # one layer may have all of it
     # entries stand for tokens beyond the budget: a few means, as many as were kept, a quarter of
     # the others (of at most 105 tokens), or of their clusters
-    return budget + {"snapkv-merged": 3, "ems": 32, "kvmerger": 20, "retrieval": 2}.get(view, 0)
+    beside = {"snapkv-merged": 3, "ems": 32, "look-m": 32, "elastic": 32, "kvmerger": 20}
+    return budget + {**beside, "retrieval": 2}.get(view, 0)
 
 
 @pytest.mark.parametrize("view", PRESETS)
