@@ -55,9 +55,8 @@ def indices(model, grouping, sequence):
     for layer in range(2):
         store = model.store
         (x,) = segments_of(store, [sequence], [0], ViewState(), layer)
-        tokens = model.text.held[sequence].tokens
-        counts = tuple(lengths(store, sequence))
-        grouped(grouping, Text(store, sequence, layer, counts, q.device, 1.0, None, tokens), x, q)
+        known, counts = model.text.held[sequence], tuple(lengths(store, sequence))
+        grouped(grouping, Text(store, sequence, layer, counts, q.device, 1.0, None, known), x, q)
         for level, row in zip(store.levels, x.rows):
             index = GroupIndices.of(level, grouping).index(row, layer)
             out.append((list(index.ends), [line.clone() for line in index.lines]))
