@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Wants
 from specdec.forward.full_view import FullView
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.methods.livevlm import LiveVLM
 from specdec.sparse.methods.look_m import LookM
@@ -52,7 +52,7 @@ class Seen:
         row = make_row(0, self.prompt.ids)
         row.content = self.prompt
         with torch.inference_mode():
-            base = CachedModel(target, FullView(), [row], recorder=Wants.of_view(view).recorder())
+            base = CachedModel(target, FullView(), [row], recorder=QueryRecorder.of(view.needs))
             draft = CachedModel(target, view, [row], base=base)
             draft.forward([row], [TokenTree.root(row.tokens[-1])])
         return {layer: x for (_, layer), x in draft.state.selections.items()}
