@@ -14,7 +14,6 @@ from specdec.bench.methods.kept import Kept
 from specdec.bench.views.attention_mass import Walk
 from specdec.bench.views.drafted import DraftedView
 from specdec.errors import SpecdecError
-from specdec.forward.forward_pass import View
 from specdec.forward.full_view import FullView
 from specdec.forward.view_reads import PassRead
 from specdec.sampling.noise import Noise
@@ -99,7 +98,7 @@ class Drafts:
 def drafts_along(
     walk: Walk,
     kept: Kept,
-    views: Mapping[Hashable, View],
+    views: Mapping[Hashable, DraftedView],
     noise: Noise | None,
     rounds: int,
     step: Callable[[], None] = lambda: None,
@@ -114,8 +113,8 @@ def drafts_along(
     """
     plain = DraftedView(FullView(), walk)
     everyone = {
-        key: Drafts(DraftedView(view, walk), torch.zeros(walk.depth, dtype=torch.float64))
-        for key, view in views.items()
+        key: Drafts(drafted, torch.zeros(walk.depth, dtype=torch.float64))
+        for key, drafted in views.items()
     }
     for _ in range(rounds):
         for one in everyone.values():

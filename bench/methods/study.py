@@ -67,7 +67,7 @@ class Study:
         return found
 
     def run(self, save: Callable[[], None], progress: Callable[[int, int], None]) -> None:
-        """Measure the cells that are missing, and `save` after each text."""
+        """Measure the cells that are missing, and `save` as they come."""
         drafts = [(n, name) for n in self.contexts for name in self.texts]
         missing = sum(
             2 * self.rounds * len(self._missing(f"{name} @ {n}")) for n, name in drafts
@@ -81,8 +81,7 @@ class Study:
 
         for context, name in drafts:
             ids = prompt(self.engine.tokenizer, name, self.texts[name], context)
-            self._draft(f"{name} @ {context}", ids, step)
-            save()
+            self._draft(f"{name} @ {context}", ids, step, save)
         for workload in self.tasks:
             ids = workload.tokens(self.engine.tokenizer)
             self._ask(ids, [Asked(workload.name, [], workload.answers)], step)
@@ -116,7 +115,7 @@ class Study:
                 )
         self.cells = dict(document["cells"])
 
-    def _draft(self, name: str, ids: list[int], step: Step) -> None:
+    def _draft(self, name: str, ids: list[int], step: Step, save: Step) -> None:
         missing = self._missing(name)
         if not missing:
             return
@@ -129,16 +128,17 @@ class Study:
             texts = {mode: own_text(walk, room, noise) for mode, noise in noises.items()}
             notes = deepcopy(dict(kept.notes))
             for some in _groups(views, TOGETHER):
+                drafted = {s: DraftedView(view, walk) for s, view in some.items()}
                 found: dict[str, dict[Any, Cell]] = {}
                 for mode, noise in noises.items():
                     walk.along(texts[mode])
                     kept.notes.clear()
                     kept.notes.update(deepcopy(notes))
-                    kept.forget()
-                    found[mode] = drafts_along(walk, kept, some, noise, self.rounds, step)
+                    found[mode] = drafts_along(walk, kept, drafted, noise, self.rounds, step)
                 for setting in some:
                     self.cells[key(setting, name)] = {m: found[m][setting] for m in MODES}
                 kept.forget()
+                save()
 
     def _ask(self, ids: list[int], questions: Sequence[Asked], step: Step) -> None:
         wanted = dict.fromkeys(s for q in questions for s in self._missing(q.name))
