@@ -26,20 +26,18 @@ def own_text(walk: Walk, count: int, noise: Noise | None) -> list[int]:
     full, found = DraftedView(FullView(), walk), list[int]()
     logits = full.begin()
     while len(found) < count:
-        found.append(int(chosen(logits[None], walk, noise, len(found))[0]))
+        scores = logits[None].double()
+        if noise is not None:
+            scores += gumbel(noise, len(walk.row.tokens) + len(found), 1, scores)
+        found.append(int(scores.argmax()))
         logits = full.feed(found[-1:])[0]
     return found
 
 
-def chosen(logits: Tensor, walk: Walk, noise: Noise | None, ahead: int = 0) -> Tensor:
-    """The tokens `[n]` that `logits[n, V]` choose, `ahead` and more behind the walk."""
-    scores = logits.double()
-    if noise is not None:
-        start, size = len(walk.row.tokens) + ahead, scores.shape[-1]
-        scores = scores + torch.stack(
-            [noise.target(start + i, size, scores.device) for i in range(len(scores))]
-        )
-    return scores.argmax(-1)
+def gumbel(noise: Noise, start: int, count: int, like: Tensor) -> Tensor:
+    """The noise `float64[count, V]` of the tokens from position `start` on."""
+    size = like.shape[-1]
+    return torch.stack([noise.target(start + i, size, like.device) for i in range(count)])
 
 
 @dataclass
@@ -72,9 +70,10 @@ class Drafts:
             self.pace.append(self.drafted.seconds / plain_s)
         self.read += read
 
-    def compare(self, walk: Walk, probs: Tensor, noise: Noise | None) -> None:
+    def compare(self, walk: Walk, probs: Tensor, noise: Tensor | float) -> None:
+        """noise: float64[depth, V], or 0 where the text is greedy."""
         assert self.logits is not None
-        mine = chosen(self.logits, walk, noise).tolist()
+        mine = (self.logits.double() + noise).argmax(-1).tolist()
         same = [a == b for a, b in zip(mine, walk.coming, strict=False)]
         self.accepted.append((same + [False]).index(False))
         self.overlap += torch.minimum(self.logits.softmax(-1), probs).sum(-1).double()
@@ -128,9 +127,10 @@ def drafts_along(
             step()
         kept.watch(plain)
         probs = walk.verify()[: walk.depth].float().softmax(-1)
+        drawn = 0.0 if noise is None else gumbel(noise, len(walk.row.tokens), walk.depth, probs)
         for one in everyone.values():
             if one.error is None:
-                one.compare(walk, probs, noise)
+                one.compare(walk, probs, drawn)
         walk.advance()
     return {
         key: one.to_dict(0 if one.error else kept.nbytes(one.drafted))

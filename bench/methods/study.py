@@ -27,7 +27,7 @@ from specdec.sampling.noise import Noise
 from specdec.sparse.importances.running import Together
 
 SCHEMA = 1
-TOGETHER = 24  # views that draft side by side: each has a level of its own
+TOGETHER = 8  # views that draft side by side: each has a level of its own
 MODES = ("greedy", "sampled")
 FULL = "full"
 ROOM = 256  # tokens behind a prompt
