@@ -28,7 +28,7 @@ def own_text(walk: Walk, count: int, noise: Noise | None) -> list[int]:
     while len(found) < count:
         scores = logits[None].double()
         if noise is not None:
-            scores += gumbel(noise, len(walk.row.tokens) + len(found), 1, scores)
+            scores = scores + gumbel(noise, len(walk.row.tokens) + len(found), 1, scores)
         found.append(int(scores.argmax()))
         logits = full.feed(found[-1:])[0]
     return found
