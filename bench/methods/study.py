@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from specdec.bench.methods.answering import Asked, answer, end_tokens, score
@@ -84,11 +85,9 @@ class Study:
             self._draft(f"{name} @ {context}", ids, step, save)
         for workload in self.tasks:
             ids = workload.tokens(self.engine.tokenizer)
-            self._ask(ids, [Asked(workload.name, [], workload.answers)], step)
-            save()
+            self._ask(ids, [Asked(workload.name, [], workload.answers)], step, save)
         for shared in self.shared:
-            self._ask(shared.context, asked(shared, self.engine.tokenizer), step)
-            save()
+            self._ask(shared.context, asked(shared, self.engine.tokenizer), step, save)
 
     def document(self) -> dict[str, Any]:
         """What was measured, and how."""
@@ -140,7 +139,7 @@ class Study:
                 kept.forget()
                 save()
 
-    def _ask(self, ids: list[int], questions: Sequence[Asked], step: Step) -> None:
+    def _ask(self, ids: list[int], questions: Sequence[Asked], step: Step, save: Step) -> None:
         wanted = dict.fromkeys(s for q in questions for s in self._missing(q.name))
         if not wanted:
             return
@@ -151,7 +150,7 @@ class Study:
                 self.cells[key(setting, one.name)] = self.cells[key(setting, questions[0].name)]
         walk = Walk(engine.target, ids, 1, ROOM, wants_of(views.values()))
         kept = Kept(walk)
-        ends = end_tokens(tokenizer, Request.parse(engine, ANY_PROMPT, {}).eos_token_ids)
+        ends = self._ends
         full = DraftedView(FullView(), walk)
         known = [answer(full, one.question, ends) for one in questions]
         for one, theirs in zip(questions, known, strict=True):
@@ -180,6 +179,12 @@ class Study:
                     cell = {"error": f"{type(error).__name__}: {error}"}
                 self.cells[key(setting, one.name)] = cell
                 step()
+            save()
+
+    @cached_property
+    def _ends(self) -> set[int]:
+        eos = Request.parse(self.engine, ANY_PROMPT, {}).eos_token_ids
+        return end_tokens(self.engine.tokenizer, eos)
 
     def _questions(self) -> list[str]:
         tokenizer = self.engine.tokenizer
