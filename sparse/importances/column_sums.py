@@ -54,8 +54,3 @@ def per_sight(sums: Tensor, positions: Tensor) -> Tensor:
     arXiv 2405.14256, eq. 8). A token that none of them sees gets 0.
     """
     return sums / visible(positions, sums.shape[-1]).clamp_min(1).to(sums)
-
-
-def column_sums(attention: Tensor, positions: Tensor) -> Tensor:
-    """`[Hkv, G, S]` of attention `[Hkv, G, w, S]`: summed over the queries, `per_sight`."""
-    return per_sight(attention.sum(dim=2), positions)

@@ -20,8 +20,8 @@ class Recurrence:
     last[h, t]: the position where it was last used, its own at first. gap[h, t]: the widest
     interval between uses, 0 at first. With age = length - last, the score is h1 + h2:
 
-        code:  h1 = 2 sigmoid(-age / (gap + 1e-5)),  h2 = 2 sigmoid(1 - gap), 0 where gap = 0
-        paper: h1 = 2 sigmoid(-age / gap),           h2 = 2 sigmoid(-1 / gap)
+        code:  h1 = 2 sigmoid(-1 - age / (gap + 1e-5)),  h2 = 2 sigmoid(1 - gap), 0 where gap = 0
+        paper: h1 = 2 sigmoid(-age / gap),               h2 = 2 sigmoid(-1 / gap)
 
     The paper says that smaller gaps rank higher, which only the released code's h2 does, so that is
     the default. Both numbers are int32: the code keeps them in the attention's precision, where
@@ -64,5 +64,5 @@ class Recurrence:
         if self.form == "paper":
             overdue = torch.where(gap > 0, age / gap, torch.inf)
             return 2 * torch.sigmoid(-overdue) + 2 * torch.sigmoid(-1 / gap)
-        first = 2 * torch.sigmoid(-age / (gap + 1e-5))
+        first = 2 * torch.sigmoid(-1 - age / (gap + 1e-5))
         return first + torch.where(gap > 0, 2 * torch.sigmoid(1 - gap), 0.0)

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from specdec.cache.store import KVStore
 from specdec.forward.attention_call import AttentionCall
-from specdec.forward.follower import Accepted
+from specdec.forward.follower import Accepted, chunk_of
 from specdec.forward.observer import SeenPass
 from specdec.forward.plan import Needs
 from specdec.sparse.calibrations.retaining_heads import RetainingHeads
@@ -48,10 +48,8 @@ class Retained:
     def chunk(self, call: AttentionCall, pass_: SeenPass) -> None:
         """See `Follower`."""
         for b, sequence in enumerate(pass_.sequences):
-            start, at = pass_.store.length(sequence), pass_.positions[b]
-            # one more token may stand at the end that nobody sees: see `Target.prefill`
-            own = at == start + torch.arange(len(at), device=at.device)
-            q, k, v = (x[b][:, own] for x in (call.q, call.k, call.v))
+            start, count = chunk_of(pass_, b)
+            q, k, v = (x[b][:, :count] for x in (call.q, call.k, call.v))
             self._note(pass_.store, sequence, call.layer, start, q, k, v)
 
     def accepted(self, store: KVStore, sequence: int, layers: Mapping[int, Accepted]) -> None:

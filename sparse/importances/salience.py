@@ -7,7 +7,7 @@ from torch import Tensor
 
 from specdec.forward.plan import Needs
 from specdec.forward.prompt_queries import Queries
-from specdec.sparse.importances.column_sums import column_sums
+from specdec.sparse.importances.column_sums import per_sight
 from specdec.sparse.text import Text
 
 
@@ -31,5 +31,5 @@ class Salience:
             found.append(Queries(text.accepted, end))
         if not found:
             return None
-        sums = [column_sums(text.attention(x), x.at.to(text.device)) for x in found]
-        return torch.stack(sums).mean(dim=(0, 2))
+        sums = torch.stack([text.attention(x).sum(dim=2).mean(dim=1) for x in found]).sum(dim=0)
+        return per_sight(sums, torch.cat([x.at.to(text.device) for x in found]))

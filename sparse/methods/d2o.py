@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specdec.option_kinds import LayerRule
-from specdec.sparse.methods.page_budget import PageBudget
+from specdec.sparse.methods.page_budget import EndLayers, PageBudget
 
 if TYPE_CHECKING:
     from specdec.model.target import Target
     from specdec.sparse.view import SparseView
-
-
-@dataclass(frozen=True)
-class Ends(LayerRule):
-    """The first two layers and the last; of a model with fewer than six none."""
-
-    def of(self, layer_types: Sequence[str]) -> tuple[int, ...]:
-        layers = len(layer_types)
-        return (0, 1, layers - 1) if layers >= 6 else ()
-
-    def __str__(self) -> str:
-        return "0,1,last"
 
 
 @dataclass(frozen=True)
@@ -41,7 +28,7 @@ class D2O(PageBudget):
     keeps = "the most attended tokens, with what resembles them merged"
 
     sink: int = 4
-    dense: tuple[int, ...] | LayerRule = Ends()
+    dense: tuple[int, ...] | LayerRule = EndLayers(2, 1)
 
     def view(self, target: Target) -> SparseView:
         from specdec.sparse.budgets.spread_layers import SpreadLayers

@@ -28,9 +28,9 @@ class Duo(SplitHeads):
 
     budget: int = 321  # 64 sinks, 256 recent tokens
     sink: int = 64
-    streaming_heads: float = option(
-        0.5, "Share of KV heads that stream (the paper's for grouped heads; 0.75 without groups).",
-        Number(),
+    streaming_heads: float | None = option(
+        None, "Share of KV heads that stream. Default, as in the paper: 0.5, or 0.75 where each "
+        "query head has a KV head of its own.", Number(),
     )  # fmt: skip
 
     def measured(self, target: Target, tokenizer: Any = None) -> Calibration:
@@ -43,6 +43,10 @@ class Duo(SplitHeads):
     def view(self, target: Target) -> SparseView:
         layers = self.measured(target).layers
         gates = sorted(gate for x in layers if x for gate in x["gate"])
-        least = [*gates, float("inf")][int(self.streaming_heads * len(gates))]
+        share = self.streaming_heads
+        if share is None:
+            queries = int(target.model.config.get_text_config().num_attention_heads)
+            share = 0.75 if queries == target.kv_shape.kv_heads else 0.5
+        least = [*gates, float("inf")][int(share * len(gates))]
         far = [[gate >= least for gate in x["gate"]] if x else [] for x in layers]
         return self.split("duo", target, far)

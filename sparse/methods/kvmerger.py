@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specdec.method import option
-from specdec.option_kinds import Number
-from specdec.sparse.methods.page_budget import PageBudget
+from specdec.option_kinds import LayerRule, Number
+from specdec.sparse.methods.page_budget import EndLayers, PageBudget
 
 if TYPE_CHECKING:
     from specdec.model.target import Target
@@ -26,6 +26,7 @@ class KVMerger(PageBudget):
     family = "merging"
     keeps = "the most attended tokens, and the others in runs"
 
+    dense: tuple[int, ...] | LayerRule = EndLayers(2, 2)
     merge_cosine: float = option(
         0.75, "Cosine of neighbouring keys from which on they are merged.", Number(0.0, 1.0)
     )

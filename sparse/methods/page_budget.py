@@ -32,6 +32,24 @@ class FirstLayers(LayerRule):
 
 
 @dataclass(frozen=True)
+class EndLayers(LayerRule):
+    """The `first` layers and the `last` ones; none of a model with fewer than twice as many."""
+
+    first: int
+    last: int
+
+    def of(self, layer_types: Sequence[str]) -> tuple[int, ...]:
+        layers = len(layer_types)
+        if layers < 2 * (self.first + self.last):
+            return ()
+        return (*range(self.first), *range(layers - self.last, layers))
+
+    def __str__(self) -> str:
+        last = "last" if self.last == 1 else f"last {self.last}"
+        return ",".join([*map(str, range(self.first)), last])
+
+
+@dataclass(frozen=True)
 class PageBudget(ViewMethod):
     """A budget of tokens, of which some are always read, and when the others are selected anew.
 

@@ -50,5 +50,5 @@ class Razor(SplitHeads):
 def _greatest(numbers: list[list[float]], share: float) -> set[tuple[int, int]]:
     """The (layer, head) of the greatest numbers, a `share` of all, rounded up."""
     every = [(x, n, h) for n, layer in enumerate(numbers) for h, x in enumerate(layer)]
-    count = -(-int(share * 1000) * len(every) // 1000)
+    count = -(-round(share * 1000) * len(every) // 1000)
     return {(n, h) for _, n, h in sorted(every, reverse=True)[:count]}

@@ -222,6 +222,13 @@ def test_duo_lets_heads_with_small_gates_stream(run):
             assert read == (set(range(S)) if h == n else window)
 
 
+def test_duo_streams_more_heads_where_they_are_not_grouped(run):
+    made = run.measured("duo", gate=lambda n: [n + h / 10 for h in range(run.heads)])
+    far = Duo(calibration=made).view(run.target).heads.far
+    share = {2: 0.5, 4: 0.25}[run.heads]  # of four query heads
+    assert sum(map(sum, far)) == share * run.heads * len(run.layers)
+
+
 def test_duo_reads_gates_as_its_authors_ship_them(run, tmp_path):
     file = tmp_path / "full_attention_heads.tsv"
     file.write_text("\n".join("\t".join(["0.9", *["0.1"] * (run.heads - 1)]) for _ in run.layers))

@@ -18,6 +18,7 @@ from specdec.sparse.methods.critic import CRITIC
 from specdec.sparse.methods.d2o import D2O
 from specdec.sparse.methods.h2o import H2O
 from specdec.sparse.methods.keyformer import Keyformer
+from specdec.sparse.methods.kvmerger import KVMerger
 from specdec.sparse.methods.lazy_eviction import LazyEviction
 from specdec.sparse.methods.scissorhands import Scissorhands
 from specdec.sparse.triggers.every_tokens import EveryTokens
@@ -90,7 +91,7 @@ def test_lazy_eviction_leaves_out_what_is_overdue(run):
                 at = np.flatnonzero(used[h, :, t])
                 uses = np.concatenate([[t], at[at >= t]])
                 gap, age = np.float32(np.diff(uses).max(initial=0)), np.float32(S - uses[-1])
-                out[h, t] = 2 / (1 + np.exp(min(age / (gap + np.float32(1e-5)), 80)))
+                out[h, t] = 2 / (1 + np.exp(1 + min(age / (gap + np.float32(1e-5)), 80)))
                 out[h, t] += 2 / (1 + np.exp(gap - 1)) if gap else 0
         return out
 
@@ -174,6 +175,12 @@ def test_d2o_leaves_the_first_layers_and_the_last_alone():
     kinds = ["full_attention"] * 6
     assert D2O().dense.of(kinds) == (0, 1, 5)
     assert D2O().dense.of(kinds[:4]) == ()
+
+
+def test_kvmerger_leaves_the_first_and_the_last_two_layers_alone():
+    kinds = ["full_attention"] * 8
+    assert KVMerger().dense.of(kinds) == (0, 1, 6, 7)
+    assert KVMerger().dense.of(kinds[:7]) == ()
 
 
 def test_what_d2o_cannot_share_is_refused(run):

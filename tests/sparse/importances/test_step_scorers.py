@@ -78,7 +78,7 @@ def lazy(logits, prompt, form="code"):
         if form == "paper":
             return 2 / (1 + np.exp(age / gap)) + 2 / (1 + np.exp(1 / gap))
         second = np.where(gap == 0, 0, 2 / (1 + np.exp(gap - 1)))
-        return 2 / (1 + np.exp(age / (gap + 1e-5))) + second
+        return 2 / (1 + np.exp(1 + age / (gap + 1e-5))) + second
 
 
 def critic(logits, prompt):
