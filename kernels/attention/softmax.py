@@ -60,7 +60,7 @@ def causal_softmax(
     """Causal attention of a chunk over itself: `q[B, H, n, D]` over `k, v[B, Hkv, n, D]`.
 
     Returns o `[B, H, n, Dv]` and lse `[B, H, n]` as `partial_softmax` does. Key j is visible to
-    query i if i - window < j <= i, or if both are of one block: `blocks[n]`, -1 for none.
+    query i if j <= i or both are of one block (`blocks[n]`, -1 for none), and i - window < j.
     """
     n = q.shape[-2]
     if blocks is None and softcap is None and (window is None or window >= n) and _has_flash(q, v):
@@ -70,9 +70,11 @@ def causal_softmax(
         return wide(o), lse
     place = torch.arange(n, device=q.device)
     ahead = place[:, None] - place[None, :]
-    visible = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
+    visible = ahead >= 0
     if blocks is not None:
         visible = visible | ((blocks[:, None] == blocks) & (blocks >= 0))
+    if window is not None:
+        visible = visible & (ahead < window)
     batch, heads, group = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
     o, lse = partial_softmax(
         q.view(batch, heads, group, n, -1),

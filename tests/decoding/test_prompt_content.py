@@ -230,7 +230,7 @@ def test_features_for_layers():
 @pytest.mark.parametrize("size", [7, 1024])
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_tokens_that_see_each_other(monkeypatch, name, size):
-    """As Gemma 3's images do, also beyond the window of a layer."""
+    """As Gemma 3's images do: a layer's window ends what they see before them, not behind."""
     monkeypatch.setattr(chunks, "PREFILL_CHUNK", size)
     model = models.build(name, seed=2)
     engine = Engine(copy.deepcopy(model))
@@ -239,8 +239,8 @@ def test_tokens_that_see_each_other(monkeypatch, name, size):
     def mask(window):
         def of(n):
             i, j = torch.arange(n)[:, None], torch.arange(n)[None]
-            sees = (j <= i) & (i - j < window)
-            sees |= (i >= 2) & (i < 8) & (j >= 2) & (j < 8)
+            sees = (j <= i) | (i >= 2) & (i < 8) & (j >= 2) & (j < 8)
+            sees &= i - j < window
             return torch.zeros(1, 1, n, n, dtype=torch.float64).masked_fill(~sees, -torch.inf)
 
         return of

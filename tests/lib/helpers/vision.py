@@ -76,7 +76,7 @@ ARCHITECTURES = {
         t.Gemma3Config(
             vision_config=t.SiglipVisionConfig(**_SQUARE), image_token_id=IMAGE,
             text_config=t.Gemma3TextConfig(
-                **TEXT, sliding_window=4, query_pre_attn_scalar=8, tie_word_embeddings=False,
+                **TEXT, sliding_window=3, query_pre_attn_scalar=8, tie_word_embeddings=False,
                 layer_types=["sliding_attention", "full_attention", "sliding_attention"],
             ),
             mm_tokens_per_image=4, tie_word_embeddings=False,
