@@ -37,7 +37,7 @@ from specdec.threads import Threads
 # Our own keywords of a call: everything that concerns drafting, under every spelling.
 OURS = {
     "drafter", "acceptance", "view", "seed", "saved_prompt", "tokenizer", "assistant_tokenizer",
-    "threads",
+    "share_prefixes", "threads",
     *options.NAMES, *options.SYNONYMS,
 }  # fmt: skip
 
@@ -63,10 +63,10 @@ def generate(
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """The same text as `model.generate` alone, in fewer passes; called by transformers.
 
-    drafter, acceptance, view, saved_prompt and the options of drafters and views: as for
-    `Engine.generate`; so are their other names, and transformers' settings of assisted decoding.
-    seed: of the draws; None takes one from PyTorch's generator. threads: of the CPU, as for an
-    Engine.
+    drafter, acceptance, view, saved_prompt, share_prefixes and the options of drafters and views:
+    as for `Engine.generate`; so are their other names, and transformers' settings of assisted
+    decoding. seed: of the draws; None takes one from PyTorch's generator. threads: of the CPU, as
+    for an Engine.
 
     Returns `int64[B, L]` as transformers does, or its output object with `sequences` alone for
     `return_dict_in_generate`. A batch must be padded on the left. What is not understood (beams,

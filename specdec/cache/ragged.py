@@ -29,11 +29,6 @@ class Ragged:
     capacity: int
     slots: int
 
-    def row_map(self, count: int) -> list[int]:
-        """The row of the first level that each of `count` rows reads."""
-        places = {row: place for place, row in enumerate(self.long)}
-        return [places.get(row, len(self.long)) for row in range(count)]
-
 
 def cut(rooms: Sequence[Room]) -> Ragged:
     """The cheapest way; with nothing `long` where equal rows are about as cheap."""

@@ -126,9 +126,9 @@ class KVStore:
     """Committed and staged KV of `sequences` texts.
 
     A sequence reads, level after level, the committed part of row `row_maps[level][sequence]`; it
-    writes to the last level only, where each sequence has a row of its own. Tokens of a pass are
-    *staged* behind the row's length; `commit` keeps some of them by moving the length past them,
-    and what is not committed needs no undoing, because length hides it.
+    writes to the last level only, where each that is decoded has a row of its own. Tokens of a pass
+    are *staged* behind the row's length; `commit` keeps some of them by moving the length past
+    them, and what is not committed needs no undoing, because length hides it.
 
     A sequence is a *slot*: `acquire` hands one out for a text, `release` takes it back, and then
     nothing of the text is left in it.
@@ -147,7 +147,11 @@ class KVStore:
 
     @property
     def sequences(self) -> int:
-        return self.levels[-1].rows
+        return len(self.row_maps[-1])
+
+    def row(self, sequence: int) -> int:
+        """The row of the last level that a sequence writes to."""
+        return int(self.row_maps[-1][sequence])
 
     @property
     def nbytes(self) -> int:
@@ -216,13 +220,13 @@ class KVStore:
 
     def length(self, sequence: int) -> int:
         """Committed tokens of `sequence`, over all levels."""
-        return self.offset(sequence) + int(self.levels[-1].length[sequence])
+        return self.offset(sequence) + int(self.levels[-1].length[self.row(sequence)])
 
     def stage(self, layer: int, sequences: Sequence[int], k: Tensor, v: Tensor, at: int) -> None:
         """Write `k, v: [B, Hkv, n, D]` of one layer, in place, to staged slots `at .. at + n`."""
         level = self.levels[-1]
         keys, values = level.buffers(layer, k, v)
-        rows = torch.tensor(sequences, dtype=torch.int32)
+        rows = self.row_maps[-1][list(sequences)]
         self.check_room(sequences, at + k.shape[2])
         # On a GPU the plain version writes to slices that the host knows: no launch of ours for it.
         write = stage_kv.plain if keys.is_cuda else stage_kv
@@ -232,7 +236,8 @@ class KVStore:
         """Raise SpecdecError unless `count` slots can be staged for each of `sequences`."""
         level = self.levels[-1]
         lengths = level.length.tolist()
-        end = max(lengths[sequence] for sequence in sequences) + count
+        rows = self.row_maps[-1].tolist()
+        end = max(lengths[rows[sequence]] for sequence in sequences) + count
         if end > level.capacity:
             raise SpecdecError(f"KV store of {level.capacity} slots cannot stage slot {end}")
 
@@ -248,7 +253,8 @@ class KVStore:
         level = self.levels[-1]
         keys, values = level.k[layer], level.v[layer]
         assert keys is not None and values is not None
-        spans = [(s, int(level.length[s])) for s in sequences]
+        rows = self.row_maps[-1][list(sequences)].tolist()
+        spans = [(row, int(level.length[row])) for row in rows]
         if len(spans) == 1:
             ((s, start),) = spans
             return keys[s : s + 1, :, start : start + count], values[
@@ -261,7 +267,7 @@ class KVStore:
 
     def commit(self, sequence: int, path: Sequence[int]) -> None:
         """Keep the staged slots `path` (strictly increasing), in this order, behind the length."""
-        level = self.levels[-1]
+        level, row = self.levels[-1], self.row(sequence)
         if any(slot != i for i, slot in enumerate(path)):
             where: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
             for keys, values in zip(level.k, level.v, strict=True):
@@ -269,14 +275,14 @@ class KVStore:
                     continue
                 if keys.device not in where:
                     slots = torch.tensor([list(path)], dtype=torch.int32)
-                    rows = torch.tensor([sequence], dtype=torch.int32)
+                    rows = torch.tensor([row], dtype=torch.int32)
                     where[keys.device] = (
                         slots.to(keys.device, non_blocking=True),
                         level.lengths_on(keys.device),
                         rows.to(keys.device, non_blocking=True),
                     )
                 commit_path(keys, values, *where[keys.device])
-        level.extend(sequence, len(path))
+        level.extend(row, len(path))
 
     def crop(self, sequence: int, length: int) -> None:
         """Forget committed tokens of `sequence` past `length`; shared levels cannot be cropped."""
@@ -286,7 +292,7 @@ class KVStore:
                 f"cannot crop sequence {sequence} to {length} tokens: it has "
                 f"{self.length(sequence)}, of which {offset} are shared"
             )
-        self.levels[-1].crop(sequence, length - offset)
+        self.levels[-1].crop(self.row(sequence), length - offset)
         self.note_crop(sequence, length)
 
     def note_crop(self, sequence: int, length: int) -> None:
@@ -294,23 +300,27 @@ class KVStore:
         for notes in self.notes.values():
             notes.crop(sequence, length)
 
-    def fork(self, samples: int, capacity: int) -> None:
-        """Continue every sequence `samples` times: push a level whose rows share what is committed.
-
-        Sequence s becomes sequences s * samples ... s * samples + samples - 1. Nothing is copied.
-        """
-        self.stack([s // samples for s in range(self.sequences * samples)], capacity)
-
-    def stack(self, sources: Sequence[int], capacity: int) -> None:
+    def stack(
+        self, sources: Sequence[int], capacity: int, row_map: Sequence[int] | None = None
+    ) -> None:
         """Go on with other sequences: s reads all that sequence `sources[s]` has read, and writes
-        to a level of its own, which is pushed. Nothing is copied."""
+        to a level that is pushed. Nothing is copied.
+
+        row_map: the row of each there; None gives each its own. Where several have one, it is
+        written to for all of them at once, by any of them.
+        """
         chosen = list(sources)
         for notes in self.notes.values():
             notes.fork(chosen)
         self.row_maps = [rows[chosen] for rows in self.row_maps]
-        self.levels.append(self.levels[-1].another(len(chosen), capacity))
-        self.row_maps.append(torch.arange(len(chosen), dtype=torch.int32))
+        rows = list(range(len(chosen))) if row_map is None else list(row_map)
+        self._push(1 + max(rows), capacity, torch.tensor(rows, dtype=torch.int32))
         self.capacity += capacity
+
+    def _push(self, rows: int, capacity: int, row_map: Tensor) -> None:
+        """Another level on top."""
+        self.levels.append(self.levels[-1].another(rows, capacity))
+        self.row_maps.append(row_map)
 
     def overlay(self, capacity: int) -> KVStore:
         """A store that reads this one's levels and writes to one of its own, of `capacity`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -16,5 +17,15 @@ class StoreMaker(Protocol):
     def has_room(self, shape: KVShape, tokens: int, device: torch.device) -> bool:
         """Whether keys and values of so many tokens may all lie on the device."""
 
-    def store(self, shape: KVShape, sequences: int, capacity: int, device: torch.device) -> KVStore:
-        """An empty store. Raises OutOfMemory where its keys and values fit nowhere they may lie."""
+    def store(
+        self,
+        shape: KVShape,
+        sequences: int,
+        capacity: int,
+        device: torch.device,
+        later: Sequence[tuple[int, int]] = (),
+    ) -> KVStore:
+        """An empty store; `later` says rows and capacity of levels that will be pushed.
+
+        Raises OutOfMemory where its keys and values fit nowhere they may lie.
+        """

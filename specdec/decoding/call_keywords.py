@@ -159,6 +159,7 @@ class CallKeywords(PromptKeywords, SamplingKeywords, MethodKeywords, total=False
     generation_config: Any
     saved_prompt: str | PathLike[str] | Any
     saved_documents: Sequence[str | PathLike[str]] | Any
+    share_prefixes: bool
 
 
 def shows_keywords(function: F) -> F:
@@ -182,7 +183,8 @@ def shows_keywords(function: F) -> F:
 def _default(name: str) -> Any:
     if name in options.NAMES:
         return options.default_of(name)
-    return {"drafter": "auto", "acceptance": "coupled", "view": "full", **_SAMPLING}.get(name)
+    own = {"drafter": "auto", "acceptance": "coupled", "view": "full", "share_prefixes": True}
+    return {**own, **_SAMPLING}.get(name)
 
 
 def _written(hint: Any) -> str:

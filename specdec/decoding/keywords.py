@@ -20,7 +20,7 @@ from specdec.sampling.params import SamplingParams
 
 _OWN = (
     "drafter", "acceptance", "view", "streamer", "generation_config", "sampling_params",
-    "saved_prompt", "saved_documents",
+    "saved_prompt", "saved_documents", "share_prefixes",
 )  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 
-from specdec.cache.ragged import Ragged, Room, cut
+from specdec.cache.prompt_layout import Stage, stages
+from specdec.cache.prompt_tree import branches
 from specdec.cache.slots import Slots
 from specdec.cache.store import KVStore, Level
 from specdec.errors import OutOfMemory
@@ -59,31 +60,49 @@ class Prefill:
         self.sees_content = sees_content
 
     def store(self, rows: Sequence[Row], slots: Slots) -> KVStore:
-        """A store with every prompt but its last token; rows of one prompt share its KV."""
-        # What rows share cannot be read anew for one of them.
-        reread = self.target.rotation.must_reread
-        apart = any(reread(row.span, row.max_tokens + row.behind) for row in rows)
-        prompts = {row.slot if apart else row.prompt_index: row for row in reversed(rows)}
-        samples = len(rows) // len(prompts)
-        count = slots.count // samples
-        places = {row.slot // samples: row for row in prompts.values()}  # may lack some of them
-        ragged = self._ragged(places, count, samples, apart, slots.tokens)
-        if ragged.long:
-            store = self.target.new_store(len(ragged.long) + 1, ragged.prompts)
-            for place, number in enumerate(ragged.long):
-                self._read(store, place, places.pop(number))
-            store.stack(ragged.row_map(count), ragged.capacity)
-        else:
-            store = self.target.new_store(count, ragged.capacity)
+        """A store with every prompt but its last token; what several begin with is read once."""
+        of = {row.slot: row for row in rows}
+        first, *later = plan = self._plan(of, slots)
+        rooms = [(stage.rows, stage.capacity) for stage in later]
+        store = self.target.new_store(first.rows, first.capacity, rooms)
         if isinstance(store, TieredStore):
             store.on_spill = self.on_spill
-        for place, row in sorted(places.items()):
-            self._read(store, place, row)
-        if samples > 1:
-            new = max(row.max_tokens - row.num_prompt_tokens for row in rows)
-            store.fork(samples, max(new, slots.tokens) + SLACK)
-        store.claim([row.slot for row in rows])
+        for at, stage in enumerate(plan):
+            if at:
+                before = plan[at - 1]
+                sources = before.row_map if at == 1 else before.leaders
+                store.stack(sources, stage.capacity, stage.row_map)
+            for piece in stage.pieces:
+                leader = piece.members[0]
+                self._read(store, leader if at else piece.row, of[leader], piece.start, piece.end)
+        store.claim(list(of))
         return store
+
+    def _plan(self, rows: Mapping[int, Row], slots: Slots) -> list[Stage]:
+        """How the KV of prompts, by slot, is laid out.
+
+        Samples of one prompt share it. Other prompts share nothing, and all rows of a level are
+        equal, where a view chooses among a level's keys, whose text must not depend on who is
+        beside it; nor does what may be read anew for one of them. Where KV goes to tiers rows of
+        a level are equal, too.
+        """
+        rotation, least = self.target.rotation, slots.tokens
+        rooms = [least + SLACK if least else 1] * slots.count
+        kinds: dict[int, Hashable] = {}
+        apart: list[bool] = []
+        for slot, row in rows.items():
+            rooms[slot] = max(row.max_tokens, least) + SLACK
+            is_reread = rotation.must_reread(row.span, row.max_tokens + row.behind)
+            group = None if slots.shares and self.view.lossless else row.prompt_index
+            apart.append(is_reread)
+            kinds[slot] = rotation.regime(row.span), slot if is_reread else None, group
+        texts = {slot: row.keys(0, len(row.tokens) - 1) for slot, row in rows.items()}
+        lengths = {slot: len(text) for slot, text in texts.items()}
+        found = branches(texts, kinds, whole=lambda slot, end: _uncut(rows[slot], end))
+        plan = stages(found, lengths, rooms, self.view.lossless and not any(apart))
+        if not self.target.has_room(sum(stage.slots for stage in plan)):
+            plan = stages(found, lengths, rooms, False)
+        return plan
 
     def add(self, store: KVStore, rows: Sequence[Row]) -> None:
         """Read more prompts, each into a slot that is handed out to it, all of them or none."""
@@ -98,7 +117,7 @@ class Prefill:
         try:
             for row in rows:
                 taken.append(store.acquire(row.slot))
-                self._read(store, row.slot, row)
+                self._read(store, row.slot, row, 0, len(row.tokens) - 1)
         except BaseException:
             for slot in taken:
                 store.release(slot)
@@ -113,33 +132,13 @@ class Prefill:
             store.crop(row.slot, held)
             raise
 
-    def _ragged(
-        self, places: dict[int, Row], count: int, samples: int, apart: bool, least: int
-    ) -> Ragged:
-        """How the KV of prompts is laid out: by a level of equal rows unless that is a waste.
-
-        Equal rows it stays where one of them may be read anew, which a shared level cannot; where a
-        view chooses among a level's keys, whose text must not depend on who is beside it; and where
-        KV goes to tiers.
-        """
-        rooms = [Room(0, least + SLACK if least else 1)] * count
-        for place, row in places.items():
-            prompt = row.num_prompt_tokens
-            whole = prompt if samples > 1 else max(row.max_tokens, least) + SLACK
-            rooms[place] = Room(prompt, whole)
-        found = cut(rooms)
-        if apart or not self.view.lossless or not self.target.has_room(found.slots):
-            whole = max(room.whole for room in rooms)
-            return Ragged((), 0, whole, count * whole)
-        return found
-
-    def _read(self, store: KVStore, place: int, row: Row) -> None:
-        """Have a row's prompt but its last token in an empty row of a store."""
-        text, known = row.tokens[:-1], 0
-        if self.saved is not None and self._turns_alike(len(self.saved.tokens), row):
-            known = min(self.saved.common(row.keys(0, len(text))), len(text))
-            self.saved.load(self.target, store, place, known)
-        self._run(store, place, row, text[known:])
+    def _read(self, store: KVStore, sequence: int, row: Row, start: int, end: int) -> None:
+        """Have tokens `start .. end` of a row's prompt behind what a sequence holds."""
+        saved = self.saved
+        if not start and saved is not None and self._turns_alike(len(saved.tokens), row):
+            start = min(saved.common(row.keys(0, len(row.tokens) - 1)), end)
+            saved.load(self.target, store, sequence, start)
+        self._run(store, sequence, row, row.tokens[start:end])
 
     def _run(self, store: KVStore, sequence: int, row: Row, tokens: Sequence[int]) -> None:
         content = row.content if self.sees_content else None
@@ -148,3 +147,10 @@ class Prefill:
     def _turns_alike(self, length: int, row: Row) -> bool:
         regime = self.target.rotation.regime
         return regime(length) == regime(row.span)
+
+
+def _uncut(row: Row, end: int) -> int:
+    """The last place up to `end` that is not inside what a row reads as one span."""
+    spans = () if row.content is None else row.content.spans
+    inside = [span.start for span in spans if span.start < end < span.end]
+    return min([end, *inside])

@@ -54,6 +54,7 @@ class Request:
         away.
     saved_prompt: what every prompt starts with, already read. saved_documents: what every prompt
     consists of but for the question; each was read alone.
+    share_prefixes: whether what several prompts begin with is read and kept once.
     """
 
     prompts: list[list[int]]
@@ -73,8 +74,11 @@ class Request:
     saved_prompt: SavedText | None = None
     saved_documents: SavedDocuments | None = None
     contents: Sequence[Prompt | None] = ()
+    share_prefixes: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.share_prefixes, bool):
+            raise InvalidArgument(f"share_prefixes={self.share_prefixes!r}: give True or False")
         if self.acceptance not in ACCEPTANCE:
             raise unknown_name("acceptance rule", self.acceptance, ACCEPTANCE)
         rows = len(self.prompts) * self.params.num_return_sequences

@@ -64,7 +64,8 @@ class GenerationStream:
         self.generations: list[Generation] = []
         rows = self._rows_of(request)
         self.seed = self.outputs[0].seed
-        self.slots = Slots(len(rows)) if slots is None else slots
+        own = Slots(len(rows), shares=request.share_prefixes)
+        self.slots = own if slots is None else slots
         self.scheduler = Scheduler(self.drafter, target.rotation, self.slots.count)
         self.scheduler.add(rows)
         self.rounds = Rounds(target, self.drafter)

@@ -151,14 +151,17 @@ class Target:
         memory = self.kv_memory
         return memory is None or memory.has_room(self.kv_shape, tokens, self.device)
 
-    def new_store(self, sequences: int, capacity: int) -> KVStore:
-        """An empty store for this model; `capacity` counts tokens per sequence.
+    def new_store(
+        self, sequences: int, capacity: int, later: Sequence[tuple[int, int]] = ()
+    ) -> KVStore:
+        """An empty store for this model; `capacity` counts tokens per sequence. later: rows and
+        capacity of levels that will be pushed.
 
         Raises OutOfMemory where its keys and values fit nowhere they may lie.
         """
         if self.kv_memory is None:
             return KVStore(self.num_layers, sequences, capacity)
-        return self.kv_memory.store(self.kv_shape, sequences, capacity, self.device)
+        return self.kv_memory.store(self.kv_shape, sequences, capacity, self.device, later)
 
     @property
     def kv_shape(self) -> KVShape:

@@ -98,11 +98,21 @@ class KVMemory:
             return int(_MARGIN * free_bytes(device))
         return self.device_bytes - self.device.used
 
-    def store(self, shape: KVShape, sequences: int, capacity: int, device: torch.device) -> KVStore:
+    def store(
+        self,
+        shape: KVShape,
+        sequences: int,
+        capacity: int,
+        device: torch.device,
+        later: Sequence[tuple[int, int]] = (),
+    ) -> KVStore:
         """A store whose buffers are counted here, with tiers where they are needed."""
-        found = self.split(shape, sequences, capacity, device)
+        levels = [(sequences, capacity), *later]
+        longest = max(size for _, size in levels)
+        rows = -(-sum(count * size for count, size in levels) // longest)  # as if all were so long
+        found = self.split(shape, rows, longest, device)
         near: Tier = DeviceTier(self.device)
-        if found.tiers is None or (self.tier == "auto" and capacity <= self.sizes.hot):
+        if found.tiers is None or (self.tier == "auto" and longest <= self.sizes.hot):
             store = KVStore(shape.layers, sequences, capacity)
             store.levels = [TieredLevel(sequences, capacity, [near] * shape.layers)]
             return store
@@ -117,7 +127,7 @@ class KVMemory:
         log.info(
             "KV of %d x %d tokens: %d layers on the device, %d in host memory, %d on disk (%s); "
             "the newest %d tokens on the device",
-            sequences, capacity, *(found.count(name) for name in TIERS),
+            rows, longest, *(found.count(name) for name in TIERS),
             show_bytes(found.disk_bytes), self.sizes.window,
         )  # fmt: skip
         tiered = TieredStore(

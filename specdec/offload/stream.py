@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain, islice
 from time import perf_counter
@@ -37,18 +38,24 @@ Fetched = tuple[Chunk, Slot, "Future[tuple[Tensor, Tensor]]"]
 
 
 class Stream:
-    """The remote chunks that a pass reads, in the order in which its layers come.
+    """The remote chunks that a pass reads of a cold level, in the order in which its layers come.
 
     While one chunk is read the next is fetched, into the next layer if need be. A pass that reads
     all layers (the full view's) is fetched ahead to its end; one that may skip layers, layer by
     layer.
     """
 
-    def __init__(self, pass_: ForwardPass, device: torch.device) -> None:
-        cold = pass_.store.levels[0]
-        assert isinstance(cold, TieredLevel) and cold.staging is not None
+    def __init__(self, cold: TieredLevel, pass_: ForwardPass, device: torch.device) -> None:
+        assert cold.staging is not None
         self.pass_, self.device, self.cold, self.staging = pass_, device, cold, cold.staging
-        rows = pass_.store.row_maps[0][list(pass_.sequences)].tolist()
+        store, sequences = pass_.store, list(pass_.sequences)
+        at = next(i for i, level in enumerate(store.levels) if level is cold)
+        self.rows = store.row_maps[at][sequences]
+        rows = self.rows.tolist()
+        # Where each sequence's tokens of this level begin in its text.
+        below = zip(store.levels[:at], store.row_maps[:at], strict=True)
+        starts = [level.length[maps[sequences]] for level, maps in below]
+        self.starts = sum(starts, torch.zeros(len(rows), dtype=torch.int64))[:, None]
         self.members = {
             row: [b for b, other in enumerate(rows) if other == row] for row in sorted(set(rows))
         }
@@ -62,9 +69,12 @@ class Stream:
         self.ahead: deque[Fetched] = deque()
 
     @classmethod
-    def of(cls, pass_: ForwardPass, device: torch.device) -> Stream:
-        """The stream of a pass, begun at its first layer that asks."""
-        return pass_.cache.once(cls, lambda: cls(pass_, device))
+    def of(cls, cold: TieredLevel, pass_: ForwardPass, device: torch.device) -> Stream:
+        """The stream of a level in a pass, begun at the first layer that asks."""
+        streams = pass_.cache.once(Streams, Streams).of
+        if id(cold) not in streams:
+            streams[id(cold)] = cls(cold, pass_, device)
+        return streams[id(cold)]
 
     def begin(self, call: AttentionCall) -> Callable[[], Partial | None]:
         """Begin with the cold keys of the call's layer; what comes back waits for the partial.
@@ -91,14 +101,13 @@ class Stream:
         """The partial over keys in host memory, computed by the CPU, on the call's device."""
         k, v = self.cold.k[call.layer], self.cold.v[call.layer]
         tier = self.cold.homes[call.layer]
-        rows = self.pass_.store.row_maps[0][list(self.pass_.sequences)]
         assert k is not None and v is not None and isinstance(tier, HostTier)
         if not any(self.ends.values()):
             return None
-        first = None if call.window is None else self.pass_.positions.cpu() - (call.window - 1)
+        first = self._first(call.window, torch.device("cpu"))
         started = perf_counter()
         o, lse = prefix_attention(
-            call.q.cpu(), k, v, self.cold.length, rows, scale=call.scale, softcap=call.softcap,
+            call.q.cpu(), k, v, self.cold.length, self.rows, scale=call.scale, softcap=call.softcap,
             first=first,
         )  # fmt: skip
         token = k[0, :, 0].nbytes + v[0, :, 0].nbytes
@@ -108,7 +117,7 @@ class Stream:
 
     def _attend(self, call: AttentionCall) -> Partial | None:
         """The partial over chunks that are fetched to the device."""
-        first = None if call.window is None else self.pass_.positions - (call.window - 1)
+        first = self._first(call.window, self.pass_.positions.device)
         merged: Partial | None = None
         for chunk, k, v in self._chunks(call.layer):
             if merged is None:
@@ -154,7 +163,7 @@ class Stream:
             return []
         window, lowest = self.cold.windows.get(layer), 0
         if window is not None:
-            lowest = max(0, self.first_position - (window - 1))
+            lowest = max(0, self.lowest_place - (window - 1))
         size = self.staging.tokens(k, v)
         return [
             Chunk(layer, row, start, min(start + size, end))
@@ -163,9 +172,15 @@ class Stream:
         ]
 
     @cached_property
-    def first_position(self) -> int:
-        """The lowest position of the pass, for windows."""
-        return int(self.pass_.positions.min())
+    def lowest_place(self) -> int:
+        """The lowest position of the pass as the level counts it, for windows."""
+        return int((self.pass_.positions.cpu() - self.starts).min())
+
+    def _first(self, window: int | None, device: torch.device) -> Tensor | None:
+        """The first slot of the level that each token sees, `int64[B, N]`; None is all."""
+        if window is None:
+            return None
+        return (self.pass_.positions.to(device) - self.starts.to(device)) - (window - 1)
 
     def _fetch_ahead(self) -> None:
         while self.free and self.planned:
@@ -187,9 +202,18 @@ class Stream:
             self.free.append(slot)
 
 
-def begin_in(pass_: ForwardPass, call: AttentionCall) -> Callable[[], Partial | None]:
+@dataclass
+class Streams:
+    """Those of a pass, by level."""
+
+    of: dict[int, Stream] = field(default_factory=dict)
+
+
+def begin_in(
+    cold: TieredLevel, pass_: ForwardPass, call: AttentionCall
+) -> Callable[[], Partial | None]:
     """Begin with the cold keys of a call in the stream of its pass: see `Stream.begin`."""
-    return Stream.of(pass_, call.q.device).begin(call)
+    return Stream.of(cold, pass_, call.q.device).begin(call)
 
 
 def _nothing(call: AttentionCall) -> Partial:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from specdec.cache.store import Level
 from specdec.offload.staging import Staging
 from specdec.offload.tier import Tier
 
-Begin = Callable[[Any, Any], Callable[[], tuple[Tensor, Tensor] | None]]
+Begin = Callable[[Any, Any, Any], Callable[[], tuple[Tensor, Tensor] | None]]
 
 
 class TieredLevel(Level):
@@ -32,15 +31,17 @@ class TieredLevel(Level):
         homes: Sequence[Tier],
         staging: Staging | None = None,
         stream: Begin | None = None,
+        worker: ThreadPoolExecutor | None = None,
     ) -> None:
         super().__init__(len(homes), rows, capacity)
-        self.homes, self.staging, self._stream = homes, staging, stream
+        self.homes, self.staging, self._stream, self._worker = homes, staging, stream, worker
         self.windows: dict[int, int | None] = {}
 
-    @cached_property
+    @property
     def worker(self) -> ThreadPoolExecutor:
-        """The one thread that fetches."""
-        return ThreadPoolExecutor(1, thread_name_prefix="specdec-kv")
+        """The one thread that fetches, for all levels of a store."""
+        assert self._worker is not None
+        return self._worker
 
     def new_buffer(self, layer: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return self.homes[layer].empty(shape, like)
@@ -74,4 +75,4 @@ class TieredLevel(Level):
 
     def begin(self, pass_: Any, call: Any) -> Callable[[], tuple[Tensor, Tensor] | None]:
         assert self._stream is not None
-        return self._stream(pass_, call)
+        return self._stream(self, pass_, call)

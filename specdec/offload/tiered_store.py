@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
 from specdec.cache.store import KVStore, Level
 from specdec.errors import SpecdecError
@@ -16,14 +18,15 @@ from specdec.offload.tiered_level import TieredLevel
 
 
 class TieredStore(KVStore):
-    """Two levels: *cold* for what has been read before, *hot* on the device for what is recent.
+    """Levels in pairs: *cold* for what was read before, *hot* on the device for what is recent.
 
     New tokens are staged and committed in the hot level, as in any store. When it holds `window +
     block` tokens or more, the oldest whole blocks move to the end of the cold one, so a prompt of
     any length passes through a hot level of fixed size. What a sequence reads, and in which order,
     does not change. Each layer's cold keys and values lie in its tier of `homes`.
 
-    After `fork` nothing moves any more: the level it adds holds new tokens only.
+    `stack` pushes another pair where its rows may outgrow a hot level, else a level on the device,
+    in which nothing moves. Sequences that share rows of a pair share what has moved.
 
     room: tokens that may be staged or committed at a time; staging_bytes: of each of the buffers
     through which remote keys and values come to the device. on_spill: told of each layer of a row
@@ -43,39 +46,56 @@ class TieredStore(KVStore):
         staging_bytes: int,
     ) -> None:
         super().__init__(len(homes), sequences, capacity)
-        self.window, self.block = window, block
+        self.window, self.block, self.hot = window, block, window + block + room
         self.on_spill: Sequence[Callable[[Level, int, int, torch.device], None]] = ()
-        on_device = [DeviceTier(budget)] * len(homes)
-        staging = Staging(budget, staging_bytes)
-        self.levels = [
-            TieredLevel(sequences, capacity, homes, staging, begin_in),
-            TieredLevel(sequences, window + block + room, on_device),
+        self._homes, self._near = homes, [DeviceTier(budget)] * len(homes)
+        self._budget, self._staging_bytes = budget, staging_bytes
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="specdec-kv")
+        self.levels, self.row_maps = [], []
+        self._push_pair(sequences, capacity, torch.arange(sequences, dtype=torch.int32))
+
+    def _push(self, rows: int, capacity: int, row_map: Tensor) -> None:
+        self.is_paired = capacity > self.hot
+        if self.is_paired:
+            self._push_pair(rows, capacity, row_map)
+        else:
+            super()._push(rows, capacity, row_map)
+
+    def _push_pair(self, rows: int, capacity: int, row_map: Tensor) -> None:
+        staging = Staging(self._budget, self._staging_bytes)
+        self.is_paired = True
+        self.levels += [
+            TieredLevel(rows, capacity, self._homes, staging, begin_in, self._worker),
+            TieredLevel(rows, self.hot, self._near),
         ]
-        self.row_maps = [torch.arange(sequences, dtype=torch.int32) for _ in self.levels]
+        self.row_maps += [row_map, row_map.clone()]
 
     @property
     def room(self) -> int:
-        return self.levels[0 if len(self.levels) == 2 else -1].capacity
+        return self.levels[-2 if self.is_paired else -1].capacity
 
     def commit(self, sequence: int, path: Sequence[int]) -> None:
         """See KVStore. Raises OutOfMemory where older tokens have nowhere to go; nothing has then
         been committed or moved."""
-        count = self._surplus(sequence, len(path)) if len(self.levels) == 2 else 0
+        row = self.row(sequence)
+        count = self._surplus(row, len(path)) if self.is_paired else 0
         if count:
             self._make_room()
         super().commit(sequence, path)
         if count:
-            self._spill(sequence, count)
+            self._spill(row, count)
 
     def crop(self, sequence: int, length: int) -> None:
-        if len(self.levels) > 2 or length >= self.offset(sequence):
+        if not self.is_paired or length >= self.offset(sequence):
             super().crop(sequence, length)
             return
-        if length < 0:
+        cold, hot = self.levels[-2:]
+        row = self.row(sequence)
+        kept = length - (self.offset(sequence) - int(cold.length[row]))
+        if kept < 0:
             raise SpecdecError(f"cannot crop sequence {sequence} to {length} tokens")
-        cold, hot = self.levels
-        hot.crop(sequence, 0)
-        cold.crop(sequence, length)
+        hot.crop(row, 0)
+        cold.crop(row, kept)
         self.note_crop(sequence, length)
 
     def overlay(self, capacity: int) -> KVStore:
@@ -90,7 +110,7 @@ class TieredStore(KVStore):
 
     def _make_room(self) -> None:
         """Make the cold level's buffers of all layers, in place."""
-        cold, hot = self.levels
+        cold, hot = self.levels[-2:]
         for layer, (keys, values) in enumerate(zip(hot.k, hot.v, strict=True)):
             if keys is not None and values is not None:
                 cold.buffers(layer, keys, values)
@@ -100,7 +120,7 @@ class TieredStore(KVStore):
 
         Nothing is allocated on the way.
         """
-        cold, hot = self.levels
+        cold, hot = self.levels[-2:]
         start, kept = int(cold.length[row]), int(hot.length[row]) - count
         for layer, (keys, values) in enumerate(zip(hot.k, hot.v, strict=True)):
             if keys is None or values is None:

@@ -27,12 +27,10 @@ def test_every_row_has_room_and_nothing_is_dearer(sizes):
     found, count = cut(rooms), len(rooms)
     equal = count * max(room.whole for room in rooms)
     assert found.slots <= equal
-    rows = found.row_map(count)
-    assert sorted({row for row in rows if row < len(found.long)}) == list(range(len(found.long)))
     for number, room in enumerate(rooms):
         is_long = number in found.long
         assert room.whole - is_long * room.prompt <= found.capacity
-        assert not is_long or (room.prompt <= found.prompts and rows[number] < len(found.long))
+        assert not is_long or room.prompt <= found.prompts
     levels = (len(found.long) + 1) * found.prompts if found.long else 0
     assert found.slots == levels + count * found.capacity
 
@@ -63,7 +61,8 @@ def test_memory_is_that_of_rows_as_they_are():
         assert [g.token_ids for g in out] == want
     assert 3000 * token < memory.device.peak < 0.4 * 16 * 3000 * token
     with pytest.raises(OutOfMemory):
-        engine.generate([prompts[0]] * 16, max_new_tokens=8, drafter="none")
+        different = [[i, *prompts[0]] for i in range(16)]
+        engine.generate(different, max_new_tokens=8, drafter="none")
 
 
 ENGINES = ["llama", "gemma3", "fused"]

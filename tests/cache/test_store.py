@@ -99,7 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.store.levels) < 3 and len(self.texts) <= 3)
     @rule(samples=st.integers(2, 3))
     def fork(self, samples):
-        self.store.fork(samples, CAPACITY)
+        self.store.stack([s // samples for s in range(samples * self.store.sequences)], CAPACITY)
         self.texts = [list(text) for text in self.texts for _ in range(samples)]
         self.shared = [len(text) for text in self.texts]
         self.staged = [[] for _ in self.texts]
@@ -158,7 +158,7 @@ def test_limits_are_errors():
     store.commit(0, [0, 1])
     with pytest.raises(SpecdecError, match="cannot crop"):
         store.crop(0, 3)
-    store.fork(2, 4)
+    store.stack([s // 2 for s in range(2 * store.sequences)], 4)
     with pytest.raises(SpecdecError, match="of which 2 are shared"):
         store.crop(1, 1)
 
@@ -168,7 +168,7 @@ def test_fork_copies_nothing():
     store.stage(0, [0], *kv([[1, 2, 3]], 0), 0)
     store.commit(0, [0, 1, 2])
     before = store.levels[0].k[0].data_ptr(), store.nbytes
-    store.fork(5, 8)
+    store.stack([s // 5 for s in range(5 * store.sequences)], 8)
     assert (store.levels[0].k[0].data_ptr(), store.nbytes) == before
     assert store.row_maps[0].tolist() == [0] * 5
 

@@ -150,7 +150,7 @@ def test_the_copy_follows_the_store(data):
             least, most = store.offset(sequence), store.length(sequence)
             store.crop(sequence, data.draw(st.integers(least, most)))
         elif len(store.levels) < 3:
-            store.fork(2, 64)
+            store.stack([s // 2 for s in range(2 * store.sequences)], 64)
         for level in store.levels:
             if level.k[0] is None or not data.draw(st.booleans()):
                 continue
