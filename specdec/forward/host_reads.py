@@ -46,7 +46,7 @@ def note(row: RowPlan, segments: Segments, layer: int) -> None:
     tokens = row.num_pages * row.selection.page_size
     others = sum(end - start for end, start in held) + _num_entries(row)
     size: float = (tokens + others) * segments.token_bytes
-    if row.selection.keys is not None:
+    if row.selection.keys is not None and row.count:
         rebuilt = tokens * float((~row.selection.keys.exact[:, : row.count]).double().mean())
         size += rebuilt * (row.selection.keys.token_bytes - segments.token_bytes)
     segments.note(layer, tokens + others, round(size))
