@@ -143,7 +143,7 @@ def _passes(
         for peer in peers:
             totals[peer.name].append(_seconds(partial(peer.step, tokens[context + turn])))
         row.tokens.append(tokens[context + turn])  # as if a round had ended: drafts begin anew
-        row.stable = len(row.tokens)
+        row.num_final = len(row.tokens)
         for name, (model, n) in runs.items():
             tree = TokenTree.chain(row.tokens[-1], tokens[1:n])
             run = partial(model.forward, [row], [tree], True)

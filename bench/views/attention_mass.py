@@ -52,7 +52,7 @@ class Walk:
         self.tokens = list(prompt)
         size = len(self.tokens)
         sampler = Sampler([], False, Noise(0), "coupled")
-        self.row = Row(0, 0, list(prompt), size, size + room, sampler, stable=size)
+        self.row = Row(0, 0, list(prompt), size, size + room, sampler, num_final=size)
         self.probe = Probe()
         watch = [self.probe] if looks else []
         self.model = CachedModel(
@@ -65,9 +65,9 @@ class Walk:
         size, held = self.row.num_prompt_tokens, self.model.text.held[0]
         del self.tokens[size:], self.row.tokens[size:]
         self.tokens += text
-        self.row.stable, self.row.round = size, 0
-        held.sure = min(held.sure, size - 1)
-        self.model.settle(self.row, size - 1)
+        self.row.num_final, self.row.round = size, 0
+        held.num_final = min(held.num_final, size - 1)
+        self.model.sync_to(self.row, size - 1)
         if self.model.recorder is not None:  # what it kept of verification is of another text
             self.model.recorder.passes.clear()
             self.model.recorder.paths.clear()
@@ -86,7 +86,7 @@ class Walk:
     def advance(self) -> None:
         """Take up the coming tokens."""
         self.row.tokens.extend(self.coming)
-        self.row.stable = len(self.row.tokens)
+        self.row.num_final = len(self.row.tokens)
         self.row.round += 1
 
     @property

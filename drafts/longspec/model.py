@@ -93,7 +93,7 @@ class LongSpecModel:
         """Logits `[1, V]` after the root of each row's tree, which begins a round."""
         for row in rows:
             nested = self.holder is not self.verifier
-            self.holder.settle(row, (row.stable if nested else len(row.tokens)) - 1)
+            self.holder.sync_to(row, (row.num_final if nested else len(row.tokens)) - 1)
             self.window.follow(row.slot, row.tokens[:-1], self._window_kv)
         self.nodes = {row.slot: _Nodes(self._newest(row)) for row in rows}
         self.staged = None

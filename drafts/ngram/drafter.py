@@ -34,7 +34,7 @@ NOVELTY_LIMIT = 3.0  # how far: a few right guesses must wake a drafter that wen
 
 @dataclass
 class _Text:
-    """One row: the index of its stable tokens, and how little the row repeats itself."""
+    """One row: the index of its final tokens, and how little the row repeats itself."""
 
     index: SuffixAutomaton
     novelty: float = 0.0
@@ -124,7 +124,7 @@ class NGramDrafter(Drafter):
                 match = text.index.step(match, token)
 
     def _text(self, row: Row, end: int) -> tuple[_Text, Match]:
-        """The row's text, indexed as far as it is stable, and the match of its tokens up to `end`.
+        """The row's text, indexed as far as it is final, and the match of its tokens up to `end`.
 
         Tokens that can be taken back are matched but not indexed, so nothing is left of them.
         """
@@ -132,7 +132,7 @@ class NGramDrafter(Drafter):
         if text is None:
             text = self._texts[row.index] = _Text(SuffixAutomaton(self._options.max_ngram))
         index = text.index
-        index.extend(row.keys(len(index), min(row.stable, end)))
+        index.extend(row.keys(len(index), min(row.num_final, end)))
         return text, index.match(row.keys(len(index), end))
 
     def _sizes_for(self, rows: Sequence[Row]) -> Sizes:

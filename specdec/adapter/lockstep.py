@@ -73,7 +73,7 @@ def generate(
             tokens = tokens.where(going, pad_token_id)
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.tokens.append(token)
-            row.stable, row.round = len(row.tokens), row.round + 1
+            row.num_final, row.round = len(row.tokens), row.round + 1
         ids = torch.cat([ids, tokens[:, None]], dim=-1)
         for criterion in criteria:
             ended = torch.as_tensor(criterion(ids, None), device=ids.device)

@@ -13,14 +13,14 @@ class CachedTokens:
     """Committed tokens, and the tree of tokens staged behind them.
 
     tokens: as `Prompt.keys` tells them apart. content: what the prompt holds besides ids.
-    sure: leading committed tokens that are part of the row for good.
+    num_final: leading committed tokens that are part of the row for good.
     length: of the text when it was last read; 0 before that.
     base: leading committed tokens that another store holds for this one; -1 before it was asked.
     slots, parents: token and parent slot of each staged slot; -1 for padding and for no parent.
     """
 
     tokens: list[int] = field(default_factory=list)
-    sure: int = 0
+    num_final: int = 0
     length: int = 0
     base: int = -1
     slots: list[int] = field(default_factory=list)
@@ -33,10 +33,10 @@ class CachedTokens:
         known = [] if self.content is None else self.content.ids[: len(self.tokens)]
         return known + self.tokens[len(known) :]
 
-    def hold(self, tokens: Sequence[int], sure: int) -> None:
+    def hold(self, tokens: Sequence[int], num_final: int) -> None:
         """Take up tokens that were read and committed behind the others."""
         self.tokens.extend(tokens)
-        self.sure = min(sure, len(self.tokens))
+        self.num_final = min(num_final, len(self.tokens))
 
     def pad(self, width: int) -> None:
         """Fill up with slots that nothing sees, so that the rows of a batch stay side by side."""

@@ -128,7 +128,7 @@ class Asking(Drafter):
             start = self._read.get(row.index, 0)
             if max(row.tokens[start:], default=0) >= reach.vocab_size:
                 return f"the text holds ids beyond its {reach.vocab_size}"
-            self._read[row.index] = min(row.stable, len(row.tokens))
+            self._read[row.index] = min(row.num_final, len(row.tokens))
         return None
 
 

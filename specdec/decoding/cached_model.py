@@ -156,9 +156,9 @@ class CachedModel:
             one.pad(first)
         return first, self._passes.run(rows, tokens, parents)
 
-    def settle(self, row: Row, upto: int) -> None:
+    def sync_to(self, row: Row, upto: int) -> None:
         """Bring the store in line with the row's first `upto` tokens, as far as it read them."""
-        self.text.settle(row, upto)
+        self.text.sync_to(row, upto)
 
     def reads(self, sequence: int) -> dict[str, ReadStats]:
         """What a sparse view has read for the row in a slot, by its name; the full one counts
@@ -169,11 +169,11 @@ class CachedModel:
     def _unread(self, row: Row) -> list[int]:
         """The row's last tokens, which its store does not hold; all but one if they are many, or
         of a prompt that holds more than ids."""
-        pending = self.text.catch_up(row)
+        pending = self.text.sync(row)
         held = self.text.held[row.slot]
         is_rich = row.content is not None and len(held.tokens) < row.num_prompt_tokens - 1
         if len(pending) > LONG or is_rich:
             self._prefill.go_on(self.store, row, pending[:-1])
-            held.hold(row.keys(len(held.tokens), len(row.tokens) - 1), row.stable)
+            held.hold(row.keys(len(held.tokens), len(row.tokens) - 1), row.num_final)
             pending = pending[-1:]
         return pending

@@ -69,8 +69,8 @@ class Drafter(Protocol):
     A drafter is made for one `generate` call. Rows join and leave; of those that are there it may
     keep state under `row.index`, which no other row has, or `row.slot`, which is another's later.
     It reads `row.tokens` anew in each round and holds nothing to be true beyond
-    `row.tokens[:row.stable]`: later tokens may have been taken back since the last round, when the
-    drafter works inside another one. It never changes a row.
+    `row.tokens[:row.num_final]`: later tokens may have been taken back since the last round, when
+    the drafter works inside another one. It never changes a row.
 
     A drafter derives from this class, which says what one does without that has nothing to say.
     needs: what the verifier is to keep or measure for it. traits: what a controller must know that

@@ -51,7 +51,7 @@ class Rounds:
         crowd.compare(model.costs.note(nodes, keys, verified - drafted))
         for row, verdict in zip(rows, verdicts, strict=True):
             row.tokens.extend(verdict.tokens)
-            row.stable, row.round = len(row.tokens), row.round + 1
+            row.num_final, row.round = len(row.tokens), row.round + 1
         self.drafter.observe(rows, trees, verdicts)
         end = clock()
         for output, tree, verdict in zip(outputs, trees, verdicts, strict=True):

@@ -75,7 +75,7 @@ def _make_row(
             prompt, len(tokens), room - len(tokens), wanted - len(tokens), target.max_positions,
         )  # fmt: skip
     return Row(
-        index, prompt, tokens, len(tokens), room, sampler, stable=len(tokens),
+        index, prompt, tokens, len(tokens), room, sampler, num_final=len(tokens),
         behind=0 if request.before is None else max(map(len, request.prompts)) - len(tokens),
         content=content, ends=frozenset((*request.eos_token_ids, *request.stop_token_ids)),
     )  # fmt: skip

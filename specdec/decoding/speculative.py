@@ -115,7 +115,7 @@ class Speculative(Drafter):
             tokens=list(row.tokens),
             sampler=sampler,
             round=0,
-            level=row.level + 1,
+            nesting=row.nesting + 1,
         )
 
     def _round(

@@ -217,7 +217,7 @@ class GenerationStream:
         if self._keep is None or not self.view.lossless:
             return
         for row in rows:
-            self.model.settle(row, len(row.tokens) - 1)
+            self.model.sync_to(row, len(row.tokens) - 1)
             kept = KeptText.of(self.model.store, row.slot, row.keys())
             if kept is not None:
                 self._keep(kept)

@@ -47,25 +47,25 @@ class TextFollower:
         if self.recorder is not None:
             self.recorder.forget(row.slot)
 
-    def catch_up(self, row: Row) -> list[int]:
+    def sync(self, row: Row) -> list[int]:
         """Bring the store in line with the row; the tokens that it has not read, in order."""
         held, text = self.held[row.slot], row.tokens
         held.content = row.content
         if self.base is not None:
-            self._rebase(row, self.base)
-        self.settle(row, len(text) - 1)
+            self._sync_base(row, self.base)
+        self.sync_to(row, len(text) - 1)
         if self.base is None:
             if self.rotation.must_reread(held.length, row.span):
                 self.store.crop(row.slot, 0)
-                held.tokens, held.sure = [], 0
+                held.tokens, held.num_final = [], 0
             self.rounds[row.slot] += 1
         held.length = row.span
         return text[len(held.tokens) :]
 
-    def settle(self, row: Row, upto: int) -> None:
+    def sync_to(self, row: Row, upto: int) -> None:
         """Bring the store in line with the row's first `upto` tokens, as far as it read them."""
         held = self.held[row.slot]
-        keep = start = min(held.sure, len(held.tokens))
+        keep = start = min(held.num_final, len(held.tokens))
         text = row.keys(start, max(start, upto))
         while keep < min(len(held.tokens), upto) and held.tokens[keep] == text[keep - start]:
             keep += 1
@@ -79,19 +79,19 @@ class TextFollower:
             if self.recorder is not None:
                 self.recorder.note_path(row.slot, path, self.store)
         held.unstage()
-        held.sure = min(row.stable, len(held.tokens))
+        held.num_final = min(row.num_final, len(held.tokens))
 
     def root_slot(self, row: Row) -> int:
         """The slot of the root of the tree that was staged last."""
         return len(row.tokens) - 1 - len(self.held[row.slot].tokens)
 
-    def _rebase(self, row: Row, base: TextFollower) -> None:
+    def _sync_base(self, row: Row, base: TextFollower) -> None:
         """Read what the base has committed since; our own tokens are then out of place."""
-        base.settle(row, row.stable - 1)
+        base.sync_to(row, row.num_final - 1)
         held, below = self.held[row.slot], base.held[row.slot]
         if held.base != len(below.tokens):
             held.tokens, held.base = list(below.tokens), len(below.tokens)
-            held.sure = held.base
+            held.num_final = held.base
             held.unstage()
             self.store.levels[-1].crop(row.slot, 0)
             self.rounds[row.slot] += 1

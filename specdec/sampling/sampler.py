@@ -134,7 +134,7 @@ class Sampler:
         Keyed by its position; but a drafter's own verification under rejection may draw the same
         position again after a draft was turned down, and then needs new noise.
         """
-        if row.level and self.acceptance == "rejection":
+        if row.nesting and self.acceptance == "rejection":
             return self.noise.inner(row.round, ahead, like.shape[-1], like.device)
         return self.noise.target(len(row.tokens) + ahead, like.shape[-1], like.device)
 
@@ -149,7 +149,7 @@ class Sampler:
         fresh = [*row.tokens[self._known :], *path]
         at = start + self._known
         self._ids[at : at + len(fresh)] = torch.tensor(fresh, dtype=torch.int64)
-        self._known = min(row.stable, len(row.tokens))
+        self._known = min(row.num_final, len(row.tokens))
         return self._ids[:need].unsqueeze(0)
 
 
@@ -215,4 +215,4 @@ class NodeLaws:
 
     def _failure(self, error: Exception, plain: bool) -> Exception:
         """What to raise for an error: itself only where plain decoding of the target meets it."""
-        return error if plain and not self.row.level else LawUnknown(self.row, error)
+        return error if plain and not self.row.nesting else LawUnknown(self.row, error)

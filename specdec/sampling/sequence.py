@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -19,10 +20,10 @@ class Row:
     tokens: prompt and output so far; the last one is the root of the next tree.
     num_prompt_tokens: how many of them are the prompt.
     max_tokens: `len(tokens)` will never exceed it.
-    stable: how many of them can never be taken back. All of them, but for the tokens that a
+    num_final: how many of them can never be taken back. All of them, but for the tokens that a
         drafter inside another drafter has only proposed.
     round: how many rounds this sequence has been through; keys the noise of a round.
-    level: 0 in the engine, 1 inside a drafter's own verification, and so on.
+    nesting: 0 in the engine, 1 inside a drafter's own verification, and so on.
     behind: tokens that it lacks to the longest row of a batch that is to be turned as one.
     content: what its prompt holds besides token ids; None if nothing.
     ends: tokens with which the text ends, so that nothing can follow them.
@@ -35,9 +36,9 @@ class Row:
     num_prompt_tokens: int
     max_tokens: int
     sampler: Sampler
-    stable: int
+    num_final: int
     round: int = 0
-    level: int = 0
+    nesting: int = 0
     behind: int = 0
     content: Prompt | None = None
     ends: frozenset[int] = frozenset()
@@ -47,6 +48,16 @@ class Row:
     def __post_init__(self) -> None:
         if self.slot < 0:
             self.slot = self.index
+
+    @property
+    def stable(self) -> int:
+        """`num_final` by its name of the last release."""
+        warnings.warn(
+            "Row.stable is Row.num_final now; the old name works for one release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.num_final
 
     @property
     def span(self) -> int:

@@ -224,7 +224,7 @@ def test_views_that_know_their_reads(fused, name):
         assert torch.equal(ours, one_by_one)
         if turn % 2:  # else the same text is drafted for once more
             row.tokens.append(tokens[100 + turn])
-            row.stable = len(row.tokens)
+            row.num_final = len(row.tokens)
     runs = len({id(forward.run) for forward in fused.engine.packing.forwards.values()})
     if name == "tidal":  # its anchor's queries choose: the layers with a choice go one by one
         assert set(calls) == {runs - 1}

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from specdec import Engine, Law, TokenTree
 from specdec.errors import InvalidArgument
 
-from helpers import models
+from helpers import hostile, models
 from helpers.ids import short
 
 pytestmark = pytest.mark.fast
@@ -234,3 +234,22 @@ def test_a_drafter_that_only_begins_works_for_one_release(engine, plain):
     stream.scheduler.add(stream.rows)
     with pytest.raises(InvalidArgument, match="drafter Before has begin, and rows come later"):
         next(stream)
+
+
+def test_names_of_the_last_release_work_with_a_warning(engine):
+    """`wants`, `Wants` and `Row.stable` of drafters that were written for it."""
+    with pytest.warns(DeprecationWarning, match="Wants is specdec.forward.plan.Needs now"):
+        from specdec.decoding.drafter import Wants
+    seen = []
+
+    class Older(hostile.Empty):
+        wants = Wants(costs=True)
+
+        def tree(self, row, limit):
+            with pytest.warns(DeprecationWarning, match="Row.stable is Row.num_final now"):
+                seen.append(row.stable)
+            return super().tree(row, limit)
+
+    with pytest.warns(DeprecationWarning, match="the attribute wants is needs now"):
+        engine.generate([1, 2, 3], drafter=Older, max_new_tokens=3, eos_token_id=[])
+    assert seen == [3, 4, 5]

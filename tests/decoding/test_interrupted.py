@@ -62,7 +62,7 @@ def test_the_same_pass_after_one_that_failed(monkeypatch):
         torch.testing.assert_close(logits[0, 0], want, rtol=2e-4, atol=2e-4)
         if turn == 3:  # a drafter that was not asked for a long time
             row.tokens += [rng.randrange(models.VOCAB) for _ in range(120)]
-            row.stable = len(row.tokens)
+            row.num_final = len(row.tokens)
         else:
             take_up(row, tree, rng.randrange(5), 9)
 

@@ -82,10 +82,10 @@ def test_provisional_tokens_leave_no_trace(text, tail, other):
     row.tokens += tail
     proposal(one, row)
     row.tokens = text + other
-    row.stable = twin.stable = len(text)
+    row.num_final = twin.num_final = len(text)
     twin.tokens = text + other
     assert proposal(one, row) == proposal(two, twin)
-    row.stable = twin.stable = len(row.tokens)
+    row.num_final = twin.num_final = len(row.tokens)
     assert proposal(one, row) == proposal(two, twin)
     assert vars(one._texts[0].index) == vars(two._texts[0].index)
 
@@ -111,7 +111,7 @@ def test_rows_do_not_know_of_each_other(texts, data):
             assert tree.cropped(size, 5) == other.cropped(size, 5)
             for r in (row, twin):
                 r.tokens += verdict.tokens
-                r.stable = len(r.tokens)
+                r.num_final = len(r.tokens)
             drafter.observe([twin], [tree], [verdict])
         together.observe(live, trees, verdicts)
 

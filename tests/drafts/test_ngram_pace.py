@@ -70,7 +70,7 @@ def test_success_lengthens_and_failure_shortens_the_next_draft():
         drafter, row = drafter_of(), row_of([*block, -1])
         generate(drafter, row, history)
         row.tokens += [-2, *block[:3]]
-        row.stable = len(row.tokens)
+        row.num_final = len(row.tokens)
         return proposal(drafter, row).num_draft_tokens
 
     right = block[:12]
@@ -84,7 +84,7 @@ def test_other_drafters_successes_teach_nothing():
     drafter.propose([row], [8])
     foreign = TokenTree.chain(2, [7, 8, 9], "model")
     row.tokens += [7, 8, 9, 5]
-    row.stable = len(row.tokens)
+    row.num_final = len(row.tokens)
     drafter.observe([row], [foreign], [Verdict([0, 1, 2, 3], [7, 8, 9, 5])])
     assert drafter._texts[0].novelty > 0.0  # 3 was known to follow 1 2, and 7 came
 

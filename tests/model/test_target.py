@@ -99,15 +99,15 @@ def test_growing_a_tree_and_taking_tokens_back(name):
         for row, tree, out in zip(rows, trees, logits):
             oracle.check(row, tree, torch.stack(out))
             # provisional: taken up, perhaps read, and taken back in the next round
-            stable = row.stable
+            stable = row.num_final
             take_up(row, tree, rng.randrange(len(tree)), rng.randrange(models.VOCAB))
-            row.stable = stable
+            row.num_final = stable
         trees = [random_tree(rng, row.tokens[-1], 3) for row in rows]
         for row, tree, out in zip(rows, trees, cached.forward(rows, trees)):
             oracle.check(row, tree, out)
-            del row.tokens[row.stable + rng.randrange(2) :]
+            del row.tokens[row.num_final + rng.randrange(2) :]
             row.tokens.append(rng.randrange(models.VOCAB))
-            row.stable = len(row.tokens)
+            row.num_final = len(row.tokens)
 
 
 def test_option_a_agrees():
@@ -156,7 +156,7 @@ def test_poisoned_slots_are_never_read(name):
         for row, tree, logits in zip(rows, trees, cached.forward(rows, trees)):
             oracle.check(row, tree, logits)
             row.tokens.append(rng.randrange(models.VOCAB))  # nothing was accepted
-            row.stable = len(row.tokens)
+            row.num_final = len(row.tokens)
 
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)

@@ -71,9 +71,9 @@ def taken_back(rng, model, row):
     model.store.crop(row.index, length)
     del held.tokens[length:]
     held.unstage()
-    held.sure = min(held.sure, length)
+    held.num_final = min(held.num_final, length)
     row.tokens[length + 1 :] = []
-    row.stable = len(row.tokens)
+    row.num_final = len(row.tokens)
 
 
 @torch.inference_mode()
@@ -96,7 +96,7 @@ def test_groups_are_those_of_cutting_the_text_at_once(target, seed, rounds, samp
         model.forward(active, trees)
         for row, tree in zip(active, trees):
             take_up(row, tree, rng.randrange(len(tree)), rng.randrange(40))
-            model.settle(row, len(row.tokens) - 1)
+            model.sync_to(row, len(row.tokens) - 1)
             if rng.random() < 0.2:
                 taken_back(rng, model, row)
         for grouping in rng.sample(GROUPINGS, 3):
@@ -153,7 +153,7 @@ def test_queries_are_those_of_reading_the_text_at_once(target, seed, rounds, sam
             tree = random_tree(rng, row.tokens[-1], rng.randint(1, 12))
             model.forward([row], [tree])
             take_up(row, tree, rng.randrange(len(tree)), rng.randrange(40))
-            model.settle(row, len(row.tokens) - 1)
+            model.sync_to(row, len(row.tokens) - 1)
             if rng.random() < 0.3:
                 taken_back(rng, model, row)
                 cut[row.index] = min(cut[row.index], model.store.length(row.index))

@@ -192,7 +192,7 @@ def test_the_best_pages_are_chosen_and_taken_back():
     draft = CachedModel(target, view, [row], base=base)
     for length in (42, 47, 33, 32, 33, 45):
         row.tokens[:] = [(j * j) % 40 for j in range(length)]
-        row.stable = length
+        row.num_final = length
         draft.text.held[0].base = -1
         base.text.held[0].sure = 0
         base.forward([row], [TokenTree.root(row.tokens[-1])])

@@ -71,7 +71,7 @@ def test_they_are_those_of_reading_the_text_at_once(target, seed, rounds, sample
         for row, tree in zip(active, trees):
             take_up(row, tree, rng.randrange(len(tree)), rng.randrange(40))
     for row in rows:
-        model.settle(row, len(row.tokens) - 1)
+        model.sync_to(row, len(row.tokens) - 1)
         length = model.store.length(row.index)
         again = make_row(0, row.tokens[: length + 1])
         whole = model_of(target, [again], followers)

@@ -57,7 +57,7 @@ def gains(
                 chosen = LongSpecOptions(draft_model=parts, **options)
                 drafter = LongSpec(engine.target, chosen)
                 totals[who, shape] += replay(drafter, written, start)
-            written.settle(None, len(tokens))
+            written.sync_to(None, len(tokens))
             if len(tokens) <= DENSE:
                 hits[who] += _agreements(parts, written, start)
         places += len(tokens) - start if len(tokens) <= DENSE else 0

@@ -56,7 +56,7 @@ class Written:
         """Whose KV the target has written: as `CachedModel.holder`."""
         return self
 
-    def settle(self, row: Row | None, upto: int) -> None:
+    def sync_to(self, row: Row | None, upto: int) -> None:
         """Show the KV of the first `upto` tokens."""
         self.store.levels[-1].resize(0, upto)
 
@@ -84,7 +84,7 @@ def replay(drafter: Drafter, written: Written, start: int) -> Gain:
         emitted = min(kept + 1, len(text) - len(row.tokens))
         gain += Gain(1, emitted, tuple([1] * kept))
         row.tokens.extend(text[len(row.tokens) : len(row.tokens) + emitted])
-        row.stable, row.round = len(row.tokens), row.round + 1
+        row.num_final, row.round = len(row.tokens), row.round + 1
     return gain
 
 

@@ -23,7 +23,7 @@ def row_of(text: Sequence[int], stable: int | None = None, index: int = 0) -> Ro
         num_prompt_tokens=len(text),
         max_tokens=10**6,
         sampler=unused,
-        stable=len(text) if stable is None else stable,
+        num_final=len(text) if stable is None else stable,
     )
 
 
@@ -51,7 +51,7 @@ def generate(drafter: NGramDrafter, row: Row, text: Sequence[int]) -> list[tuple
         depths, start = tree.depths(), len(row.tokens)
         verdict = walk(tree, lambda node, d=depths, s=start: future[s + d[node]])
         row.tokens += verdict.tokens
-        row.stable, row.round = len(row.tokens), row.round + 1
+        row.num_final, row.round = len(row.tokens), row.round + 1
         drafter.observe([row], [tree], [verdict])
         rounds.append((tree.num_draft_tokens, len(verdict.tokens)))
     return rounds

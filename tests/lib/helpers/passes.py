@@ -67,7 +67,7 @@ class Oracle:
 
 def take_up(row: Row, tree: TokenTree, node: int, bonus: int) -> None:
     row.tokens.extend([*tree.path_tokens(node), bonus])
-    row.stable = len(row.tokens)
+    row.num_final = len(row.tokens)
 
 
 def poison(cached, rows):
