@@ -121,7 +121,7 @@ class Study:
         views, walk = self._views(name, missing, ids), None
         if views:
             room = self.rounds * (self.depth + 1)
-            walk = Walk(self.engine.target, ids, self.depth, room, wants_of(views.values()))
+            walk = Walk(self.engine.target, ids, self.depth, room, needs_of(views.values()))
             kept = Kept(walk)
             noises = dict(zip(MODES, (None, Noise.of(self.seed, ids)), strict=True))
             texts = {mode: own_text(walk, room, noise) for mode, noise in noises.items()}
@@ -148,7 +148,7 @@ class Study:
         for setting in wanted.keys() - views.keys():
             for one in questions[1:]:
                 self.cells[key(setting, one.name)] = self.cells[key(setting, questions[0].name)]
-        walk = Walk(engine.target, ids, 1, ROOM, wants_of(views.values()))
+        walk = Walk(engine.target, ids, 1, ROOM, needs_of(views.values()))
         kept = Kept(walk)
         ends = self._ends
         full = DraftedView(FullView(), walk)
@@ -230,10 +230,10 @@ def key(setting: Setting, name: str) -> str:
     return f"{method} | {'-' if budget is None else f'{budget} %'} | {name}"
 
 
-def wants_of(views: Iterable[View]) -> Needs:
+def needs_of(views: Iterable[View]) -> Needs:
     """What all of them have to be shown, looked at once."""
-    wants = Needs.all_of([view.needs for view in views])
-    return replace(wants, followers=Together.of(wants.followers))
+    needs = Needs.all_of([view.needs for view in views])
+    return replace(needs, followers=Together.of(needs.followers))
 
 
 def _groups(views: Mapping[Setting, View], size: int) -> Iterator[dict[Any, View]]:

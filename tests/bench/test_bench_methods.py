@@ -18,7 +18,7 @@ from specdec.bench.methods.answering import answer, score
 from specdec.bench.methods.drafting import drafts_along, own_text
 from specdec.bench.methods.kept import Kept
 from specdec.bench.methods.shared_context import shared_contexts
-from specdec.bench.methods.study import wants_of
+from specdec.bench.methods.study import needs_of
 from specdec.bench.methods.summary import Line, frontier, rank_correlation
 from specdec.bench.views.attention_mass import Walk
 from specdec.bench.views.drafted import DraftedView, selects_in_passes
@@ -49,7 +49,7 @@ def view_of(engine: Engine, name: str) -> Any:
 
 
 def walk_of(engine: Engine, views: dict[str, Any], depth: int = 3) -> Walk:
-    return Walk(engine.target, PROMPT, depth, 60, wants_of(views.values()))
+    return Walk(engine.target, PROMPT, depth, 60, needs_of(views.values()))
 
 
 def beside(views: dict[str, Any], walk: Walk) -> dict[Any, DraftedView]:

@@ -194,7 +194,7 @@ def test_the_best_pages_are_chosen_and_taken_back():
         row.tokens[:] = [(j * j) % 40 for j in range(length)]
         row.num_final = length
         draft.text.held[0].base = -1
-        base.text.held[0].sure = 0
+        base.text.held[0].num_final = 0
         base.forward([row], [TokenTree.root(row.tokens[-1])])
         draft.forward([row], [TokenTree.root(row.tokens[-1])])
         level, choices = base.store.levels[0], draft.state.static
