@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from specdec.decoding.chat import check_message, check_shown, rendered
@@ -49,7 +50,7 @@ def processed_chat(messages: Sequence[Any], processor: Any, name: str) -> Mappin
             f"{type(processor).__name__} reads no videos here (those of transformers need "
             "torchvision): give the frames as images, or what a processor returns for them"
         )
-    text = rendered(processor, read, name)
+    text = _rendered(processor, read, name)
     check_shown(read, text, name)
     # as transformers' own apply_chat_template does it
     bos = getattr(getattr(processor, "tokenizer", None), "bos_token", None)
@@ -65,12 +66,31 @@ def processed_chat(messages: Sequence[Any], processor: Any, name: str) -> Mappin
     return made
 
 
+def _rendered(processor: Any, messages: list[dict[str, Any]], name: str) -> str:
+    """The conversation by the processor's template, with contents that are mere text as they were
+    given; as parts where it then leaves out some, since many such templates know parts alone."""
+    mere = [x.get("content") for x in messages if isinstance(x.get("content"), str)]
+    if mere:
+        with suppress(InvalidArgument):
+            text = rendered(processor, messages, name)
+            if all(said.strip() in text for said in mere):
+                return text
+    in_parts = [
+        {**x, "content": [{"type": "text", "text": x["content"]}]}
+        if isinstance(x.get("content"), str)
+        else x
+        for x in messages
+    ]
+    return rendered(processor, in_parts, name)
+
+
 def _parts(
     content: Any, name: str, images: list[Any], videos: list[list[Any]]
-) -> list[dict[str, Any]]:
-    """The parts of a message as templates know them; what they show is added to the lists."""
+) -> str | list[dict[str, Any]]:
+    """Text, or the parts of a message as templates know them; what they show is added to the
+    lists."""
     if isinstance(content, str):
-        return [{"type": "text", "text": content}]
+        return content
     if not isinstance(content, Sequence):
         raise InvalidArgument(
             f"the content of {name} is a {type(content).__name__}: give text, or a list of parts"

@@ -20,6 +20,20 @@ _TESTED = {
     "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt_oss", "mixtral",
     "qwen3_moe",
 }  # fmt: skip
+# Models for images whose text is tested, too, around a text model that is.
+_AROUND = {
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "idefics3",
+    "smolvlm",
+    "internvl",
+    "gemma3",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+}
+_INSIDE = {"qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"}
 
 
 def check(model: PreTrainedModel) -> None:
@@ -52,11 +66,10 @@ def check(model: PreTrainedModel) -> None:
 
 
 def is_tested(model: PreTrainedModel) -> bool:
-    """Whether the architecture has its own test against transformers' attention.
-
-    One that holds such a model beside others, as those for images do, has not.
-    """
-    return model.config.model_type in _TESTED
+    """Whether the architecture has its own test against transformers' attention; of a model for
+    images, its text part as well."""
+    whole, text = model.config.model_type, model.config.get_text_config().model_type
+    return text in _TESTED and whole in {*_TESTED, *_AROUND} or text in _INSIDE and whole in _AROUND
 
 
 def probe(model: PreTrainedModel) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from specdec import Engine
 from specdec.errors import InvalidArgument, PromptTooLong
 
 from helpers import models, processors, vision
@@ -74,9 +76,58 @@ def test_conversations_are_read_as_transformers_reads_them(with_processor, name)
     assert alone.token_ids == wanted[1]
 
 
-def test_images_from_files_and_arrays(with_processor, tmp_path):
-    import numpy as np
+def test_a_conversation_reads_what_is_new(with_processor):
+    pair, processor = with_processor("qwen2.5-vl")
+    chat = pair.engine.chat(max_new_tokens=NEW, ignore_eos=True)
+    chat.send(ONE[0]["content"])
+    second = [image(processors.picture(5)), text("and that ?")]
+    said = chat.send(second)
+    messages = chat.messages[:-1]
+    messages[1] = says("assistant", text(messages[1]["content"]))  # this template knows parts alone
+    assert said.token_ids == stock(pair, processor, messages)
+    assert messages[2]["content"] == second
 
+
+def test_rows_with_images_join_a_stream(with_processor):
+    from specdec.decoding.request import Request
+
+    pair, processor = with_processor("llava-next")
+    wanted = [stock(pair, processor, chat) for chat in (TWO, ONE)]
+    stream = pair.engine.stream(TWO, max_new_tokens=NEW, ignore_eos=True, drafter="ngram")
+    settings = {"max_new_tokens": NEW, "ignore_eos": True, "drafter": "ngram"}
+    next(stream)
+    stream.add(Request.parse(pair.engine, ONE, settings))
+    assert [x.token_ids for x in stream.run()] == wanted
+
+
+def test_templates_that_know_texts_and_parts(with_processor):
+    """A content that is a text is shown to the template as it is, where that shows it."""
+    pair, processor = with_processor("llava")
+    before = processor.chat_template
+    processor.chat_template = (
+        "{% for m in messages %}{{ m['role'] }} : {% if m['content'] is string %}more "
+        "{{ m['content'] }}{% else %}{% for x in m['content'] %}{{ x['text'] }}{% endfor %}"
+        "{% endif %}</s> {% endfor %}assistant : "
+    )
+    try:
+        for content in ("what is this ?", [text("what is this ?")]):
+            chat = [{"role": "user", "content": content}]
+            found = pair.engine.generate(chat, max_new_tokens=NEW, ignore_eos=True)
+            assert found.token_ids == stock(pair, processor, chat)
+    finally:
+        processor.chat_template = before
+
+
+def test_a_processor_in_the_tokenizers_place(with_processor):
+    pair, processor = with_processor("gemma3")
+    other = Engine(pair.engine.model, processor)
+    assert other.processor is processor and other.tokenizer is processor.tokenizer
+    assert other.generate(ONE, max_new_tokens=NEW, ignore_eos=True).token_ids == stock(
+        pair, processor, ONE
+    )
+
+
+def test_images_from_files_and_arrays(with_processor, tmp_path):
     pair, _ = with_processor("llava")
     processors.picture(1).save(tmp_path / "one.png")
     wanted = pair.engine.generate(ONE, max_new_tokens=NEW, ignore_eos=True).token_ids
@@ -145,8 +196,6 @@ def test_engines_that_cannot_read_images(with_processor):
     pair.engine.processor = None
     with pytest.raises(InvalidArgument, match="has no processor .* Engine\\(model, processor="):
         pair.engine.generate(ONE)
-    from specdec import Engine
-
     blind = Engine(models.build("llama"), processor.tokenizer)
     with pytest.raises(InvalidArgument, match="LlamaForCausalLM reads text alone: load a model"):
         blind.generate(ONE)
