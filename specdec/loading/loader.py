@@ -97,10 +97,11 @@ def load(
     kind = resolve_dtype(dtype, place)
     check_activations(activations)
     if str(model) == DEMO_VISION:
-        if device_map is not None or revision is not None or tensor_parallel:
+        processes = ranks.world_size() if tensor_parallel else 1
+        if device_map is not None or revision is not None or processes > 1:
             raise InvalidArgument(
-                f"{DEMO_VISION} is loaded whole, and is of one revision: leave out device_map, "
-                "tensor_parallel and revision"
+                f"{DEMO_VISION} is loaded whole by one process, and is of one revision: leave out "
+                "device_map, tensor_parallel and revision"
             )
         return _with_eyes(load("demo", dtype, place, activations=activations))
     local = _is_local(str(model))
