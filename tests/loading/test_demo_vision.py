@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
 from specdec.bench.toy import pages
+from specdec.bench.toy.settings import Settings
 from specdec.bench.toy.talk import messages
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument, WeightsError
@@ -86,3 +87,33 @@ def test_a_tower_that_is_missing_is_named(loaded: Loaded, monkeypatch: pytest.Mo
     monkeypatch.setattr(demo_vision, "WEIGHTS", Path("nowhere.safetensors"))
     with pytest.raises(WeightsError, match="nowhere"):
         loader.load("demo-vision", device="cpu")
+
+
+def test_the_tower_that_ships_is_whole() -> None:
+    text = build("llama", 0, torch.float32, len(tokenizer()), hidden_size=576)
+    model = demo_vision.with_eyes(text, tokenizer(), demo_vision.TOWER)
+    tensors = demo_vision.read(demo_vision.WEIGHTS)
+    demo_vision.put_in(model, tensors, "shipped")
+    for name, x in demo_vision.eyes(model).items():
+        assert torch.equal(x, tensors[name]) and bool(torch.isfinite(x).all())
+    assert demo_vision.WEIGHTS.stat().st_size < 25e6
+
+
+@pytest.mark.weights
+def test_the_tower_that_ships_reads_words() -> None:
+    """Of the words of pages that nothing learned from, as nearest embedding of the demo's own."""
+    model, words = load("demo-vision", dtype="float32", device="cpu")[:2]
+    known = pages.vocabulary(words, Settings().words)
+    embedding = model.get_input_embeddings().weight
+    ids = words.convert_tokens_to_ids(["Ġ" + word for word in known])
+    draw, right, total = Random("held out"), 0, 0
+    for _ in range(6):
+        page = pages.page(known, draw, Settings().fonts)
+        pixels = demo_vision.image_processor()(page.image, return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            seen = model.model.get_image_features(pixels).pooler_output[0]
+        near = torch.cdist(seen, embedding[ids]).argmin(-1).tolist()
+        for one, said in zip(near, page.says, strict=True):
+            right += said == known[one]
+            total += said in known
+    assert right / total > 0.85
