@@ -8,12 +8,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from specdec.cache.saved_text import SavedText
 from specdec.cache.slots import Slots
 from specdec.cache.store import KVStore
 from specdec.control.calibration import costs_of
 from specdec.control.costs import PassCosts
 from specdec.decoding.pass_runner import PassRunner
-from specdec.decoding.prefill import LONG, SLACK, Prefill, SavedText, Spill
+from specdec.decoding.prefill import LONG, SLACK, Prefill, Spill
 from specdec.decoding.text_follower import TextFollower
 from specdec.forward.forward_pass import View
 from specdec.forward.observer import Observer

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Protocol
 
 import torch
 
 from specdec.cache.prompt_layout import Stage, stages
 from specdec.cache.prompt_tree import branches
+from specdec.cache.saved_text import SavedText
 from specdec.cache.slots import Slots
 from specdec.cache.store import KVStore, Level
 from specdec.errors import OutOfMemory
@@ -25,18 +25,6 @@ LONG = 64  # pending tokens from which a causal prefill is better than a tree pa
 SLACK = 2 * (MAX_NODES + LONG)
 
 Spill = Callable[[Level, int, int, torch.device], None]
-
-
-class SavedText(Protocol):
-    """What prompts begin with and need not be read again, such as a `SavedPrompt`."""
-
-    tokens: list[int]
-
-    def common(self, tokens: Sequence[int]) -> int:
-        """How many of the saved tokens `tokens` starts with, as `Prompt.keys` gives them."""
-
-    def load(self, target: Target, store: KVStore, sequence: int, count: int) -> None:
-        """Commit the first `count` tokens' keys and values to an empty row of a store."""
 
 
 class Prefill:

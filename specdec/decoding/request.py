@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedModel
 
+from specdec.cache.saved_text import SavedText
 from specdec.decoding.keywords import Keywords
 from specdec.decoding.methods import Methods
-from specdec.decoding.prefill import SavedText
 from specdec.decoding.prompt import read_prompts, split_keywords, whole_prompt
 from specdec.decoding.prompt_check import check_goes_on, check_prompt
 from specdec.decoding.prompt_images import with_images

@@ -235,7 +235,7 @@ class GenerationStream:
         """The verifying model, with the rows that join first; what its passes cost is known."""
         model = CachedModel(
             self.target, self.view, rows, recorder=QueryRecorder.of(self._needs),
-            saved=getattr(self.view, "saved", self.request.saved_prompt),
+            saved=self.view.needs.prefix or self.request.saved_prompt,
             on_spill=self._needs.on_spill, slots=self.slots,
         )  # fmt: skip
         self._calibration_s = self._calibrate(model, rows)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specdec.cache.saved_text import SavedText
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.follower import Follower
 from specdec.kernels.linear.decoder_run import PendingSelection
@@ -201,7 +202,7 @@ class Needs:
     followers: are shown every query that the text went through. on_spill: called as (level, layer,
     row, device) when a row's oldest tokens have moved to slower memory, while they are still near:
     see `offload.TieredStore`. costs: what its passes cost on this machine, measured before the
-    first round.
+    first round. prefix: what prompts begin with where a view is the cache itself; nobody else's.
     """
 
     prompt_queries: int = 0
@@ -210,6 +211,7 @@ class Needs:
     probe_every: int = 0
     followers: tuple[Follower, ...] = ()
     costs: bool = False
+    prefix: SavedText | None = None
 
     @classmethod
     def all_of(cls, needs: Iterable[Needs]) -> Needs:

@@ -1,0 +1,20 @@
+"""SavedText: keys and values of a text that need not be read again, wherever they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from specdec.cache.store import KVStore
+
+
+class SavedText(Protocol):
+    """What prompts begin with and need not be read again, such as a `SavedPrompt`."""
+
+    tokens: list[int]
+
+    def common(self, tokens: Sequence[int]) -> int:
+        """How many of the saved tokens `tokens` starts with, as `Prompt.keys` gives them."""
+
+    def load(self, target: Any, store: KVStore, sequence: int, count: int) -> None:
+        """Commit the first `count` tokens' keys and values to an empty row of a target's store."""
