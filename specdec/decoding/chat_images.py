@@ -69,7 +69,7 @@ def processed_chat(messages: Sequence[Any], processor: Any, name: str) -> Mappin
 def _rendered(processor: Any, messages: list[dict[str, Any]], name: str) -> str:
     """The conversation by the processor's template, with contents that are mere text as they were
     given; as parts where it then leaves out some, since many such templates know parts alone."""
-    mere = [x.get("content") for x in messages if isinstance(x.get("content"), str)]
+    mere = [said for x in messages if isinstance(said := x.get("content"), str)]
     if mere:
         with suppress(InvalidArgument):
             text = rendered(processor, messages, name)
