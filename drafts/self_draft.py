@@ -44,7 +44,7 @@ class SelfDraft(ModelDrafter):
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> CachedModel:
         model = CachedModel(self.draft, self.view, rows, base=verifier, slots=verifier.slots)
-        self._falling = model.state.falling
+        self._state = model.state
         return model
 
     def leave(self, rows: Sequence[Row]) -> None:
@@ -61,6 +61,6 @@ class SelfDraft(ModelDrafter):
             if drafted:
                 before = self._acceptance.get(row.index, 1.0)
                 now = MEMORY * before + (1 - MEMORY) * verdict.num_accepted / drafted
-                (self._falling.add if now < FALLING else self._falling.discard)(row.slot)
+                self._state.of(row.slot).is_falling = now < FALLING
                 # after a new choice its own acceptance counts
                 self._acceptance[row.index] = 1.0 if now < FALLING else now

@@ -40,16 +40,19 @@ class LayerSelect:
             if self.policy.trigger.looks and not self._has_turned(call, b, segments[b]):
                 continue
             chosen = select(self.policy, self.pass_, call, b, segments[b])
-            self.pass_.state.selections[segments[b].sequence, self.layer] = chosen
+            self._standing_of(segments[b])[self.layer] = chosen
         return self.standing(self.pass_, self.layer, segments)
 
     def _has_turned(self, call: AttentionCall, b: int, x: Segments) -> bool:
         """Whether what stands has had its time; notes this pass's queries for the next one."""
-        state, key = self.pass_.state, (x.sequence, self.layer)
-        q, before = call.q[b, :, -1], state.last_queries.get(key)
-        state.last_queries[key] = q.clone()
-        known = state.selections.get(key)
-        return self.policy.is_due(known, state, x.sequence, x.round, x.lengths, q, before)
+        mine = self.pass_.state.of(x.sequence)
+        q, before = call.q[b, :, -1], mine.last_queries.get(self.layer)
+        mine.last_queries[self.layer] = q.clone()
+        known = mine.selections.get(self.layer)
+        return self.policy.is_due(known, mine, x.round, x.lengths, q, before)
+
+    def _standing_of(self, x: Segments) -> dict[int, Selection]:
+        return self.pass_.state.of(x.sequence).selections
 
     def defer(self) -> tuple[LayerPlan, PendingSelection] | None:
         """The plan with pages that are still to be filled, and how a kernel fills them.
@@ -64,18 +67,18 @@ class LayerSelect:
         made = self._pending(segments[0])
         if made is None:
             return None
-        key = segments[0].sequence, self.layer
-        self._before = self.pass_.state.selections.get(key)
-        self.pass_.state.selections[key], pending = made
+        standing = self._standing_of(segments[0])
+        self._before = standing.get(self.layer)
+        standing[self.layer], pending = made
         segments[0].reads.chose(self.layer, pending.index.nbytes)
         return self.standing(self.pass_, self.layer, segments), pending
 
     def withdraw(self) -> None:
         """What stood before stands again."""
-        key = self.pass_.segments(self.layer)[0].sequence, self.layer
-        del self.pass_.state.selections[key]
+        standing = self._standing_of(self.pass_.segments(self.layer)[0])
+        del standing[self.layer]
         if self._before is not None:
-            self.pass_.state.selections[key] = self._before
+            standing[self.layer] = self._before
 
     def _pending(self, x: Segments) -> tuple[Selection, PendingSelection] | None:
         policy, layer = self.policy, self.layer

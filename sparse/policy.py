@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.errors import InvalidArgument
 from specdec.forward.plan import Selection
-from specdec.forward.view_state import ViewState
+from specdec.forward.view_state import SequenceState
 from specdec.sparse.budgets.head_budget import HeadBudget
 from specdec.sparse.budgets.layer_budget import LayerBudget
 from specdec.sparse.groupings.base import Grouping
@@ -128,8 +128,7 @@ class Policy:
     def is_due(
         self,
         known: Selection | None,
-        state: ViewState,
-        sequence: int,
+        state: SequenceState,
         round_: int,
         lengths: Sequence[int],
         q: Tensor | None = None,
@@ -145,7 +144,7 @@ class Policy:
             round_ - known.round,
             sum(lengths) - sum(known.covered),
             known.pages is None,
-            sequence in state.falling,
+            state.is_falling,
             q,
             before,
         )

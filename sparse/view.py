@@ -100,8 +100,8 @@ class SparseView(Policy):
             return False
         if self.trigger.looks:
             return True
-        known = pass_.state.selections.get((x.sequence, layer))
-        return self.is_due(known, pass_.state, x.sequence, x.round, x.lengths)
+        mine = pass_.state.of(x.sequence)
+        return self.is_due(mine.selections.get(layer), mine, x.round, x.lengths)
 
     def _standing(self, pass_: ForwardPass, layer: int, segments: Sequence[Segments]) -> LayerPlan:
         """What each sequence reads by the selections that stand."""
@@ -110,7 +110,7 @@ class SparseView(Policy):
     def _row(self, pass_: ForwardPass, layer: int, x: Segments) -> RowPlan:
         anchor = self.sharing.anchor_of(layer)
         assert anchor is not None
-        known = pass_.state.selections.get((x.sequence, anchor))
+        known = pass_.state.of(x.sequence).selections.get(anchor)
         is_whole = x.total <= self.limit(x.total) or known is None or known.pages is None
         if known is None or is_whole or self.sharing.reads_all(layer):
             return whole_row(len(x.lengths))

@@ -79,7 +79,8 @@ def of_queries(kept: PromptQueries, needs: Needs) -> int:
 
 
 def _selected(drafted: DraftedView) -> Iterator[Tensor]:
-    for selection in drafted.model.state.selections.values():
+    every = drafted.model.state.sequences.values()
+    for selection in (x for mine in every for x in mine.selections.values()):
         if selection.pages is not None:
             yield selection.pages
         if selection.entries is not None:

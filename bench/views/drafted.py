@@ -81,7 +81,7 @@ class DraftedView:
             self.model.text.rounds[self.walk.row.index] += 1
 
     def _last(self, count: int) -> list[PassRead]:
-        known = self.model.state.reads.get(self.walk.row.index)
+        known = self.model.state.of(self.walk.row.index).reads
         return [] if known is None else known.each[-1:] * count
 
 

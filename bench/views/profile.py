@@ -156,9 +156,9 @@ class ProfiledView:
 
     def _standing(self) -> Choices:
         anchors = [self.view.sharing.anchor_of(n) for n in range(self.walk.target.num_layers)]
-        standing = self.drafted.model.state.selections
+        standing = self.drafted.model.state.of(0).selections
         return {
-            layer: None if anchor is None else standing.get((0, anchor))
+            layer: None if anchor is None else standing.get(anchor)
             for layer, anchor in enumerate(anchors)
         }
 

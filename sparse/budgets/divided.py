@@ -35,7 +35,8 @@ def tokens_of(
 
     judge: gives importances of a layer's pages. Where there are none yet, each layer has `mean`.
     """
-    known = state.budgets.get(text.sequence)
+    mine = state.of(text.sequence)
+    known = mine.budgets
     if known is None or known.round != round_ or text.layer not in known.tokens:
         found: list[Tensor] = []
         if budget.looks:
@@ -46,6 +47,6 @@ def tokens_of(
         else:
             shares = budget.tokens(layers, mean, found)
         tokens = dict(zip(layers, shares, strict=True))
-        known = state.budgets[text.sequence] = Divided(round_, tokens)
-    mine: int | Tensor = known.tokens[text.layer]
-    return mine
+        known = mine.budgets = Divided(round_, tokens)
+    share: int | Tensor = known.tokens[text.layer]
+    return share

@@ -21,12 +21,12 @@ def standing(
     for sequence, grown in zip(ahead.sequences, ahead.rounds, strict=True):
         if ahead.store.length(sequence) <= policy.budget:
             continue
-        lengths = [int(level.length[rows[sequence]])]
+        lengths, mine = [int(level.length[rows[sequence]])], ahead.state.of(sequence)
         for anchor in anchors:
-            known = ahead.state.selections.get((sequence, anchor))
+            known = mine.selections.get(anchor)
             if known is None or known.pages is None:
                 return None
-            if policy.is_due(known, ahead.state, sequence, grown, lengths):
+            if policy.is_due(known, mine, grown, lengths):
                 return None
             found[sequence, anchor] = known
     return found

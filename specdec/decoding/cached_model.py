@@ -164,7 +164,7 @@ class CachedModel:
     def reads(self, sequence: int) -> dict[str, ReadStats]:
         """What a sparse view has read for the row in a slot, by its name; the full one counts
         nothing."""
-        known = self.state.reads.get(sequence)
+        known = self.state.of(sequence).reads
         return {} if known is None else {self.view.name: known}
 
     def _unread(self, row: Row) -> list[int]:

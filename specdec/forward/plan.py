@@ -92,7 +92,7 @@ class Selection:
     def local(self) -> NDArray[np.int64]:
         """The pages as each of these levels counts them, `[levels, Hkv, n]`; -1 in all others."""
         assert self.pages is not None
-        pages, offset, out = self.pages.numpy(), 0, []
+        pages, offset, out = self.pages.cpu().numpy(), 0, []
         if len(self.levels) == 1:
             return pages[None]
         if not self.levels:

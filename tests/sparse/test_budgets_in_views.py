@@ -76,7 +76,7 @@ def test_layers_read_what_a_budget_gives_them(target, by_head):
     ((layers, mean, scores),) = budget.seen  # once, before the first layer read
     assert layers == full and mean == 24 and len(scores) == len(full)
     for place, layer in enumerate(full):
-        selection = draft.state.selections[0, layer]
+        selection = draft.state.of(0).selections[layer]
         counts = (selection.pages >= 0).sum(dim=1).tolist()
         want = 24 + 4 * (2 * place - len(full) + 1)
         heads = len(counts)
@@ -119,7 +119,7 @@ def test_retrieval_heads_read_all_and_others_first_and_last_tokens(target):
     draft, got, want = draft_of(target, heads=plan_of(target, False))
     assert (got - want).abs().max() > 1e-4
     assert draft.state.reads_of(0).tokens == [6] and draft.view.reads is None
-    for selection in draft.state.selections.values():
+    for selection in draft.state.of(0).selections.values():
         for pages in selection.pages:
             last = len(PROMPT) - 1
             assert sorted(pages[pages >= 0].tolist()) == [0, 1, *range(last - 4, last)]

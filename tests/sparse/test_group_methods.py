@@ -145,7 +145,7 @@ def test_sentencekv_asks_with_all_of_the_running_sentence(run):
     again = CachedModel(
         run.target, FullView(), [make_row(0, [*row.tokens, 0])], recorder=QueryRecorder(400)
     )
-    text, found = row.tokens[:-1], draft.state.selections
+    text, found = row.tokens[:-1], draft.state.of(0).selections
     groups = [*cut(TEXT[:S], MARKS), *(
         [t + S for t in g] for g in cut(text[S:], MARKS) if text[S:][g[-1]] in MARKS
     )]  # fmt: skip
@@ -161,7 +161,7 @@ def test_sentencekv_asks_with_all_of_the_running_sentence(run):
             want = [*range(3), *range(closed - 4, closed)]
             for u in np.argsort(-np.array(score)):
                 want += [t for t in groups[u] if t not in want]
-            read = set(found[0, n].pages[h].tolist()) - {-1}
+            read = set(found[n].pages[h].tolist()) - {-1}
             assert read == set(want[: 50 - (len(text) - closed)])
 
 

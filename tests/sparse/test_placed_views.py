@@ -126,7 +126,7 @@ def drafted(target, view, rounds=6, lengths=(41, 9), grown=(3, 4)):
     draft = CachedModel(target, view, both, base=base)
     for turn in range(rounds):
         rows = both[1:] if turn == 3 else both
-        draft.state.falling = {0} if turn == 4 else set()
+        draft.state.of(0).is_falling = turn == 4
         trees = [random_tree(rng, row.tokens[-1], 4) for row in rows]
         found += draft.forward(rows, [TokenTree.root(row.tokens[-1]) for row in rows])
         roots = [draft.root_slot(row) for row in rows]

@@ -84,7 +84,7 @@ def test_a_view_selects_anew_where_queries_turn(threshold):
     made = []
     for token in (1, 2, 3):
         draft.forward([row], [TokenTree.root(row.tokens[-1])])
-        made.append({layer: x for (_, layer), x in draft.state.selections.items()})
+        made.append(dict(draft.state.of(0).selections))
         row.tokens.append(token)
     assert len(made[0]) == target.num_layers
     anew = [made[i][layer] is not made[i + 1][layer] for i in range(2) for layer in made[0]]

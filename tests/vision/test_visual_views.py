@@ -55,7 +55,7 @@ class Seen:
             base = CachedModel(target, FullView(), [row], recorder=QueryRecorder.of(view.needs))
             draft = CachedModel(target, view, [row], base=base)
             draft.forward([row], [TokenTree.root(row.tokens[-1])])
-        return {layer: x for (_, layer), x in draft.state.selections.items()}
+        return dict(draft.state.of(0).selections)
 
     def asked(self, layer):
         """The question's attention, mean over its queries and all heads."""

@@ -46,7 +46,7 @@ class Run:
         base = CachedModel(self.target, FullView(), [row], recorder=recorder)
         draft = CachedModel(self.target, view, [row], base=base)
         draft.forward([row], [TokenTree.root(TEXT[-1])])
-        return {layer: x for (_, layer), x in draft.state.selections.items()}
+        return dict(draft.state.of(0).selections)
 
     def read(self, chosen):
         """The tokens that each head reads, of one layer's selection."""
