@@ -117,7 +117,7 @@ MODES = {"greedy": {}, "coupled": SAMPLED}
 TIERS = ["device", "disk"]
 
 
-@crossed(together=1, fast=True, drafter=DRAFTERS, mode=MODES, tier=TIERS)
+@crossed(together=1, drafter=DRAFTERS, mode=MODES, tier=TIERS)
 def test_drafters_forget_who_leaves(tried, drafter, mode, tier):
     given = dict(DRAFTERS[drafter])
     name = given["drafter"]
@@ -130,7 +130,7 @@ def test_drafters_forget_who_leaves(tried, drafter, mode, tier):
         check(tried, given, **MODES[mode])
 
 
-@crossed(together=1, fast=True, method=METHODS, mode=MODES, tier=TIERS)
+@crossed(together=1, method=METHODS, mode=MODES, tier=TIERS)
 def test_methods_forget_who_leaves(tried, method, mode, tier):
     """What a method keeps of a text, beside a level or the text, is gone with the slot: who joins
     there drafts and reads what it would alone."""

@@ -92,7 +92,7 @@ def tiers(engine: Engine, tier: str, everywhere: bool = True) -> Iterator[None]:
         yield
 
 
-@crossed(together=1, fast=True, drafter=DRAFTERS, mode=MODES)
+@crossed(together=1, drafter=DRAFTERS, mode=MODES)
 def test_every_drafter_over_a_tree(tried, drafter, mode):
     one = tried("llama")
     given = dict(DRAFTERS[drafter])
@@ -106,7 +106,7 @@ def test_every_drafter_over_a_tree(tried, drafter, mode):
     assert sum(seen) % DISTINCT == 0 or len(seen) > 20  # of drafters' own models, too
 
 
-@crossed(together=1, fast=True, method=METHODS, mode=MODES, tier=TIERS, model=["llama", "gemma3"])
+@crossed(together=1, method=METHODS, mode=MODES, tier=TIERS, model=["llama", "gemma3"])
 def test_every_method_over_a_tree(tried, method, mode, tier, model):
     """What it keeps beside levels and texts follows the tree; coupled with a cold level in each."""
     one = tried(model)
