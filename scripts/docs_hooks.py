@@ -17,7 +17,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     Raises FileNotFoundError where there is no such file.
     """
     if page.file.src_uri == _CHANGELOG:
-        return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+        return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
     folder = (ROOT / "docs" / page.file.src_uri).parent
 
     def shown(match: re.Match[str]) -> str:

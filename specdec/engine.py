@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from specdec.cache.kept_text import KeptText
+from specdec.cache.slots import Slots
 from specdec.decoding.call_keywords import CallKeywords, shows_keywords
 from specdec.decoding.conversation import Conversation
 from specdec.decoding.drafting import DraftModels, make_drafter
@@ -267,13 +268,16 @@ class Engine:
         return Request.parse(self, prompt, {**kwargs, "sampling_params": settings})
 
     def _stream(
-        self, request: Request, keep: Callable[[KeptText], None] | None = None
+        self,
+        request: Request,
+        keep: Callable[[KeptText], None] | None = None,
+        slots: Slots | None = None,
     ) -> GenerationStream:
         model = request.options.get("draft_model")
         runs = model is not None and request.methods.runs_draft_model
         draft = self._draft_models.get(model, self.target) if runs else None
         drafter = make_drafter(self.target, request, draft)
-        return GenerationStream(self.target, request, drafter, keep=keep)
+        return GenerationStream(self.target, request, drafter, slots, keep)
 
 
 def _dtype(dtype: str | torch.dtype, others: dict[str, Any]) -> str | torch.dtype:

@@ -53,6 +53,10 @@ class FusedDocuments:
         self.share = share
         self._moves = KeyMoves(target, self.tokens[0])
 
+    def nearest(self, tokens: Sequence[int]) -> FusedDocuments:
+        """Itself, whatever the prompt."""
+        return self
+
     def common(self, tokens: Sequence[int]) -> int:
         """All of the documents' tokens, with which every prompt of the call starts."""
         assert list(tokens[: len(self.tokens)]) == self.tokens

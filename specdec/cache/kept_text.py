@@ -58,6 +58,14 @@ class KeptText:
         keys, values = ([torch.cat(x, dim=1) for x in xs] for xs in zip(*parts, strict=True))
         return cls(list(tokens[:count]), keys, values)
 
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in (*self.k, *self.v))
+
+    def nearest(self, tokens: Sequence[int]) -> KeptText:
+        """Itself, whatever the prompt."""
+        return self
+
     def common(self, tokens: Sequence[int]) -> int:
         """How many of its tokens `tokens` starts with."""
         pairs = zip(self.tokens, tokens, strict=False)

@@ -8,7 +8,14 @@ from typing import Any, Protocol
 from specdec.cache.store import KVStore
 
 
-class SavedText(Protocol):
+class SavedTexts(Protocol):
+    """Where saved texts may be found: one of them is such a place, too."""
+
+    def nearest(self, tokens: Sequence[int]) -> SavedText | None:
+        """The text to begin a prompt with, which `Prompt.keys` gives; None to read all of it."""
+
+
+class SavedText(SavedTexts, Protocol):
     """What prompts begin with and need not be read again, such as a `SavedPrompt`."""
 
     tokens: list[int]

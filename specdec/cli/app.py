@@ -28,6 +28,7 @@ from specdec.cli import (
     measure_drafter,
     methods,
     plan,
+    serve,
     train_drafter,
     train_vision,
     view_profile,
@@ -62,6 +63,7 @@ _add(
     {
         "generate": generate.generate,
         "chat": chat.chat,
+        "serve": serve.serve,
         "check": check.check,
         "profile": view_profile.view_profile,
         "calibrate": calibrate.calibrate,

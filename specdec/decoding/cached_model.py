@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from specdec.cache.saved_text import SavedText
+from specdec.cache.saved_text import SavedTexts
 from specdec.cache.slots import Slots
 from specdec.cache.store import KVStore
 from specdec.control.calibration import costs_of
@@ -54,7 +54,7 @@ class CachedModel:
         base: CachedModel | None = None,
         recorder: QueryRecorder | None = None,
         watch: Sequence[Observer] = (),
-        saved: SavedText | None = None,
+        saved: SavedTexts | None = None,
         on_spill: Sequence[Spill] = (),
         sees_content: bool = True,
         slots: Slots | None = None,

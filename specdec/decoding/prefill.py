@@ -8,7 +8,7 @@ import torch
 
 from specdec.cache.prompt_layout import Stage, stages
 from specdec.cache.prompt_tree import branches
-from specdec.cache.saved_text import SavedText
+from specdec.cache.saved_text import SavedTexts
 from specdec.cache.slots import Slots
 from specdec.cache.store import KVStore, Level
 from specdec.errors import OutOfMemory
@@ -39,7 +39,7 @@ class Prefill:
         target: Target,
         view: View,
         observers: Sequence[Observer] = (),
-        saved: SavedText | None = None,
+        saved: SavedTexts | None = None,
         on_spill: Sequence[Spill] = (),
         sees_content: bool = True,
     ) -> None:
@@ -122,9 +122,10 @@ class Prefill:
 
     def _read(self, store: KVStore, sequence: int, row: Row, start: int, end: int) -> None:
         """Have tokens `start .. end` of a row's prompt behind what a sequence holds."""
-        saved = self.saved
-        if not start and saved is not None and self._turns_alike(len(saved.tokens), row):
-            start = min(saved.common(row.keys(0, len(row.tokens) - 1)), end)
+        keys = row.keys(0, len(row.tokens) - 1)
+        saved = None if start or self.saved is None else self.saved.nearest(keys)
+        if saved is not None and self._turns_alike(len(saved.tokens), row):
+            start = min(saved.common(keys), end)
             saved.load(self.target, store, sequence, start)
         self._run(store, sequence, row, row.tokens[start:end])
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedModel
 
-from specdec.cache.saved_text import SavedText
+from specdec.cache.saved_text import SavedTexts
 from specdec.decoding.keywords import Keywords
 from specdec.decoding.methods import Methods
 from specdec.decoding.prompt import read_prompts, split_keywords, whole_prompt
@@ -71,7 +71,7 @@ class Request:
     processors: Sequence[Sequence[Processor]] | None = None
     before: Sequence[Sequence[int]] | None = None
     returns_list: bool = False
-    saved_prompt: SavedText | None = None
+    saved_prompt: SavedTexts | None = None
     saved_documents: SavedDocuments | None = None
     contents: Sequence[Prompt | None] = ()
     share_prefixes: bool = True

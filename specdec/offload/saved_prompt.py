@@ -65,6 +65,10 @@ class SavedPrompt:
                 f"{gap:.3g}"
             )
 
+    def nearest(self, tokens: Sequence[int]) -> SavedPrompt:
+        """Itself, whatever the prompt."""
+        return self
+
     def common(self, tokens: Sequence[int]) -> int:
         """How many of the saved tokens `tokens` starts with, both as `Prompt.keys` gives them.
 

@@ -123,7 +123,7 @@ def test_rooms_of_the_core_are_listed_from_the_ground_up() -> None:
     assert order is not None
     rooms = re.findall(r'"(\w+)"', order[1])
     listed = re.findall(r"^\| `(\w+)/` \|", DESIGN, re.M)
-    assert ["ground", *listed, "face"] == rooms
+    assert ["ground", *listed[:-1], "face", listed[-1]] == rooms
     folders = {path.parent.name for path in (ROOT / "specdec").glob("*/__init__.py")}
     assert set(listed) | {"cli"} == folders
 

@@ -66,6 +66,7 @@ def imports(source: str) -> set[str]:
 CORE = (
     "ground", "sampling", "cache", "forward", "model", "vision", "loading", "control", "offload",
     "decoding", "adapter", "face",
+    "serving",
 )  # fmt: skip
 FACE = {"__init__", "engine", "hf", "check", "__main__"}
 
