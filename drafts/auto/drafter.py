@@ -184,7 +184,7 @@ class AutoDrafter(Drafter):
         if part.traits.instant:
             return part.trees
         if len(part.traits.widths) > 1:
-            part.drafter.drafter.width = offer.width  # type: ignore[attr-defined]
+            part.drafter.drafter.width = offer.width
         trees = part.drafter.propose(rows, [min(limit, plan.depth) for limit in limits])
         part.read.update({row.index: len(row.tokens) for row in rows})
         return trees

@@ -26,7 +26,7 @@ class Traits:
 
     cost_key: under which its measured costs are kept from call to call.
     max_depth: deepest draft worth asking for; `limits` of `propose` ask for less.
-    widths: nodes per level that its attribute `width` may be set to before `propose`.
+    widths: nodes per level that `Drafter.width` may be set to.
     instant: it runs no model, draws nothing and says `chances` in its trees, so it is asked in
         every round and judged by what it proposes; others are chosen before they draft.
     reads: tokens of context that its passes of the target's own weights read, where it drafts so.
@@ -75,13 +75,15 @@ class Drafter(Protocol):
     A drafter derives from this class, which says what one does without that has nothing to say.
     needs: what the verifier is to keep or measure for it. traits: what a controller must know that
     may choose it; None for one that is only asked for by name. reach: which texts it can take.
-    Others are not shown to it: `join` and `propose` get the rows that it can take.
+    Others are not shown to it: `join` and `propose` get the rows that it can take. width: nodes of
+    a level of its trees, which a controller sets to one of `traits.widths` before `propose`.
     """
 
     name: str
     needs: Needs = Needs()
     traits: Traits | None = None
     reach: Reach = Reach()
+    width: int = 1
 
     def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         """Meet rows that join the batch, each with its prompt, and who will verify: always the
