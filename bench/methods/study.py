@@ -217,6 +217,11 @@ def known_methods() -> list[str]:
     return [name for name, one in VIEWS.items() if name != FULL and not one.needs_documents]
 
 
+def methods_for_texts() -> list[str]:
+    """Those of them that are about texts; of images this table has none."""
+    return [name for name in known_methods() if VIEWS[name].load().family != "visual tokens"]
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raise InvalidArgument for a name that is no method which can be measured."""
     for name in names:

@@ -33,18 +33,28 @@ _NOTES = """\
 
 def markdown(document: Mapping[str, Any]) -> str:
     """All methods at all budgets, the frontier at each context, and what is missing."""
-    found = sorted(lines(document), key=lambda x: (x.method != FULL, _family(x), x.method))
-    parts = [_caption(document), table([_HEAD, *map(_row, found)]), _NOTES.format(**document)]
+    found = _sorted(document)
+    parts = [caption(document), comparison(document), _NOTES.format(**document)]
     at = {context: lines(document, context) for context in contexts(document)}
     if len(at) > 1:
         parts += ["## By context", table(_by_context(found, at))]
     for context, known in at.items():
         parts += [f"## What nothing beats per byte at {context} tokens", table(_frontier(known))]
-    parts += ["## What a lossy score says about drafts", *correlations(found)]
+    shortest = lines(document, min(at)) if at else found
+    parts += ["## What a lossy score says about drafts", *correlations(shortest)]
     errors = _errors(found)
     if errors:
         parts += ["## Refused", *errors]
     return "\n\n".join(parts) + "\n"
+
+
+def comparison(document: Mapping[str, Any]) -> str:
+    """The one table: all methods at all budgets."""
+    return table([_HEAD, *map(_row, _sorted(document))])
+
+
+def _sorted(document: Mapping[str, Any]) -> list[Line]:
+    return sorted(lines(document), key=lambda x: (x.method != FULL, _family(x), x.method))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -56,7 +66,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def correlations(found: Sequence[Line]) -> list[str]:
     """Rank correlation over methods, at each budget, of what a lossy method answers and of how many
-    of its drafts are kept."""
+    of its drafts are kept; of drafts behind one context, so that all stand on the same."""
     said = []
     for budget in dict.fromkeys(x.budget for x in found if x.method != FULL):
         mine = [x for x in found if x.budget == budget and x.method != FULL]
@@ -69,14 +79,14 @@ def correlations(found: Sequence[Line]) -> list[str]:
         for name, of in what.items():
             known = [(y, acceptance(x)) for x in mine if (y := of(x)) is not None]
             rho = rank_correlation(*zip(*known, strict=True)) if len(known) > 2 else math.nan
-            figures.append(f"{name} {'-' if math.isnan(rho) else f'{rho:+.2f}'}")
-        where = "methods without a budget" if budget is None else f"{budget} %"
-        said.append(f"- {where}, {len(mine)} methods: rank correlation of drafts kept with " +
-                    ", ".join(figures))  # fmt: skip
+            shown = "-" if math.isnan(rho) else f"{rho:+.2f}"
+            figures.append(f"{name} {shown} ({len(known)} methods)")
+        where = "without a budget" if budget is None else f"at {budget} %"
+        said.append(f"- {where}: rank correlation of drafts kept with {', '.join(figures)}")
     return ["\n".join(said)]
 
 
-def _caption(document: Mapping[str, Any]) -> str:
+def caption(document: Mapping[str, Any]) -> str:
     machine = document["machine"]
     return (
         f"{document['model']} ({document['weights']}); drafts of {document['depth']} tokens, "

@@ -18,7 +18,8 @@ INTERRUPTED = 130
 def methods(
     model: arguments.Model = "demo",
     names: Annotated[
-        str | None, typer.Option("--names", "-d", help="Separated by commas. Default: all views.")
+        str | None,
+        typer.Option("--names", "-d", help="Separated by commas. Default: all for texts."),
     ] = None,
     budgets: Annotated[
         str, typer.Option(help="Percent of the context that a method may read, by commas.")
@@ -63,11 +64,11 @@ def methods(
       specdec bench methods --budgets 10 --tasks "" -f LICENSE --out mine
     """
     from specdec.bench.methods import files, texts
-    from specdec.bench.methods.study import Study, check_names, known_methods
+    from specdec.bench.methods.study import Study, check_names, methods_for_texts
     from specdec.bench.methods.tables import markdown
     from specdec.decoding.prompt_files import read_text
 
-    chosen = known_methods() if names is None else _parts(names)
+    chosen = methods_for_texts() if names is None else _parts(names)
     check_names(chosen)
     kinds = _kinds(tasks)
     shares = _numbers("--budgets", budgets, 100)
