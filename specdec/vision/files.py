@@ -53,7 +53,8 @@ def frames(given: Any, name: str, count: int) -> list[Any]:
     """The frames of a video: those of a sequence as they are, or `count` of a file's, evenly spaced
     from its first to its last.
 
-    Moving images (GIF, WebP, APNG) need nothing; videos need PyAV (`pip install specdec[video]`).
+    Moving images (GIF, WebP, APNG) need nothing; videos need PyAV
+    (`pip install specdec-engine[video]`).
     """
     if isinstance(given, Sequence) and not isinstance(given, str):
         return [image(one, f"frame {i} of {name}") for i, one in enumerate(given)]
@@ -85,8 +86,8 @@ def _animated(path: Path, name: str, count: int) -> list[Any]:
 def _video(path: Path, name: str, count: int) -> list[Any]:
     if find_spec("av") is None:
         raise InvalidArgument(
-            f"{name}: {path} needs PyAV to be read: run `pip install specdec[video]`, or give its "
-            "frames as images"
+            f"{name}: {path} needs PyAV to be read: run `pip install specdec-engine[video]`, or "
+            "give its frames as images"
         )
     av: Any = import_module("av")
 
