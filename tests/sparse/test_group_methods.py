@@ -10,17 +10,23 @@ import pytest
 import torch
 
 from specdec import Engine
+from specdec.cache.store import KVStore
 from specdec.decoding.cached_model import CachedModel
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
+from specdec.forward.layout import segments_of
 from specdec.forward.prompt_queries import PromptQueries
 from specdec.forward.query_recorder import QueryRecorder
+from specdec.forward.view_state import ViewState
 from specdec.sampling.tree import TokenTree
+from specdec.sparse.groupings.nested_chunks import NestedChunks
 from specdec.sparse.maths.sentences import sentence_ends
 from specdec.sparse.methods.leoam import LeoAM
 from specdec.sparse.methods.louiskv import LouisKV
 from specdec.sparse.methods.retrieval import Retrieval
 from specdec.sparse.methods.sentencekv import SentenceKV
+from specdec.sparse.selecting_groups import grouped
+from specdec.sparse.text import Text, lengths
 from specdec.sparse.triggers.query_turn import QueryTurn
 
 from helpers import hostile, models
@@ -217,6 +223,41 @@ def test_leoam_reads_the_chunks_of_the_greatest_bounds(run):
             assert read == set(want[: 90 - (S - 64)])
             sizes.add(len(read))
     assert sizes == {90 - (S - 64)}
+
+
+def asked_of(k, v, q, count):
+    """What a grouping is asked by one query head of a text in two levels, of 64 tokens and more."""
+    store = KVStore(1, 1, 64)
+    store.stage(0, [0], k[None, :, :64], v[None, :, :64], 0)
+    store.commit(0, range(64))
+    store.stack([0], len(k[0]) - 64)
+    store.stage(0, [0], k[None, :, 64:], v[None, :, 64:], 0)
+    store.commit(0, range(len(k[0]) - 64))
+    text = Text(store, 0, 0, tuple(lengths(store, 0)), k.device, 1.0)
+    (x,) = segments_of(store, [0], [0], ViewState(), 0)
+    return store, text, lambda grouping: replace(grouped(grouping, text, x, q), count=count)
+
+
+def test_leoam_reads_large_chunks_where_all_are_alike():
+    """Over two levels; a head that looks at one place finds it in the small ones."""
+    k = torch.ones(1, 256, 4, dtype=torch.float64)
+    k[0, 128:192] += 0.01  # hardly better: read as a whole
+    q = torch.ones(1, 1, 4, dtype=torch.float64)
+    _, _, of = asked_of(k, k, q, 60)
+    assert NestedChunks().choose(of(NestedChunks())).tokens.tolist() == [list(range(128, 188))]
+    k[0, 80:88] += 9
+    k[0, 200:216] += 8
+    _, _, of = asked_of(k, k, q, 20)
+    found = NestedChunks().choose(of(NestedChunks())).tokens[0].tolist()
+    assert found[:8] == list(range(80, 88)) and set(found) < {*range(80, 88), *range(200, 216)}
+
+
+def test_values_are_read_out_of_all_levels():
+    v = torch.arange(2 * 100 * 3, dtype=torch.float64).view(2, 100, 3)
+    _, text, _ = asked_of(v, v, v[:, :1], 0)
+    tokens = torch.tensor([[0, 63, 64, 99], [99, 5, 70, 64]])
+    want = torch.stack([v[h, tokens[h]] for h in range(2)])
+    assert torch.equal(text.values(tokens), want)
 
 
 def test_louiskv_turns_where_its_calibration_says(run):
