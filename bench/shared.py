@@ -37,6 +37,7 @@ def profile_shared(
             f"--context {context} and {max_new_tokens} new tokens do not fit the model's "
             f"{engine.target.max_positions} positions: give a shorter one"
         )
+    engine.generate(common[:128], drafter=drafter, max_new_tokens=4)  # kernels are ready
     cells, done = [], 0
     for count in rows:
         prompts = [

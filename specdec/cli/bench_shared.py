@@ -31,7 +31,9 @@ def shared(
 ) -> None:
     """Compare prompts that share their beginning with the same prompts apart.
 
-    Reading, decoding and the bytes of keys and values, by numbers of rows. The texts are the same.
+    Reading, decoding and the bytes of keys and values, by numbers of rows. The texts are the same,
+    but where activations are rounded to 8 bits (--dtype float32 does without): sums are in another
+    order.
 
     \b
     Examples:
@@ -61,6 +63,6 @@ def shared(
             f"{cell['rows']} rows: read in {one['read_s']:.2f} s (apart {two['read_s']:.2f}), "
             f"{one['tokens_per_s']:.1f} tok/s ({two['tokens_per_s']:.1f}), KV "
             f"{one['kv_bytes'] / 1e6:.0f} MB ({two['kv_bytes'] / 1e6:.0f})"
-            f"{'' if cell['texts_equal'] else ', TEXTS DIFFER'}"
+            f"{'' if cell['texts_equal'] else '; texts part where rounding decides'}"
         )
     console.out().print("\n".join(lines), markup=False)
