@@ -30,7 +30,7 @@ def rows_of(name):
     return [vision.inputs(name, seed, **case) for seed, case in enumerate(takes)]
 
 
-@crossed(together=1, fast=True, name=list(vision.ARCHITECTURES), drafter=DRAWN)
+@crossed(together=1, name=list(vision.ARCHITECTURES), drafter=DRAWN)
 def test_the_text_is_that_of_transformers(pair_of, name, drafter):
     pair = pair_of(name)
     rows = rows_of(name)
