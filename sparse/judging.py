@@ -114,8 +114,12 @@ def _indices(policy: Policy, text: Text) -> list[Indexed]:
                 asked = None if text.window is None else _packed(text, text.window.q)
                 memo = Memo(text.layer, asked, scale=text.scale)
                 index = PageIndex.add(level, text.layer, row, policy.scorer, memo)
-            index.update(keys[row], count, text.device)
-            found.append((index, keys[row]))
+            near = keys[row]
+            is_whole = index.summary is not None and index.pages * policy.page_size >= count
+            if level.is_remote(text.layer, text.device) and not is_whole:  # the keys are read
+                near = level.bring(keys, text.layer, row, 0, count, text.device)
+            index.update(near, count, text.device)
+            found.append((index, near))
     return found
 
 

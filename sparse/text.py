@@ -127,7 +127,7 @@ def held(
         if count:
             assert keys is not None and values is not None
             row = int(rows[sequence])
-            parts.append([x[row, :, :count].to(device) for x in (keys, values)])
+            parts.append([level.bring(x, layer, row, 0, count, device) for x in (keys, values)])
     if len(parts) == 1:
         return parts[0][0], parts[0][1]
     k, v = (torch.cat(x, dim=1) for x in zip(*parts, strict=True))

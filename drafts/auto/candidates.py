@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from specdec.control.acceptance import Trust
 from specdec.decoding.asking import Asking
@@ -12,6 +13,7 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Traits
 from specdec.drafts.methods.auto import AutoOptions
 from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
+from specdec.forward.query_recorder import QueryRecorder
 from specdec.model.target import Target
 from specdec.registry import DRAFTERS
 from specdec.sampling.sequence import Row
@@ -24,25 +26,40 @@ MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller as
 # they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
 # and one with a format of its own where what it ships fits the target.
 CANDIDATES = ("ngram", "model", "triforce-chunks", "longspec")
+# Where keys and values lie in slower memory, those besides that draft best there (measured in
+# docs/decisions/offload.md), told to fetch little.
+FAR: dict[str, dict[str, Any]] = {
+    "snapkv": {},
+    "shadowkv": {"refresh": "round", "key_share": 1.0},
+}
 
 
 @dataclass
 class Part:
-    """One candidate, whether the user brought it, how it does, and how far it read each row."""
+    """One candidate, whether the user brought it, how it does, and how far it read each row.
+
+    is_far: it takes part only where some of the text's KV lies in slower memory.
+    """
 
     drafter: Asking
     traits: Traits
     given: bool = False
+    is_far: bool = False
     trust: Trust = field(default_factory=Trust)
     read: dict[int, int] = field(default_factory=dict)
     trees: list[TokenTree] = field(default_factory=list)  # this round's
 
 
 def candidates(target: Target, options: AutoOptions) -> Iterator[Part]:
-    """The drafters that this call has something for."""
+    """The drafters that this call has something for.
+
+    Those of `FAR` are left out where no KV can be elsewhere, and where that depends on the text
+    those that want to see all passes, which would slow it down where it is near.
+    """
     given = {name: getattr(options, name) for name in options.options()}
-    for name in CANDIDATES:
-        kind, mine = DRAFTERS[name].load(), dict(given)
+    tier = target.kv_memory.tier
+    for name in (*CANDIDATES, *(() if tier == "device" else FAR)):
+        kind, mine = DRAFTERS[name].load(), {**given, **FAR.get(name, {})}
         if kind.needs_model and options.draft_model is None:
             continue
         mine["num_draft_tokens"] = (
@@ -53,16 +70,22 @@ def candidates(target: Target, options: AutoOptions) -> Iterator[Part]:
         try:
             drafter = DRAFTERS[name].method(mine).drafter(target)
         except (InvalidArgument, WeightsError, UnsupportedModel) as error:
-            if not kind.own_format and not isinstance(error, UnsupportedModel):
+            is_asked = not kind.own_format and name not in FAR
+            if is_asked and not isinstance(error, UnsupportedModel):
                 raise
             log.debug("auto does without %s: %s", name, error)
             continue
+        if name in FAR and tier == "auto" and QueryRecorder.of(drafter.needs) is not None:
+            continue
         assert drafter.traits is not None, name
-        yield Part(Asking(drafter), drafter.traits, kind.needs_model)
+        yield Part(Asking(drafter), drafter.traits, kind.needs_model, name in FAR)
 
 
 def joins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:
-    """Whether a candidate that nobody asked for can work here: it may need KV that is elsewhere."""
+    """Whether a candidate that nobody asked for can work here: it may need KV that is elsewhere,
+    or be of no use where it is near."""
+    if part.is_far and not verifier.store.places:
+        return False
     try:
         part.drafter.join(rows, verifier)
     except InvalidArgument as error:

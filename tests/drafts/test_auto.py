@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from specdec.drafts.auto import candidates
 from specdec.drafts.auto.drafter import AutoDrafter
 from specdec.drafts.longspec import drafter, model
 from specdec.engine import Engine
@@ -62,7 +63,42 @@ def test_behind_a_slow_link_it_drafts_for_itself_at_once(engine):
     engine.target.kv_memory = KVMemory("disk", link=SLOW, sizes=SMALL)
     out = generate(engine, Small)
     assert out.token_ids == want.token_ids
-    assert ": triforce-chunks (promised" in out.stats.explanation[0]
+    first = out.stats.explanation[0]
+    assert any(f": {name} (promised" in first for name in ("triforce-chunks", *candidates.FAR))
+
+
+class Listed(Small):
+    """Says who takes part."""
+
+    names: list[set[str]] = []
+
+    def join(self, rows, verifier):
+        super().join(rows, verifier)
+        self.names.append({part.drafter.name for part in self.parts})
+
+
+@pytest.mark.parametrize(
+    ("memory", "far"),
+    [
+        ({"tier": "device"}, set()),
+        ({"tier": "disk", "link": 1e8}, {"snapkv", "shadowkv"}),
+        ({"tier": ["device", "disk"]}, {"snapkv", "shadowkv"}),
+        ({"tier": "auto"}, set()),  # it fits
+    ],
+    ids=str,
+)
+def test_those_who_draft_best_out_of_slower_memory_take_part_there(engine, memory, far):
+    want, Listed.names = generate(engine, "none"), []
+    engine.target.kv_memory = KVMemory(**memory, sizes=SMALL)
+    assert generate(engine, Listed).token_ids == want.token_ids
+    assert Listed.names == [{"ngram", "triforce-chunks"} | far]
+
+
+def test_nobody_who_looks_at_all_passes_is_asked_where_a_text_may_be_near(engine):
+    for tier, names in (("device", set()), ("auto", {"shadowkv"}), ("disk", set(candidates.FAR))):
+        engine.target.kv_memory = KVMemory(tier)
+        found = candidates.candidates(engine.target, Small.Options())
+        assert {part.drafter.name for part in found if part.is_far} == names
 
 
 def test_drafts_are_timed_before_the_first_round_and_only_once(engine):
