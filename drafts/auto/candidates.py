@@ -15,6 +15,7 @@ from specdec.drafts.methods.auto import AutoOptions
 from specdec.errors import InvalidArgument, UnsupportedModel, WeightsError
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.model.target import Target
+from specdec.offload.kv_memory import KVMemory
 from specdec.registry import DRAFTERS
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
@@ -57,7 +58,8 @@ def candidates(target: Target, options: AutoOptions) -> Iterator[Part]:
     those that want to see all passes, which would slow it down where it is near.
     """
     given = {name: getattr(options, name) for name in options.options()}
-    tier = target.kv_memory.tier
+    memory = target.kv_memory
+    tier = memory.tier if isinstance(memory, KVMemory) else "device"
     for name in (*CANDIDATES, *(() if tier == "device" else FAR)):
         kind, mine = DRAFTERS[name].load(), {**given, **FAR.get(name, {})}
         if kind.needs_model and options.draft_model is None:
