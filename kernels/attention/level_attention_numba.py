@@ -136,7 +136,7 @@ def attention(
     the width. Returns o as q and the lse.
     """
     _, heads, kv_heads, nodes, dim = shape
-    tasks = plan(reads, pages, page_size, kv_heads, threads)
+    tasks = plan(reads, pages, page_size, kv_heads, threads, bounds.size > 0)
     count = len(tasks)
     offsets = row_offsets(tasks, reads, nodes * (heads // kv_heads))
     o, top, total = partials(offsets[count], dim)

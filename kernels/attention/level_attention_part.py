@@ -16,6 +16,9 @@ from specdec.kernels.attention.level_attention_tasks import (
     FIRST,
     FROM,
     HEAD,
+    HIGH,
+    LOG2_E,
+    LOW,
     PAGED,
     ROW,
     TAIL,
@@ -31,7 +34,6 @@ from specdec.kernels.attention.level_attention_tiles import (
     pace_of,
     prefetch_block,
     score,
-    score_few,
     transpose_keys,
     turn_of,
 )
@@ -64,20 +66,22 @@ def attend_part(
         here, ahead = ahead, here
         locate(ahead, block + BLOCK, end, slots, base, dim)
         size = min(BLOCK, end - block)
-        if rows <= len(TILE):
-            score_few(keys, here, size, packed, rows, dim, scores, values, ahead)
-        else:
-            transpose_keys(keys, here, size, dim, columns)
-            for r in range(0, rows, len(TILE)):
-                turn = turn_of(r // len(TILE), rows)
-                share = ahead[r // len(TILE) * BLOCK >> turn :]
-                score(columns, packed, r, dim, scores, values, share, turn, pace)
+        transpose_keys(keys, here, size, dim, columns)
+        for r in range(0, rows, len(TILE)):
+            turn = turn_of(r // len(TILE), rows)
+            share = ahead[r // len(TILE) * BLOCK >> turn :]
+            score(columns, packed, r, dim, scores, values, share, turn, pace)
         if size < BLOCK or softcap > 0 or bound.size or (read[TAIL] and block + size > read[END]):
             for r in range(rows):
-                hide(scores, block, size, read, members, anc, bound, r, shape, softcap)
+                hide(scores, block, size, read, task, members, anc, bound, r, shape, softcap)
         if read[PAGED] < 0:
             add_bias(scores, rows, block, size, biases[-read[PAGED] - 1, task[HEAD]])
         update_softmax(scores, rows, dim, o, top, total)
+        if read[TAIL] and block + size > read[END]:
+            for r in range(rows):
+                add_in_path(scores, block, size, read, task, members, anc, r, shape, total)
+        else:
+            add_in_lanes(scores, rows, total)
         for r in range(0, rows, len(TILE)):
             turn = turn_of(r // len(TILE), rows)
             share = ahead[r // len(TILE) * BLOCK >> turn :]
@@ -125,9 +129,9 @@ def locate(where, block, end, slots, base, dim):
 
 
 @inner
-def hide(scores, block, size, read, members, anc, bound, r, shape, softcap):
+def hide(scores, block, size, read, task, members, anc, bound, r, shape, softcap):
     """One line of scores: cap them; hide what is no key, keys before the first visible one, and
-    staged nodes that are no ancestors."""
+    staged nodes that are no ancestors, or at positions of another part."""
     _, heads, kv_heads, nodes, _ = shape
     at = r * BLOCK
     for c in range(at + size, at + BLOCK):
@@ -144,10 +148,29 @@ def hide(scores, block, size, read, members, anc, bound, r, shape, softcap):
             scores[at + c] = -np.inf
     if read[TAIL]:
         words = anc[members[read[FIRST]], r % nodes]
+        position = first_position(words, block, read)
         for c in range(max(0, read[END] - block), size):
-            slot = block + c - read[END]
-            if not (words[slot >> 6] >> np.uint64(slot & 63)) & np.uint64(1):
+            is_seen = is_ancestor(words, block + c - read[END])
+            if not is_seen or position < task[LOW] or position >= task[HIGH]:
                 scores[at + c] = -np.inf
+            position += is_seen
+
+
+@inner
+def is_ancestor(words, slot):
+    """Whether a staged slot is in an ancestor mask."""
+    return (words[slot >> 6] >> np.uint64(slot & 63)) & np.uint64(1) != 0
+
+
+@inner
+def first_position(words, block, read):
+    """The position of the first ancestor that is staged in a block or after it: they follow the
+    keys before the tail, and each other."""
+    position = read[END]
+    for slot in range(block - read[END]):
+        simd.no_unroll()
+        position += is_ancestor(words, slot)
+    return position
 
 
 @inner
@@ -161,12 +184,16 @@ def add_bias(scores, rows, block, size, bias):
 
 @inner
 def update_softmax(scores, rows, dim, o, top, total):
-    """Turn lines of scores into weights in place, relative to the new running maxima."""
+    """Turn lines of scores into weights in place, relative to the new running maxima.
+
+    Maxima are kept as the whole powers of two above them. So whatever they were on the way, outputs
+    and sums that were made smaller have lost no bit, and the result is that of the last one.
+    """
     for r in range(rows):
         line = simd_memory.load(scores, r * BLOCK, ACROSS)
-        if simd_lanes.any_above(line, top, r, VECTORS):
-            best = max(top[r], simd_lanes.max_lanes(line))
-            shrink = np.float32(math.exp(top[r] - best))
+        best = np.float32(math.ceil(simd_lanes.max_lanes(line) * np.float32(LOG2_E)))
+        if best > top[r]:
+            shrink = simd.power_of_two(top[r] - best)
             sums = simd_memory.load(total, r * LANES, 1)
             sums = simd.multiply(sums, simd.splat(sums, shrink))
             simd_memory.store(sums, total, r * LANES, 0, 1)
@@ -176,8 +203,32 @@ def update_softmax(scores, rows, dim, o, top, total):
             top[r] = best
     for r in range(rows):  # apart from the maxima, so that rows do not wait for each other
         line = simd_memory.load(scores, r * BLOCK, ACROSS)
-        minus = np.float32(0) if top[r] == -np.inf else -top[r]
-        weights = simd.exp_or_zero(simd.add(line, simd.splat(line, minus)))
+        weights = simd.exp_over_power(line, simd.splat(line, top[r]))
         simd_memory.store(weights, scores, r * BLOCK, 0, VECTORS)
-        sums = simd.add(simd_memory.load(total, r * LANES, 1), simd_lanes.folded(weights))
+
+
+@inner
+def add_in_lanes(scores, rows, total):
+    """Add a block of weights to the sums, each to the lane of its key, in the order of keys."""
+    for r in range(rows):
+        sums = simd_memory.load(total, r * LANES, 1)
+        for c in range(0, BLOCK, LANES):
+            sums = simd.add(sums, simd_memory.load(scores, r * BLOCK + c, 1))
         simd_memory.store(sums, total, r * LANES, 0, 1)
+
+
+@inner
+def add_in_path(scores, block, size, read, task, members, anc, r, shape, total):
+    """The same of one line in a block with staged nodes, which have the lanes of their positions:
+    those that they will have once their path is committed."""
+    nodes = shape[3]
+    words = anc[members[read[FIRST]], r % nodes]
+    position = first_position(words, block, read)
+    for c in range(size):
+        key = block + c
+        if key >= read[END]:
+            if not is_ancestor(words, key - read[END]):
+                continue
+            key = position
+            position += 1
+        total[r * LANES + (key - task[LOW]) % LANES] += scores[r * BLOCK + c]

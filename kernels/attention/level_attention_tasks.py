@@ -10,38 +10,79 @@ from specdec.kernels.cpu import simd, simd_lanes, simd_memory
 from specdec.kernels.cpu.jit import inner
 from specdec.kernels.cpu.simd_types import LANES
 
-MIN_PART = 128  # keys; a smaller part of a row is not worth a task
+MIN_PART = 128  # keys of chosen pages; a smaller part is not worth a task
+NEVER = 1 << 62  # behind all positions
+LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
 LEVEL, ROW, START, END, TAIL, FIRST, COUNT, PAGED = range(8)  # columns of `Reads.table`
-READ, HEAD, FROM, TO = range(4)  # columns of a task
+READ, HEAD, FROM, TO, LOW, HIGH = range(6)  # columns of a task
 
 
 @inner
-def plan(reads, pages, page_size, kv_heads, threads):
-    """Tasks `int64[T, 4]`: read, KV head, first key, end (the tail included).
+def plan(reads, pages, page_size, kv_heads, threads, bounded):
+    """Tasks `int64[T, 6]`: read, KV head, first key, end (the tail included), and the positions
+    that are seen, from the first on and below the last. bounded: whether keys before the first
+    visible one are hidden, so that a read may begin earlier than it says.
 
-    Keys of a read of pages are counted through its pages.
+    Keys of a read of pages are counted through its pages. All others are cut at fixed positions,
+    whatever the length and the number of threads, so that a query has the same bits in any pass. A
+    tail that reaches over a cut is read twice: each part sees the positions that are its own.
     """
-    starts, ends = np.empty(len(reads), np.int64), np.empty(len(reads), np.int64)
-    pieces = np.ones(len(reads), np.int64)
+    count = 0
     for i in range(len(reads)):
         simd.no_unroll()
-        if reads[i, PAGED] > 0:
-            starts[i], ends[i] = 0, pages.shape[2] * page_size
-        else:
-            starts[i], ends[i] = reads[i, START], reads[i, END] + reads[i, TAIL]
-        pieces[i] = max(1, min(threads, (ends[i] - starts[i]) // MIN_PART))
-    out = np.empty((pieces.sum() * kv_heads, 4), np.int64)
+        count += len(parts(reads[i], pages, page_size, threads, bounded))
+    out = np.empty((count * kv_heads, 6), np.int64)
     t = 0
     for i in range(len(reads)):
-        size = -(-(ends[i] - starts[i]) // pieces[i])
+        found = parts(reads[i], pages, page_size, threads, bounded)
         for head in range(kv_heads):
-            for piece in range(pieces[i]):
+            for piece in range(len(found)):
                 simd.no_unroll()
                 out[t, READ], out[t, HEAD] = i, head
-                out[t, FROM] = starts[i] + piece * size
-                out[t, TO] = min(ends[i], starts[i] + (piece + 1) * size)
+                for c in range(4):
+                    out[t, FROM + c] = found[piece, c]
                 t += 1
     return out
+
+
+@inner
+def parts(read, pages, page_size, threads, bounded):
+    """The parts of a read, one at least: the last four columns of tasks."""
+    if read[PAGED] > 0:
+        keys = pages.shape[2] * page_size
+        count = max(1, min(threads, keys // MIN_PART))
+        size = -(-keys // count)
+        even = np.empty((count, 4), np.int64)
+        for i in range(count):
+            simd.no_unroll()
+            even[i, 0], even[i, 1] = i * size, min(keys, (i + 1) * size)
+            even[i, 2], even[i, 3] = i * size, NEVER
+        return even
+    start = read[START] // LANES * LANES if bounded else read[START]
+    end, last = read[END], read[END] + read[TAIL]
+    count, low = 1, next_cut(start)
+    while low < last:
+        simd.no_unroll()
+        count, low = count + 1, next_cut(low)
+    out = np.empty((count, 4), np.int64)
+    low = start
+    for i in range(count):
+        simd.no_unroll()
+        high = next_cut(low)
+        out[i, 0], out[i, 1] = min(low, end), high if high <= end else last
+        out[i, 2], out[i, 3] = low, high
+        low = high
+    return out
+
+
+@inner
+def next_cut(at):
+    """The next position after `at` at which keys are cut: parts grow with the length."""
+    if at < 512:
+        return (at // 256 + 1) * 256
+    if at < 4096:
+        return (at // 1024 + 1) * 1024
+    return (at // 4096 + 1) * 4096
 
 
 @inner
@@ -62,7 +103,8 @@ def row_offsets(tasks, reads, queries):
 
 @inner
 def partials(rows, dim):
-    """Unnormalised outputs, running maxima, and running sums lane by lane, before any key."""
+    """Unnormalised outputs, running maxima (as whole powers of two: see `update_softmax`), and
+    running sums lane by lane, before any key."""
     return (
         np.zeros(rows * dim, np.float32),
         np.full(rows, -np.inf, np.float32),
@@ -81,8 +123,9 @@ def merged(o, top, total, shape, reads, members, tasks, offsets, sinks):
     if sinks.size:
         for i in range(best.size):
             simd.no_unroll()
-            best[i] = sinks[i // nodes % heads]
-            weight[i] = 1
+            sink = float(sinks[i // nodes % heads])
+            best[i] = math.ceil(sink * LOG2_E)
+            weight[i] = math.exp(sink - best[i] * LN_2)
     for t in range(len(tasks)):
         read, head = reads[tasks[t, READ]], tasks[t, HEAD]
         for r in range(read[COUNT] * nodes * group):
@@ -93,8 +136,7 @@ def merged(o, top, total, shape, reads, members, tasks, offsets, sinks):
             b, g, node = members[read[FIRST] + r // (nodes * group)], r // nodes % group, r % nodes
             i = (b * heads + head * group + g) * nodes + node
             new = max(best[i], top[part])
-            old = np.float32(math.exp(best[i] - new))
-            fresh = np.float32(math.exp(top[part] - new))
+            old, fresh = simd.power_of_two(best[i] - new), simd.power_of_two(top[part] - new)
             best[i] = new
             weight[i] = weight[i] * old + mass * fresh
             for d in range(0, dim, LANES):  # head sizes are whole vectors
@@ -110,5 +152,5 @@ def merged(o, top, total, shape, reads, members, tasks, offsets, sinks):
                 line = simd_memory.load(out, i * dim + d, 1)
                 line = simd.multiply(line, simd.splat(line, scale))
                 simd_memory.store(line, out, i * dim + d, 0, 1)
-            best[i] += np.float32(math.log(weight[i]))
+            best[i] = np.float32(best[i] * LN_2 + math.log(weight[i]))
     return out, best

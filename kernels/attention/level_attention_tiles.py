@@ -11,7 +11,6 @@ from __future__ import annotations
 from specdec.kernels.cpu import simd, simd_gather, simd_memory
 from specdec.kernels.cpu.jit import inner
 from specdec.kernels.cpu.registers import HAS_32_WIDE_REGISTERS
-from specdec.kernels.cpu.row_dots import row_dots
 from specdec.kernels.cpu.simd_types import LANES
 
 VECTORS = 4 if HAS_32_WIDE_REGISTERS else 1
@@ -44,18 +43,6 @@ def transpose_keys(keys, here, size, dim, columns):
         for d in range(0, dim, STEP):
             some = simd_gather.load_columns(keys, here, key, d)
             simd_memory.store(some, columns, d * BLOCK + key, BLOCK, 1)
-
-
-@inner
-def score_few(keys, here, size, packed, rows, dim, scores, values, ahead):
-    """Products of queries so few that sums across lanes cost less than transposed keys."""
-    each = (LANES + rows - 1) // rows
-    for key in range(0, size, LANES):
-        for r in range(rows):
-            for c in range(key + r * each, key + min(LANES, (r + 1) * each)):
-                prefetch_lines(values, ahead[c], dim // LINE)
-            line = row_dots(packed, r * dim, keys, here, key, dim)
-            simd_memory.store(line, scores, r * BLOCK + key, 0, 1)
 
 
 @inner

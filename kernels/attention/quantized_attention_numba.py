@@ -14,6 +14,7 @@ from torch import Tensor
 from specdec.kernels.attention.level_attention import NO_BOUNDS, NO_PAGES, NO_STAGED
 from specdec.kernels.attention.level_attention_numba import NO_SINKS, across
 from specdec.kernels.attention.level_attention_part import (
+    add_in_lanes,
     hide,
     locate,
     packed_queries,
@@ -97,7 +98,7 @@ def _attention(q, kv, shape, layout, reads, members, scale, softcap, threads, wi
     (capacity, tokens of a key's group, channels of a value's, bits).
     """
     _, heads, kv_heads, nodes, dim = shape
-    tasks = plan(reads, NO_PAGES, 1, kv_heads, threads)
+    tasks = plan(reads, NO_PAGES, 1, kv_heads, threads, False)
     count = len(tasks)
     offsets = row_offsets(tasks, reads, nodes * (heads // kv_heads))
     o, top, total = partials(offsets[count], dim)
@@ -139,8 +140,9 @@ def _attend_part(q, kv, shape, layout, read, task, members, scale, softcap, o, t
         for r in range(0, rows, len(TILE)):
             score(columns, packed, r, dim, scores, numbers, here, NEVER, 0)
         for r in range(rows):
-            hide(scores, block, size, read, members, NO_STAGED, NO_BOUND, r, shape, softcap)
+            hide(scores, block, size, read, task, members, NO_STAGED, NO_BOUND, r, shape, softcap)
         update_softmax(scores, rows, dim, o, top, total)
+        add_in_lanes(scores, rows, total)
         parts = dim // value_group
         for c in range(size):
             token = first + block + c

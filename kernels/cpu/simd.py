@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 
 from specdec.kernels.cpu.simd_types import (
     FLOATS,
+    I32,
     I64,
     INTS,
     LANES,
@@ -165,13 +166,34 @@ def splat(typing: Any, like: Any, x: Any) -> Any:
     return like(like, types.float32), emit
 
 
+@intrinsic
+def power_of_two(typing: Any, x: Any) -> Any:
+    """2^x for whole numbers, 0 below -126; x is at most 127."""
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        least = ir.Constant(x_kind, -126.0)
+        is_seen = b.fcmp_ordered(">=", args[0], least)
+        whole = b.fptosi(b.select(is_seen, args[0], least), I32)
+        bits = b.shl(b.add(whole, I32(127)), I32(23))
+        return b.select(is_seen, b.bitcast(bits, x_kind), ir.Constant(x_kind, 0.0))
+
+    x_kind = ir.FloatType()
+    return types.float32(types.float32), emit
+
+
 def _exp(b: Any, x: Any) -> Any:
     """e^x for x up to 88.3, to 2 units in the last place; 1e-38 for whatever is below -87.3.
 
     2^n by the exponent bits, the rest by a polynomial. Added to 1.5 * 2^23, a number is rounded to
     a whole one, which then stands in the lowest bits.
     """
-    x = larger(b, x, constant(-87.3))
+    _, shifted, y = _exp_parts(b, larger(b, x, constant(-87.3)))
+    exponent = b.shl(b.bitcast(shifted, INTS), ir.Constant(INTS, [23] * LANES))
+    return b.bitcast(b.add(b.bitcast(y, INTS), exponent), FLOATS)
+
+
+def _exp_parts(b: Any, x: Any) -> tuple[Any, Any, Any]:
+    """Whole n, the same in the lowest bits of a number, and y in 0.7 to 1.42: e^x = 2^n y."""
     shifted = call(b, "fma", x, constant(1.4426950408889634), constant(12582912.0))
     n = b.fsub(shifted, constant(12582912.0))
     r = call(b, "fma", n, constant(-0.693359375), x)
@@ -181,8 +203,7 @@ def _exp(b: Any, x: Any) -> Any:
         y = call(b, "fma", y, r, constant(c))
     for _ in range(2):
         y = call(b, "fma", y, r, constant(1.0))
-    exponent = b.shl(b.bitcast(shifted, INTS), ir.Constant(INTS, [23] * LANES))
-    return b.bitcast(b.add(b.bitcast(y, INTS), exponent), FLOATS)
+    return n, shifted, y
 
 
 def _exp_up_to_88(b: Any, x: Any) -> Any:
@@ -197,5 +218,17 @@ def _exp_or_zero(b: Any, x: Any) -> Any:
     return b.select(tiny, constant(0.0), _exp(b, x))
 
 
+def _exp_over_power(b: Any, x: Any, power: Any) -> Any:
+    """e^x / 2^power for a whole power, and 0 below 2^-125 or where one is -inf. Its significand
+    depends on x alone."""
+    n, _, y = _exp_parts(b, x)
+    exponent = b.fsub(n, power)
+    shifted = b.bitcast(b.fadd(exponent, constant(12582912.0)), INTS)
+    scaled = b.add(b.bitcast(y, INTS), b.shl(shifted, ir.Constant(INTS, [23] * LANES)))
+    seen = b.fcmp_ordered(">", exponent, constant(-125.5))
+    return b.select(seen, b.bitcast(scaled, FLOATS), constant(0.0))
+
+
 exp = _elementwise(1, _exp_up_to_88)
 exp_or_zero = _elementwise(1, _exp_or_zero)
+exp_over_power = _elementwise(2, _exp_over_power)

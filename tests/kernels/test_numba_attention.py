@@ -23,9 +23,12 @@ from specdec.forward.host_reads import full_reads
 from specdec.kernels.attention import level_attention_numba
 from specdec.kernels.attention.level_attention import Reads, level_attention
 from specdec.kernels.attention.tree_attention import unpack
+from specdec.kernels.cpu.jit import num_threads
 from specdec.sampling.tree import ancestor_words
 
 LENGTHS = (0, 1, 63, 64, 65, 127, 128, 129, 500)
+
+num_threads()  # they must run before a test puts a number in their place
 
 
 class Case(NamedTuple):

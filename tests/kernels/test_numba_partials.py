@@ -20,10 +20,13 @@ from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.kernels.attention.quantized_attention import quantized_attention
 from specdec.kernels.attention.tree_attention import tree_attention
 from specdec.kernels.cache.quantize_kv import QuantizedKV, quantize_kv
+from specdec.kernels.cpu.jit import num_threads
 from specdec.kernels.selection.page_mass import page_mass
 from specdec.sampling.tree import ancestor_words
 
 LENGTHS = (0, 1, 15, 63, 64, 65, 200)
+
+num_threads()  # they must run before a test puts a number in their place
 
 
 def same(op, *args, **kwargs):

@@ -24,11 +24,17 @@ def blocks(kind: str, rows: int, inputs: int, rng: np.random.Generator) -> np.nd
     return data.reshape(rows, -1)
 
 
-def write_gguf(path: Path, kind: str, others: dict[str, str] | None = None, seed: int = 0) -> None:
+def write_gguf(
+    path: Path,
+    kind: str,
+    others: dict[str, str] | None = None,
+    seed: int = 0,
+    context: int = 128,
+) -> None:
     """A llama of two layers in one type, `others` by the end of a tensor's name."""
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(128)
+    writer.add_context_length(context)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(2)
     writer.add_feed_forward_length(WIDE)
