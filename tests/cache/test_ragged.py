@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdec import Engine
+from specdec.cache import prompt_layout
 from specdec.cache.ragged import Ragged, Room, cut
 from specdec.cache.store import KVStore
-from specdec.decoding import prefill
 from specdec.errors import OutOfMemory
 from specdec.offload.kv_memory import KVMemory
 
@@ -85,22 +85,22 @@ def draft():
 
 @pytest.fixture
 def ragged(monkeypatch):
-    """The two long prompts apart, however short they are; and who was asked for two levels."""
+    """The two long prompts apart, however short they are; and who was asked for more levels."""
 
     def forced(rooms):
-        if len(rooms) < len(PROMPTS):
+        long = tuple(i for i, room in enumerate(rooms) if room.prompt >= 79)
+        if len(long) in (0, len(rooms)):
             return cut(rooms)
-        long = (1, 4)
         rest = [room.whole - (i in long) * room.prompt for i, room in enumerate(rooms)]
         return Ragged(long, max(rooms[i].prompt for i in long), max(rest), 0)
 
-    monkeypatch.setattr(prefill, "cut", forced)
+    monkeypatch.setattr(prompt_layout, "cut", forced)
     stacked = []
     stack = KVStore.stack
 
-    def spied(self, sources, capacity):
+    def spied(self, sources, capacity, row_map=None):
         stacked.append(list(sources))
-        stack(self, sources, capacity)
+        stack(self, sources, capacity, row_map)
 
     monkeypatch.setattr(KVStore, "stack", spied)
     return stacked
@@ -130,7 +130,7 @@ def test_the_texts_are_those_of_each_alone(engine, draft, ragged, drafter, sampl
             want += engine.generate([prompt], drafter="none", **kwargs)
         ragged.clear()
         out = engine.generate(PROMPTS, drafter=drafter, **options, **kwargs)
-        assert [2, 0, 2, 2, 1, 2, 2] in ragged
+        assert [row for row in (2, 0, 2, 2, 1, 2, 2) for _ in range(samples)] in ragged
         assert [g.token_ids for g in out] == [g.token_ids for g in want]
 
 
