@@ -129,7 +129,8 @@ def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 def _ranks(x: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     below, upto = (x[:, None] > x).sum(1), (x[:, None] >= x).sum(1)
-    return (below + upto + 1) / 2.0
+    ranks: np.ndarray[Any, np.dtype[np.float64]] = (below + upto + 1) / 2.0
+    return ranks
 
 
 def _mean(values: Iterable[float]) -> float | None:
