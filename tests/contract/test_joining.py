@@ -198,5 +198,5 @@ def test_what_a_stream_does_not_take(tried):
 
 def test_every_drafter_of_the_registry_is_tried():
     names = {part for given in DRAFTERS.values() for part in str(given["drafter"]).split("+")}
-    tried_here = names | set(METHODS) | {"longspec", "block", "none", "cacheblend"}
+    tried_here = names | set(DRAFTERS) | set(METHODS) | {"none", "cacheblend"}
     assert set(REGISTERED) <= tried_here
