@@ -6,7 +6,6 @@ import io
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,14 +138,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, pieces: list[str]) -> bytes:
     pipe = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, encoding="utf-8"))
     steps = [Step(0, [1], ["ngram"], [piece], None) for piece in pieces]
-
-    class Stream:
-        generations = [SimpleNamespace()]
-
-        def __iter__(self) -> Any:
-            return iter(steps)
-
-    generate._print_text(Stream())
+    generate.print_steps(steps)
     sys.stdout.flush()
     return pipe.getvalue()
 
