@@ -214,8 +214,9 @@ class Engine:
         saved_documents: such folders, in the order in which the model is to see them before the
             prompt; each may have been read alone. drafter="cacheblend" drafts from what they hold,
             and view="cacheblend" reads them so, and changes the text.
-        share_prefixes: read and keep what several prompts of a list begin with once (True); the
-            text is the same either way.
+        share_prefixes: read and keep what several rows begin with once (True), or each by itself.
+            By default once, unless `engine.packing.activations` are int8: rounding differs with how
+            a text was read, so near ties would go by who is beside it.
         Every other keyword is a field of SamplingParams, an option of the drafter or view (`specdec
         list NAME`), or a synonym of one; an unknown one raises InvalidArgument with the nearest.
         With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.

@@ -159,7 +159,7 @@ class CallKeywords(PromptKeywords, SamplingKeywords, MethodKeywords, total=False
     generation_config: Any
     saved_prompt: str | PathLike[str] | Any
     saved_documents: Sequence[str | PathLike[str]] | Any
-    share_prefixes: bool
+    share_prefixes: bool | None
 
 
 def shows_keywords(function: F) -> F:
@@ -183,7 +183,7 @@ def shows_keywords(function: F) -> F:
 def _default(name: str) -> Any:
     if name in options.NAMES:
         return options.default_of(name)
-    own = {"drafter": "auto", "acceptance": "coupled", "view": "full", "share_prefixes": True}
+    own = {"drafter": "auto", "acceptance": "coupled", "view": "full"}
     return {**own, **_SAMPLING}.get(name)
 
 

@@ -69,10 +69,10 @@ class Prefill:
     def _plan(self, rows: Mapping[int, Row], slots: Slots) -> list[Stage]:
         """How the KV of prompts, by slot, is laid out.
 
-        Samples of one prompt share it. Other prompts share nothing, and all rows of a level are
-        equal, where a view chooses among a level's keys, whose text must not depend on who is
-        beside it; nor does what may be read anew for one of them. Where KV goes to tiers rows of
-        a level are equal, too.
+        Samples of one prompt share it, unless nothing is to be shared. Other prompts share nothing,
+        and all rows of a level are equal, where a view chooses among a level's keys, whose text
+        must not depend on who is beside it; nor does what may be read anew for one of them. Where
+        KV goes to tiers rows of a level are equal, too.
         """
         rotation, least = self.target.rotation, slots.tokens
         rooms = [least + SLACK if least else 1] * slots.count
@@ -81,9 +81,10 @@ class Prefill:
         for slot, row in rows.items():
             rooms[slot] = max(row.max_tokens, least) + SLACK
             is_reread = rotation.must_reread(row.span, row.max_tokens + row.behind)
-            group = None if slots.shares and self.view.lossless else row.prompt_index
+            group = None if self.view.lossless else row.prompt_index
+            alone = slot if is_reread or not slots.shares else None
             apart.append(is_reread)
-            kinds[slot] = rotation.regime(row.span), slot if is_reread else None, group
+            kinds[slot] = rotation.regime(row.span), alone, group
         texts = {slot: row.keys(0, len(row.tokens) - 1) for slot, row in rows.items()}
         lengths = {slot: len(text) for slot, text in texts.items()}
         found = branches(texts, kinds, whole=lambda slot, end: _uncut(rows[slot], end))

@@ -54,7 +54,8 @@ class Request:
         away.
     saved_prompt: what every prompt starts with, already read. saved_documents: what every prompt
     consists of but for the question; each was read alone.
-    share_prefixes: whether what several prompts begin with is read and kept once.
+    share_prefixes: whether what several rows begin with is read and kept once; None: unless inputs
+    of products are rounded, since a text would then depend on how it was read.
     """
 
     prompts: list[list[int]]
@@ -74,10 +75,10 @@ class Request:
     saved_prompt: SavedTexts | None = None
     saved_documents: SavedDocuments | None = None
     contents: Sequence[Prompt | None] = ()
-    share_prefixes: bool = True
+    share_prefixes: bool | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.share_prefixes, bool):
+        if not isinstance(self.share_prefixes, bool | None):
             raise InvalidArgument(f"share_prefixes={self.share_prefixes!r}: give True or False")
         if self.acceptance not in ACCEPTANCE:
             raise unknown_name("acceptance rule", self.acceptance, ACCEPTANCE)

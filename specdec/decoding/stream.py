@@ -64,7 +64,8 @@ class GenerationStream:
         self.generations: list[Generation] = []
         rows = self._rows_of(request)
         self.seed = self.outputs[0].seed
-        own = Slots(len(rows), shares=request.share_prefixes)
+        given = request.share_prefixes
+        own = Slots(len(rows), shares=not target.is_rounded if given is None else given)
         self.slots = own if slots is None else slots
         self.scheduler = Scheduler(self.drafter, target.rotation, self.slots.count)
         self.scheduler.add(rows)

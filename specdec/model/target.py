@@ -98,6 +98,11 @@ class Target:
         return config.vocab_size, config.num_hidden_layers, listed, self.dtype
 
     @property
+    def is_rounded(self) -> bool:
+        """Whether products round their inputs: see `Packing.activations`."""
+        return self.packing is not None and self.packing.activations != "float32"
+
+    @property
     def longest_text(self) -> int:
         """How many tokens a text may have: its last one is never read, and needs no position."""
         return self.max_positions + 1

@@ -53,7 +53,8 @@ class LiveBatch:
         self, engine: Engine, slots: int, tokens: int, kept_bytes: int, **settings: Any
     ) -> None:
         self.engine, self.settings = engine, settings
-        self.slots = Slots(slots, min(tokens, engine.target.longest_text))
+        most = min(tokens, engine.target.longest_text)
+        self.slots = Slots(slots, most, not engine.target.is_rounded)
         self.kept = KeptTexts(kept_bytes)
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._later: deque[Ticket] = deque()

@@ -108,3 +108,17 @@ def test_texts_of_drafters(engine: Engine) -> None:
             for drafter in ("none", "ngram", "streaming")
         ]
         assert texts[0] == texts[1] == texts[2]
+
+
+@pytest.mark.parametrize("drafter", ["none", "ngram", "snapkv"])
+def test_a_text_alone_and_in_company(engine: Engine, drafter: str) -> None:
+    """Beside texts that begin like it, and as one of several samples: what is rounded is not shared
+    unless one asks for it."""
+    prompts = [TEXT[:520], TEXT[:520] + [3, 4], TEXT[:300], TEXT[40:90]]
+    how = {"max_new_tokens": 24, "temperature": 0.9, "seed": 3, "eos_token_id": []}
+    alone = [engine.generate(p, drafter="none", **how).token_ids for p in prompts]
+    together = engine.generate(prompts, drafter=drafter, **how)
+    assert [one.token_ids for one in together] == alone
+    samples = engine.generate(prompts[0], drafter=drafter, n=2, **how)
+    assert samples[0].token_ids == alone[0] != samples[1].token_ids
+    assert len(engine.generate(prompts, share_prefixes=True, **how)) == len(prompts)
