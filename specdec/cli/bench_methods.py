@@ -46,6 +46,7 @@ def methods(
         typer.Option(help="Folder for methods.json, .md and .png; what it has is not done again."),
     ] = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -73,7 +74,7 @@ def methods(
     kinds = _kinds(tasks)
     shares = _numbers("--budgets", budgets, 100)
     before = None if out is None else files.read(out)
-    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and texts need one")
     sizes = _numbers("--contexts", contexts, engine.target.max_positions - rounds * (depth + 1))

@@ -24,6 +24,7 @@ def shared(
     repeats: Annotated[int, typer.Option(min=1, help="Turns of each; medians count.")] = 1,
     out: Annotated[Path | None, typer.Option(help="A file for the figures, as JSON.")] = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -48,7 +49,7 @@ def shared(
         counts = []
     if not counts or min(counts) < 1:
         raise InvalidArgument(f"--rows {rows!r}: give whole numbers from 1 on, as in 1,8,16")
-    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
     with progress_bar("Measuring", time_left=True) as progress:
         found = profile_shared(engine, context, counts, drafter, max_new_tokens, repeats, progress)
     if out is not None:

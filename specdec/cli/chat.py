@@ -40,6 +40,7 @@ def chat(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of sampling; default: a new one.")] = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -57,7 +58,7 @@ def chat(
       specdec chat --system "You are brief." --temperature 0.7
       printf 'Hello\\nWhat did I say?\\n' | specdec chat --json
     """
-    engine = console.load_engine(model, dtype, device, trust_remote_code)
+    engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     settings |= {k: v for k, v in {"top_p": top_p, "seed": seed}.items() if v is not None}
     settings |= options.drafting(engine, call)

@@ -29,6 +29,7 @@ def serve(
     ] = None,
     drafter: arguments.Drafter = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -60,7 +61,9 @@ def serve(
 
     kept = parse_bytes(kept_memory, "--kept-memory")
     with listening(host, port) as socket:
-        engine = console.load_engine(model, dtype, device, trust_remote_code)
+        engine = console.load_engine(
+            model, dtype, device, trust_remote_code, activations=activations
+        )
         settings = options.drafting(engine, call)
         if drafter is not None:
             settings["drafter"] = drafter
