@@ -54,7 +54,7 @@ def short(result: Generation, comparison: Comparison | None) -> list[str]:
     parts = [
         f"{len(result.token_ids)} tokens",
         speed,
-        f"{stats.mean_acceptance_length:.2f} tokens a pass",
+        f"{stats.mean_acceptance_length:.2f} tokens/pass",
         verdict(result, comparison),
     ]
     return parts if result.seed is None else [*parts, f"seed {result.seed}"]

@@ -56,7 +56,7 @@ def pack(target: Target, stored: Mapping[str, PanelWeight] | None = None) -> Non
         packing.fuse(target, lambda probe: chain(target, observers=[probe]))
         if packing.linears:
             _compile(target, packing)
-    log.info("weights: %s", packing)
+    log.info("weights: %s", str(packing))  # who keeps records is not to keep the model
 
 
 def _compile(target: Target, packing: Packing) -> None:

@@ -46,10 +46,10 @@ def test_text_goes_to_stdout_and_the_summary_to_stderr(folder: str) -> None:
     result = run("generate", "abc", "-m", folder, "-n", "40", NO_COLOR="1")
     assert result.exit_code == 0
     assert result.stdout == harmless(expected["text"]) + "\n"
-    *_, last = result.stderr.splitlines()
-    for part in ("40 tokens · ", " tok/s with auto, ", "x plain · ", " tokens a pass · text equal"):
+    last = " · ".join(result.stderr.splitlines()[-2:])  # broken between parts if speeds are long
+    for part in ("40 tokens · ", " tok/s with auto, ", "x plain · ", " tokens/pass · text equal"):
         assert part in last
-    assert len(last) <= 80
+    assert max(map(len, result.stderr.splitlines()[-2:])) <= 80
 
 
 def test_more_is_said_with_verbose(folder: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ from helpers import letters
 
 
 def run(*arguments: str, stdin: str | None = None, **env: str) -> Any:
-    return CliRunner().invoke(app, list(arguments), input=stdin, env=env)
+    log = logging.getLogger("specdec")
+    before = log.level, log.handlers
+    try:
+        return CliRunner().invoke(app, list(arguments), input=stdin, env=env)
+    finally:
+        log.setLevel(before[0])
+        log.handlers = before[1]
 
 
 def corrupt(monkeypatch: pytest.MonkeyPatch, position: int) -> None:
