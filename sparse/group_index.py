@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -39,8 +39,9 @@ class GroupIndex:
         return sum(x.nbytes for x in self.lines)
 
     def crop(self, length: int) -> None:
-        """Forget parts that end behind `length`."""
-        self._keep(bisect_right(self.ends, length))
+        """Forget parts that end at `length` or behind it: the token behind a part may have closed
+        it, and another one may come there."""
+        self._keep(bisect_left(self.ends, length))
 
     def update(self, grouping: Grouping, at: Stretch) -> int:
         """Take up what has closed, in place; returns how many tokens are in groups."""
