@@ -43,3 +43,10 @@ def test_parts_of_a_product():
             parts["fast"].add(cell.values)
     assert len(parts["fast"]) <= 12 and parts["fast"] < parts["default"] < parts["all"]
     assert parts["all"] == set(product(range(9), "abcd", "xyz")) and len(parts["default"]) <= 48
+
+
+def test_the_slow_part_has_one_axis_more_together():
+    mark = crossed(together=1, number=range(9), letter="abcd", sign="xyz").mark
+    cells = {cell.values for cell in mark.args[1]}
+    pairs = {(i, j, cell[i], cell[j]) for cell in cells for i, j in ((0, 1), (0, 2), (1, 2))}
+    assert len(pairs) == 9 * 4 + 9 * 3 + 4 * 3 and len(cells) < 9 * 4 * 3
