@@ -11,7 +11,6 @@ from specdec.cache.kept_text import KeptText
 class KeptTexts:
     """As many texts as fit a number of bytes, those used last; a text takes the place of the ones
     that it begins with.
-
     """
 
     def __init__(self, most_bytes: int) -> None:

@@ -135,7 +135,9 @@ class LiveBatch:
             if ticket.left:
                 ticket.left = 0
                 ticket.sink(None)
-        for ticket in self._arrived():
+        waiting = [*self._later, *self._arrived()]
+        self._later.clear()
+        for ticket in waiting:
             if ticket.is_cancelled:
                 ticket.sink(None)
             elif self._later or len(stream.rows) + ticket.rows > _ROWS or self._is_closed:

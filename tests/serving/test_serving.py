@@ -19,6 +19,7 @@ import uvicorn
 from specdec import Engine
 from specdec.cache.kept_texts import KeptTexts
 from specdec.model.target import Target
+from specdec.serving import live_batch
 from specdec.serving.app import Server
 from specdec.serving.listening import listening
 from specdec.serving.live_batch import LiveBatch
@@ -233,6 +234,27 @@ def test_texts_are_kept_as_room_allows():
     longer = Text(1, 2, 9)
     kept.add(longer)  # in the place of what it begins with
     assert kept.nearest([1, 2]) is longer and kept.nearest([5]) is three
+
+
+def test_who_waits_for_the_next_stream_joins_it_together(engine, monkeypatch):
+    """A stream takes so many rows and no more; all that have come since are in the next one."""
+    monkeypatch.setattr(live_batch, "_ROWS", 3)
+    opened, open_stream = [], Engine._stream
+
+    def counted(*args):
+        opened.append(args)
+        return open_stream(*args)
+
+    monkeypatch.setattr(Engine, "_stream", counted)
+    batch = LiveBatch(engine, 3, 64, 0)
+    heard = [[] for _ in range(9)]
+    for said in heard:
+        batch.submit("abc", {"max_new_tokens": 8, "temperature": 0.0}, said.append)
+    while not all(None in said for said in heard):
+        time.sleep(0.01)
+    batch.close()
+    assert len(opened) <= 4  # the first may begin before the others have come
+    assert len({"".join(step.text for step in said[:-1]) for said in heard}) == 1
 
 
 def test_a_closed_batch_refuses_what_waits(engine):
