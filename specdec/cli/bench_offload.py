@@ -38,6 +38,7 @@ def offload(
         str | None, typer.Option(help="Let the process have no more of the GPU, as in 24GiB.")
     ] = None,
     dtype: arguments.Dtype = "auto",
+    activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
@@ -60,10 +61,15 @@ def offload(
     if gpu_memory is not None:
         _bound(gpu_memory)
     if random_weights:
+        if activations != "auto":
+            raise InvalidArgument(
+                "--activations is for quantised files, and --random-weights makes none: leave out "
+                "one of them"
+            )
         engine = random_engine(model, dtype, device)
         tokens, max_new_tokens = [i % engine.target.vocab_size for i in range(context)], 0
     else:
-        engine = console.load_engine(model, dtype, device, False)
+        engine = console.load_engine(model, dtype, device, False, activations=activations)
         if engine.tokenizer is None:
             raise InvalidArgument("this model has no tokenizer, and the text needs one")
         text = manual() if prompt_file is None else read_text(prompt_file)
