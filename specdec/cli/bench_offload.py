@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +14,12 @@ from rich.table import Table
 
 from specdec.cli import arguments, console
 from specdec.decoding.prompt_files import read_text
+from specdec.engine import Engine
 from specdec.errors import InvalidArgument
 from specdec.files import write_text
+from specdec.progress import progress_bar
+
+INTERRUPTED = 130
 
 
 def offload(
@@ -22,14 +29,30 @@ def offload(
         str, typer.Option(help="GB/s that the link is slowed to, as in 3,1; 0: as fast as it is.")
     ] = "0,1",
     tier: Annotated[str, typer.Option(help="Where older KV lies: host or disk.")] = "disk",
-    drafters: Annotated[str, typer.Option(help="As in ngram,triforce.")] = "ngram,triforce,auto",
+    near: Annotated[
+        bool, typer.Option("--near/--no-near", help="Also with everything on the device.")
+    ] = True,
+    drafters: Annotated[
+        str,
+        typer.Option(
+            "--drafters", "-d", help="By commas, with options of one as in snapkv:budget=1024."
+        ),
+    ] = "ngram,triforce,auto",
     max_new_tokens: Annotated[
         int,
         typer.Option("--max-new-tokens", "-n", help="Of each text; 0: passes only.", min=0),
     ] = 64,
-    repeats: Annotated[int, typer.Option(help="Turns of the passes; medians count.", min=1)] = 3,
+    repeats: Annotated[int, typer.Option(help="Measured turns; medians count.", min=1)] = 3,
+    texts: Annotated[
+        str | None, typer.Option(help="Of code, prose. Default: prose, unless -f is given.")
+    ] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", "-f", help="Default: the Python manual.")
+        list[Path] | None,
+        typer.Option("--prompt-file", "-f", help="A text to go on from; may be repeated."),
+    ] = None,
+    saved_prompts: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps what was read of the prompts for the next run."),
     ] = None,
     random_weights: Annotated[
         bool, typer.Option(help="Time passes of a model of this shape, with nothing downloaded.")
@@ -37,29 +60,39 @@ def offload(
     gpu_memory: Annotated[
         str | None, typer.Option(help="Let the process have no more of the GPU, as in 24GiB.")
     ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which nothing more begins.")
+    ] = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
-    out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON document; what it has is not measured again.")
+    ] = None,
     as_json: arguments.AsJson = False,
 ) -> None:
     """Time passes by width, and texts by drafter, with older KV in host memory or on disk.
 
+    Plain decoding always takes part. Ctrl-C and --time-limit keep what was measured; with --out the
+    same command goes on.
+
     \b
     Examples:
       specdec bench offload
+      specdec bench offload --rates 1 --no-near -d snapkv,triforce-chunks,auto --texts code,prose
       specdec bench offload --rates 25,12,3 --tier host --device cuda --out offload.json
       specdec bench offload -m meta-llama/Llama-3.1-8B --random-weights --context 131072 --tier host
     """
-    from specdec.bench.offload import profile_offload, random_engine
-    from specdec.bench.workloads import manual
+    from specdec.bench.offload.random_model import random_engine
+    from specdec.bench.offload.study import Study
 
     if tier not in ("host", "disk"):
         raise InvalidArgument(f"--tier {tier!r}: give host or disk")
-    links = _rates(rates)
+    places = [*([("device", None)] if near else []), *((tier, rate) for rate in _rates(rates))]
     if gpu_memory is not None:
         _bound(gpu_memory)
+    before = None if out is None or not out.exists() else _read(out)
     if random_weights:
         if activations != "auto":
             raise InvalidArgument(
@@ -67,23 +100,58 @@ def offload(
                 "one of them"
             )
         engine = random_engine(model, dtype, device)
-        tokens, max_new_tokens = [i % engine.target.vocab_size for i in range(context)], 0
+        prompts = {"numbers": [i % engine.target.vocab_size for i in range(context)]}
+        max_new_tokens = 0
     else:
         engine = console.load_engine(model, dtype, device, False, activations=activations)
-        if engine.tokenizer is None:
-            raise InvalidArgument("this model has no tokenizer, and the text needs one")
-        text = manual() if prompt_file is None else read_text(prompt_file)
-        tokens = engine.tokenizer(text)["input_ids"]
-    document = profile_offload(
-        engine, tokens, context, links, [name for name in drafters.split(",") if name],
-        tier, max_new_tokens, repeats,
-    )  # fmt: skip
-    if out is not None:
-        write_text(out, json.dumps(document, indent=1))
+        prompts = _prompts(engine, texts, prompt_file or ())
+    everyone = [name for name in drafters.split(",") if name]
+    kept = nullcontext(saved_prompts) if saved_prompts else TemporaryDirectory()
+    with kept as folder, progress_bar("Measuring", time_left=True) as progress:
+        study = Study(engine, prompts, context, places, everyone, Path(folder), max_new_tokens,
+                      repeats)  # fmt: skip
+        if before is not None:
+            study.take_up(before)
+
+        def save() -> None:
+            if out is not None:
+                write_text(out, json.dumps(study.document(), indent=1))
+
+        try:
+            finished = study.run(save, progress, time_limit)
+        except KeyboardInterrupt:
+            finished = False
     if as_json:
-        console.print_json(document)
+        console.print_json(study.document())
     else:
-        _print(document)
+        _print(study.document())
+    if not finished:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _prompts(engine: Engine, texts: str | None, files: Sequence[Path]) -> dict[str, list[int]]:
+    """Tokens by name."""
+    from specdec.bench.workloads import manual, source
+
+    if engine.tokenizer is None:
+        raise InvalidArgument("this model has no tokenizer, and the text needs one")
+    known = {"code": source, "prose": manual}
+    named = texts.split(",") if texts is not None else [] if files else ["prose"]
+    for name in named:
+        if name not in known:
+            raise InvalidArgument(f"--texts {name!r}: give {', '.join(known)}, or a file by -f")
+    found = {name: known[name]() for name in named} | {file.stem: read_text(file) for file in files}
+    return {name: list(engine.tokenizer(text)["input_ids"]) for name, text in found.items()}
+
+
+def _read(out: Path) -> dict[str, Any]:
+    """The document of an earlier run."""
+    try:
+        document = json.loads(out.read_text("utf-8"))
+        assert isinstance(document["cells"], list)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise InvalidArgument(f"{out} is no result of `specdec bench offload`") from error
+    return dict(document)
 
 
 def _bound(gpu_memory: str) -> None:
@@ -110,35 +178,16 @@ def _rates(text: str) -> list[float | None]:
 
 
 def _print(document: dict[str, Any]) -> None:
-    cells = document["cells"]
-    names = [_name(cell) for cell in cells]
-    passes = Table("nodes of a pass", *names, box=None, header_style="bold")
-    for width in cells[0]["passes"]:
-        passes.add_row(width, *(f"{1e3 * cell['passes'][width]:.0f} ms" for cell in cells))
-    texts = Table("drafter", *names, box=None, header_style="bold")
-    for drafter in cells[0]["texts"]:
-        texts.add_row("plain" if drafter == "none" else drafter,
-                      *(_text(cell["texts"], drafter) for cell in cells))  # fmt: skip
+    from specdec.bench.offload.tables import passes_table, texts_table
+
     out = console.out()
-    out.print(passes)
-    out.print()
-    if cells[0]["texts"]:
-        out.print(texts)
+    for rows in (passes_table(document), *texts_table(document)):
+        head, *body = rows
+        table = Table(*head, box=None, header_style="bold")
+        for row in body:
+            table.add_row(*row)
+        out.print(table)
+        out.print()
+    if any(cell["texts"] for cell in document["cells"]):
         out.print("tokens/s (times plain of the same column, tokens a pass)", markup=False)
     out.print(f"{document['model']}, {document['context']:,} tokens of context", markup=False)
-
-
-def _name(cell: dict[str, Any]) -> str:
-    if cell["tier"] == "device":
-        return "device"
-    reached = f"{cell['link'] / 1e9:.1f} GB/s" if cell["link"] else ""
-    return f"{cell['tier']} {reached}".strip()
-
-
-def _text(texts: dict[str, Any], drafter: str) -> str:
-    one, plain = texts[drafter], texts["none"]
-    text = f"{one['tokens_per_s']:.1f}"
-    if drafter != "none":
-        text += f" ({one['tokens_per_s'] / plain['tokens_per_s']:.2f}x"
-        text += f", {one['acceptance_length']:.2f})"
-    return text + ("" if one["equal"] else " OTHER TEXT")

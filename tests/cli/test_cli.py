@@ -225,23 +225,43 @@ def test_memory_of_a_gpu_that_is_not_there(folder: str) -> None:
 
 def test_bench_offload(long: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abcd efgh " * 400)
-    result = run(
+    (tmp_path / "other").write_text("hgfe dcba " * 400)
+    command = (
         "bench", "offload", "-m", long, "--context", "3000", "--rates", "0,0.5", "--drafters",
-        "ngram", "--max-new-tokens", "6", "--repeats", "1", "-f", str(tmp_path / "text"),
+        "ngram,snapkv:budget=1024", "--max-new-tokens", "6", "-f", str(tmp_path / "text"),
+        "-f", str(tmp_path / "other"), "--saved-prompts", str(tmp_path / "kv"),
         "--out", str(tmp_path / "out.json"),
     )  # fmt: skip
+    first = run(*command, "--repeats", "1", "--time-limit", "0")
+    assert first.exit_code == 130, first.stderr
+    result = run(*command, "--repeats", "1")
     assert result.exit_code == 0, result.stderr
     assert "OTHER TEXT" not in result.stdout and "device" in result.stdout
     document = json.loads((tmp_path / "out.json").read_text())
     assert [cell["tier"] for cell in document["cells"]] == ["device", "disk", "disk"]
     assert 0 < document["cells"][2]["link"] < 0.6e9
     assert set(document["cells"][1]["passes"]) == {"1", "4", "8", "16", "32", "64"}
+    texts = document["cells"][2]["texts"]
+    assert set(texts) == {"text", "other"}
+    assert set(texts["text"]) == {"plain", "ngram", "snapkv:budget=1024"}
+    assert all(len(who["runs"]) == 1 for text in texts.values() for who in text.values())
+    drafted, plain = texts["text"]["snapkv:budget=1024"], texts["text"]["plain"]
+    assert 0 < drafted["fetched"] < plain["fetched"] and plain["tokens_per_pass"] == 1
+    again = run(*command, "--repeats", "2", "--no-near", "--json")
+    assert again.exit_code == 0, again.stderr
+    both = {cell["tier"] + str(cell["rate"]): cell for cell in json.loads(again.stdout)["cells"]}
+    counts = {name: len(cell["texts"]["other"]["ngram"]["runs"]) for name, cell in both.items()}
+    assert counts == {"diskNone": 2, "disk500000000.0": 2, "deviceNone": 1}
+    other = run(*command[:-8], "--max-new-tokens", "5", *command[-8:])
+    assert other.exit_code == 2 and "new_tokens 6, and this one has 5" in other.stderr
     shape = run(
         "bench", "offload", "-m", long, "--random-weights", "--context", "2600", "--rates", "0",
         "--repeats", "1", "--json",
     )  # fmt: skip
     assert shape.exit_code == 0, shape.stderr
     assert json.loads(shape.stdout)["cells"][1]["texts"] == {}
+    known = run("bench", "offload", "-m", long, "--texts", "verse")
+    assert known.exit_code == 2 and "give code, prose" in known.stderr
 
 
 def test_heads_are_measured_and_used(long: str, tmp_path: Path) -> None:
