@@ -29,14 +29,14 @@ BASELINES = [*HUGGING_FACE, *LLAMA_CPP, *OPENVINO]
 STEPPERS = ["hf", *LLAMA_CPP]  # whose plain passes can be timed one by one
 
 
-def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> list[Contestant]:
+def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> list[Ours]:
     """Plain decoding and the drafters, each with those of the options that it has a use for.
 
     A drafter may bring options of its own, as in "ngram:num_draft_tokens=8". Raises InvalidArgument
     for an unknown drafter, a bad option, or one that no drafter has a use for.
     """
     DraftOptions(**{name: value for name, value in options.items() if name != "draft_model"})
-    found: list[Contestant] = [Ours(engine, PLAIN, "none")]
+    found = [Ours(engine, PLAIN, "none")]
     used: set[str] = set()
     for spec in drafters:
         drafter, *own = spec.split(":")
