@@ -26,7 +26,8 @@ HUGGING_FACE: dict[str, dict[str, Any]] = {
 LLAMA_CPP = ["llama.cpp", "llama.cpp-f32"]
 OPENVINO = ["openvino", "openvino-pld"]
 BASELINES = [*HUGGING_FACE, *LLAMA_CPP, *OPENVINO]
-STEPPERS = ["hf", *LLAMA_CPP]  # whose plain passes can be timed one by one
+IK_LLAMA_CPP = "ik_llama.cpp"
+STEPPERS = ["hf", *LLAMA_CPP, IK_LLAMA_CPP]  # whose passes can be timed one by one
 
 
 def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> list[Ours]:
@@ -85,11 +86,18 @@ def baselines(
 
 
 def steppers(engine: Engine, model: Any, names: Sequence[str], context: int) -> list[Stepper]:
-    """The peers whose plain passes are timed; see `baselines`."""
+    """The peers whose passes are timed; see `baselines`."""
+    found: list[Stepper] = []
     for name in names:
         if name not in STEPPERS:
             raise unknown_name("baseline", name, STEPPERS)
-    return [peer for peer in baselines(engine, model, names, None, context) if _steps(peer)]
+        if name == IK_LLAMA_CPP:
+            from specdec.bench import ik_llama_cpp
+
+            found.append(ik_llama_cpp.stepper(name, model, context))
+        else:
+            found += filter(_steps, baselines(engine, model, [name], None, context))
+    return found
 
 
 def _steps(peer: Contestant) -> TypeGuard[Stepper]:

@@ -39,12 +39,15 @@ def profile_steps(
     budget: int = 512,
     repeats: int = 11,
     peers: Sequence[Stepper] = (),
+    prompts: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Milliseconds of passes over so many nodes (`widths`) behind so many tokens (`contexts`).
 
-    tokens: a text of at least the longest context. views: sparse views whose draft pass over
-    one node is timed at `budget`. peers: whose plain steps take turns with ours. Returns a
-    document with the machine, the bandwidth in GB/s and a list of passes: `total` is the median
+    tokens: a text of at least the longest context and prompt. views: sparse views whose draft pass
+    over one node is timed at `budget`. peers: whose plain steps take turns with ours. prompts:
+    lengths of texts that ours and the peers' take turns to read, up to the logits of the last
+    token. Returns a document with the machine, the bandwidth in GB/s, a list of `prompts` with the
+    median milliseconds of each, and a list of passes: `total` is the median
     of the pass as it is (widths and views take turns), `calls` the medians of the same with a
     clock around each op, `ops` those with layers called one by one that otherwise run in one call,
     each with the rest as `other` (Python, transformers), and `floor` what reading the weights and
@@ -52,13 +55,15 @@ def profile_steps(
     `without_graphs` instead and `ops` nothing, since launches take no time by themselves.
     A peer has no more than its `total`.
     """
-    if len(tokens) < max(contexts) + repeats + 1:
-        raise InvalidArgument(f"contexts={list(contexts)}: the text has {len(tokens)} tokens")
+    if len(tokens) < max([*contexts, *prompts]) + 2 * repeats + 1:
+        asked = f"contexts={list(contexts)}, prompts={list(prompts)}"
+        raise InvalidArgument(f"{asked}: the text has {len(tokens)} tokens")
     packing = engine.packing
     passes = []
     before = stream_bandwidth(engine.device)
     for context in contexts:
         passes += _passes(engine, tokens, context, widths, views, budget, repeats, peers)
+    read = [entry for n in prompts for entry in _readings(engine, tokens[:n], repeats, peers)]
     bandwidth = statistics.mean([before, stream_bandwidth(engine.device)])
     weights = sum(weight.nbytes for weight in packing.weights.values()) or _weight_bytes(engine)
     for entry in passes:
@@ -68,9 +73,43 @@ def profile_steps(
         "machine": machine.facts(),
         "model": engine.name,
         "weights": str(packing),
+        "products": _instructions(engine),
         "bandwidth": bandwidth,
         "passes": passes,
+        "prompts": read,
     }
+
+
+def _instructions(engine: Engine) -> str | None:
+    """By what whole numbers are multiplied; None where none are."""
+    if not engine.target.is_rounded:
+        return None
+    from specdec.kernels.linear.stored.dots import KIND
+
+    return KIND
+
+
+def _readings(
+    engine: Engine, text: list[int], repeats: int, peers: Sequence[Stepper]
+) -> list[dict[str, Any]]:
+    """One prompt: an entry for ours and for each peer."""
+    times: dict[str, list[float]] = defaultdict(list)
+    sampler = Sampler([], False, Noise(0))
+    for _ in range(repeats):
+        for peer in peers:
+            times[peer.name].append(_seconds(partial(peer.read, text)))
+        row = Row(0, 0, text, len(text), len(text) + 1, sampler, len(text))
+        times["specdec"].append(_seconds(partial(_read, engine, row)))
+    return [
+        {"tokens": len(text), "who": name, "total": 1e3 * statistics.median(found)}
+        for name, found in times.items()
+    ]
+
+
+def _read(engine: Engine, row: Row) -> None:
+    """A prompt up to the logits of its last token."""
+    model = CachedModel(engine.target, FullView(), [row])
+    model.forward([row], [TokenTree.chain(row.tokens[-1], [])])
 
 
 def _weight_bytes(engine: Engine) -> int:
@@ -140,8 +179,10 @@ def _passes(
     for peer in peers:
         peer.read(tokens[:context])
     for turn in range(repeats):
-        for peer in peers:
-            totals[peer.name].append(_seconds(partial(peer.step, tokens[context + turn])))
+        for peer in peers:  # a first step wakes its threads, as `run` does for ours
+            peer.step(tokens[context + 2 * turn])
+            step = partial(peer.step, tokens[context + 2 * turn + 1])
+            totals[peer.name].append(_seconds(step))
         row.tokens.append(tokens[context + turn])  # as if a round had ended: drafts begin anew
         row.num_final = len(row.tokens)
         for name, (model, n) in runs.items():

@@ -23,10 +23,11 @@ def step(
     ] = None,
     contexts: Annotated[str, typer.Option(help="Tokens of context, as in 500,4000.")] = "500,4000",
     widths: Annotated[str, typer.Option(help="Nodes of a pass, as in 1,4,8.")] = "1,4,8,16",
+    prompts: Annotated[str, typer.Option(help="Lengths of prompts to read, as in 512,2048.")] = "",
     views: Annotated[str, typer.Option(help="Views to time a draft pass of.")] = "",
     budget: Annotated[int, typer.Option(min=1, help="Tokens that those views read.")] = 512,
     baselines: Annotated[
-        str, typer.Option(help="Peers' plain steps: hf, llama.cpp, llama.cpp-f32.")
+        str, typer.Option(help="Peers: hf, llama.cpp, llama.cpp-f32, ik_llama.cpp.")
     ] = "",
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 11,
     device: Annotated[str, typer.Option(help="cpu, or cuda: by graphs and without.")] = "cpu",
@@ -44,7 +45,7 @@ def step(
       specdec bench step --device cuda --contexts 4000 --widths 1,4,16 --out step.json
       specdec bench step --dtype float32 --contexts 7500 --widths 1 --views quest,streaming
       specdec bench step --dtype float32 --widths 1,4,8 --baselines hf,llama.cpp
-      specdec bench step --random llama-1b:q4_k_m --contexts 500,2000 --baselines llama.cpp
+      specdec bench step --random llama-1b:q4_k_m --prompts 512 --baselines llama.cpp
     """
     from specdec.bench.roster import steppers
     from specdec.bench.step_profile import profile_steps
@@ -60,13 +61,14 @@ def step(
 
         model = str(random_gguf(random))
     counts = _counts("--contexts", contexts), _counts("--widths", widths)
+    lengths = _counts("--prompts", prompts) if prompts else []
     engine = console.load_engine(model, dtype, device, False, activations=activations)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and the text needs one")
     tokens = engine.tokenizer(manual())["input_ids"]
     peers = [name for name in baselines.split(",") if name]
-    timed = steppers(engine, model, peers, max(counts[0]) + repeats + 1)
-    document = profile_steps(engine, tokens, *counts, names, budget, repeats, timed)
+    timed = steppers(engine, model, peers, max([*counts[0], *lengths]) + 2 * repeats + 1)
+    document = profile_steps(engine, tokens, *counts, names, budget, repeats, timed, lengths)
     if out is not None:
         write_text(out, json.dumps(document, indent=1))
     if as_json:
@@ -102,10 +104,25 @@ def _print(document: dict[str, Any]) -> None:
             _parts(entry) if ours else "",
         )
     console.out().print(table)
+    _print_prompts(document["prompts"])
     rate = f"{document['bandwidth']:.1f} GB/s"
+    if document["products"]:
+        rate += f"; whole numbers by {document['products']}"
     console.out().print(
         f"{document['weights']}; floor: reading them and the keys at {rate}", markup=False
     )
+
+
+def _print_prompts(prompts: list[dict[str, Any]]) -> None:
+    if not prompts:
+        return
+    table = Table(box=None, header_style="bold")
+    for column in ("prompt", "read by", "ms", "tokens/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for entry in prompts:
+        ms, tokens = entry["total"], entry["tokens"]
+        table.add_row(str(tokens), entry["who"], f"{ms:.0f}", f"{1e3 * tokens / ms:.0f}")
+    console.out().print(table)
 
 
 def _parts(entry: dict[str, Any]) -> str:

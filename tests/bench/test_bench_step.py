@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from specdec import Engine
-from specdec.bench import llama_cpp, step_profile
+from specdec.bench import ik_llama_cpp, llama_cpp, step_profile
 from specdec.bench.contestants import HuggingFace
 from specdec.cli.bench_step import _print
 from specdec.loading.loader import load
@@ -36,6 +36,7 @@ def test_widths_views_and_peers_take_turns(folder: str, tmp_path: Path) -> None:
     out = tmp_path / "steps" / "letters.json"
     arguments = ("-m", folder, "--contexts", "40,80", "--widths", "1,4", "--repeats", "3")
     arguments += ("--views", "streaming", "--baselines", "hf", "--out", str(out))
+    arguments += ("--prompts", "30,60")
     result = run("bench", "step", *arguments, COLUMNS="200")
     assert result.exit_code == 0, result.output
     document = json.loads(out.read_text())
@@ -45,10 +46,13 @@ def test_widths_views_and_peers_take_turns(folder: str, tmp_path: Path) -> None:
         (context, *kind) for context in (40, 80) for kind in kinds
     ]
     assert all(p["total"] > 0 for p in passes)
+    read = [(p["tokens"], p["who"]) for p in document["prompts"]]
+    assert read == [(n, who) for n in (30, 60) for who in ("hf", "specdec")]
+    assert all(p["total"] > 0 for p in document["prompts"])
     for p in passes:
         if p["view"] != "hf":
             assert p["floor"] > 0 and "other" in p["calls"] and "other" in p["ops"]
-    for name in ("streaming", "hf", "of plain", "other "):
+    for name in ("streaming", "hf", "of plain", "other ", "read by"):
         assert name in result.output
     shown = run("bench", "step", *arguments, "--json")
     assert [p["view"] for p in json.loads(shown.stdout)["passes"]] == [p["view"] for p in passes]
@@ -104,11 +108,45 @@ def test_a_step_of_llama_cpp_is_one_pass_behind_what_was_read(
     assert calls == [90, "reset", [1, 2, 3], [4]]
 
 
+def test_passes_of_ik_llama_cpp_go_on_where_the_last_one_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[Any] = []
+
+    class Context:
+        _n_ubatch = 2
+
+        def kv_cache_clear(self) -> None:
+            calls.append("clear")
+
+        def decode(self, batch: Any) -> int:
+            calls.append(batch)
+            return int(batch[0] == [9])
+
+    class IkLlama:
+        def __init__(self, file: str, **settings: Any) -> None:
+            self._context = Context()
+
+    package, inside = ModuleType("ik_llama_cpp"), ModuleType("ik_llama_cpp.llama")
+    package.IkLlama, package.llama = IkLlama, inside  # type: ignore[attr-defined]
+    inside.C = SimpleNamespace(llama_batch_free=lambda batch: None)  # type: ignore[attr-defined]
+    inside.make_batch_range = lambda ids, pos_start, logits_last: (ids, pos_start, logits_last)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ik_llama_cpp", package)
+    peer = ik_llama_cpp.IkLlamaCpp("ik_llama.cpp", tmp_path / "model.gguf", 90)
+    peer.read([1, 2, 3])
+    peer.step(4)
+    assert calls == ["clear", ([1, 2], 0, False), ([3], 2, True), ([4], 3, True)]
+    with pytest.raises(ValueError, match="gave up"):
+        peer.step(9)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--baselines", "hf-pld"], "hf, llama.cpp"),
+        (["--baselines", "hf-pld"], "hf, ik_llama.cpp"),
         (["--baselines", "llama.cpp"], "GGUF"),
+        (["--baselines", "ik_llama.cpp"], "GGUF"),
+        (["--prompts", "0"], "--prompts"),
         (["--views", "full"], "views"),
         (["--contexts", "0"], "--contexts"),
         (["--widths", "1,x"], "--widths"),
@@ -118,7 +156,8 @@ def test_a_step_of_llama_cpp_is_one_pass_behind_what_was_read(
 def test_mistakes_are_explained(
     folder: str, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "llama_cpp", ModuleType("llama_cpp"))
+    for name in ("llama_cpp", "ik_llama_cpp"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
     result = run("bench", "step", "-m", folder, *arguments)
     assert result.exit_code == 2 and says in result.output, result.output
 
