@@ -33,13 +33,15 @@ from specdec.offload.limits import kv_memory_of, weights_limits
 from specdec.offload.saved_prompt import SavedPrompt, save
 from specdec.sampling.foreign_names import LOADING, refuse
 from specdec.threads import Threads
+from specdec.vision.encoder_cache import EncoderCache
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 class Engine:
-    """A causal LM that generates losslessly, with any drafter. It holds no state of a request.
+    """A causal LM that generates losslessly, with any drafter. It holds no state of a request, but
+    for what its tower has made of images (`encoder_cache`).
 
     Make one with `Engine.from_pretrained`, or `Engine(model, tokenizer)` for a loaded transformers
     model; the model's attention is then ours, and on a CPU its linear layers are laid out for
@@ -67,6 +69,7 @@ class Engine:
         if processor is None and isinstance(tokenizer, ProcessorMixin):
             processor, tokenizer = tokenizer, None
         self.processor, self.no_processor = processor, ""
+        self.encoder_cache = EncoderCache()
         if tokenizer is None:
             tokenizer = getattr(processor, "tokenizer", None)
         self.tokenizer = tokenizer

@@ -33,6 +33,7 @@ from specdec.sampling import generation_fields, params
 from specdec.sampling.foreign_names import CALL, refuse
 from specdec.sampling.processors import AllowedTokens, Processor
 from specdec.threads import Threads
+from specdec.vision.encoder_cache import EncoderCache
 
 # Our own keywords of a call: everything that concerns drafting, under every spelling.
 OURS = {
@@ -104,7 +105,7 @@ def generate(
             others = {n: v for n, v in call.keywords.items() if not hasattr(config, n)}
             copies = config.num_return_sequences or 1
             inputs = model_inputs.read(model, input_ids, others, given, copies)
-            host = Host(model, borrow(model, stack), tokenizers[0])
+            host = Host(model, borrow(model, stack), tokenizers[0], EncoderCache())
             host.target.threads, size = threads, host.target.vocab_size
             keywords = {**ours, **_settings(config, input_ids, stopping_criteria, ours, size)}
             request = replace(

@@ -16,6 +16,7 @@ from specdec.model import support
 from specdec.model.probes import compare
 from specdec.model.target import Target
 from specdec.sampling.vocabulary import check_same_ids
+from specdec.vision.encoder_cache import EncoderCache
 
 # Draft models that were given by name, loaded once for each model that they draft for.
 _drafts: WeakKeyDictionary[PreTrainedModel, DraftModels] = WeakKeyDictionary()
@@ -27,6 +28,7 @@ class Host(NamedTuple):
     model: PreTrainedModel
     target: Target
     tokenizer: Any
+    encoder_cache: EncoderCache
     processor: Any = None
 
 

@@ -12,18 +12,25 @@ from specdec.decoding.chat_images import holds_images, processed_chat
 from specdec.errors import InvalidArgument
 from specdec.plain import plain
 from specdec.sampling.prompt import Prompt
+from specdec.vision.encoder_cache import EncoderCache
 from specdec.vision.inputs import reads_images
 from specdec.vision.reading import read_processed
 
 
 class ReadsImages(Protocol):
-    """A model and, if it has one, its processor. no_processor: why it has none, if known."""
+    """A model and, if it has one, its processor. no_processor: why it has none, if known.
+
+    encoder_cache: of what its tower has made of images.
+    """
 
     @property
     def model(self) -> PreTrainedModel: ...
 
     @property
     def processor(self) -> Any: ...
+
+    @property
+    def encoder_cache(self) -> EncoderCache: ...
 
 
 def with_images(prompt: Any, host: ReadsImages) -> Any:
@@ -33,7 +40,7 @@ def with_images(prompt: Any, host: ReadsImages) -> Any:
     Raises InvalidArgument for images that the model or its processor does not take.
     """
     if isinstance(prompt, Mapping) and "input_ids" in prompt:
-        return read_processed(prompt, host.model)
+        return read_processed(prompt, host.model, host.encoder_cache)
     if is_chat(prompt):
         return _chat(prompt, host, "prompt 0")
     if isinstance(prompt, (list, tuple)) and any(map(_may_hold, prompt)):
@@ -51,7 +58,7 @@ def _one(prompt: Any, host: ReadsImages, place: int) -> Any:
         return _chat(prompt, host, f"prompt {place}")
     if not isinstance(prompt, Mapping) or "input_ids" not in prompt:
         return prompt
-    read = read_processed(prompt, host.model)
+    read = read_processed(prompt, host.model, host.encoder_cache)
     if isinstance(read, list):
         if len(read) != 1:
             raise InvalidArgument(
@@ -80,7 +87,8 @@ def _chat(messages: Any, host: ReadsImages, name: str) -> Any:
             "Engine(model, processor=AutoProcessor.from_pretrained(...)), or give what a processor "
             "returns as the prompt"
         )
-    read = read_processed(processed_chat(messages, processor, name), host.model)
+    given = processed_chat(messages, processor, name)
+    read = read_processed(given, host.model, host.encoder_cache)
     if isinstance(read, list):
         return read[0]
     return Prompt(plain(read["input_ids"])[0])

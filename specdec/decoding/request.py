@@ -22,6 +22,7 @@ from specdec.registry import ACCEPTANCE
 from specdec.sampling.params import SamplingParams
 from specdec.sampling.processors import Processor
 from specdec.sampling.prompt import Prompt
+from specdec.vision.encoder_cache import EncoderCache
 
 
 class Host(Protocol):
@@ -38,6 +39,9 @@ class Host(Protocol):
 
     @property
     def processor(self) -> Any: ...
+
+    @property
+    def encoder_cache(self) -> EncoderCache: ...
 
 
 @dataclass(frozen=True)

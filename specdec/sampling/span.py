@@ -47,7 +47,7 @@ class Span:
             self._check(features, "deepstack")
         object.__setattr__(self, "deepstack", tuple(self.deepstack))
         if not self.digest:
-            object.__setattr__(self, "digest", _digest([self.read(), *self.deepstack]))
+            object.__setattr__(self, "digest", digest_of([self.read(), *self.deepstack]))
 
     def _check(self, x: Tensor, name: str) -> None:
         if x.dim() != 2 or not x.is_floating_point() or not len(x):
@@ -86,7 +86,7 @@ class Span:
         return made
 
 
-def _digest(tensors: Sequence[Tensor]) -> bytes:
+def digest_of(tensors: Sequence[Tensor]) -> bytes:
     """Of shapes, types and bytes."""
     known = blake2b(digest_size=16)
     for x in tensors:

@@ -17,14 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.model.text_part import decoder_of
+from specdec.sampling.span import digest_of
 from specdec.vision.inputs import OPTIONS, PIXELS
+from specdec.vision.units import GRIDS, units_of
 
 _SAMPLES = 32  # numbers of each weight of the tower
-_GRIDS = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
-_BESIDE = {  # what goes with each of the pixels' leading entries
-    "pixel_values": ("pixel_attention_mask", "image_sizes"),
-    "pixel_values_videos": ("image_sizes_videos", "second_per_grid_ts"),
-}
 
 
 class Digests:
@@ -41,7 +38,7 @@ class Digests:
         self._kinds = []
         for name in PIXELS:
             if given.get(name) is not None:
-                units = _units(name, given)
+                units = [unit.digest for unit in units_of(name, given)]
                 mine = places[name]
                 others = [x for other, x in places.items() if other != name][0]
                 if not bool(mine.any()) and len(given.keys() & set(PIXELS)) == 1:
@@ -72,32 +69,8 @@ def tower_digest(model: PreTrainedModel) -> bytes:
         if id(weight) not in text and weight.numel() and not weight.is_meta:
             step = max(1, weight.numel() // _SAMPLES)
             known.update(f"{name} {tuple(weight.shape)} ".encode())
-            known.update(_bytes(weight.detach().flatten()[::step]))
+            known.update(digest_of([weight.flatten()[::step]]))
     return known.digest()
-
-
-def _units(name: str, given: Mapping[str, Any]) -> list[bytes]:
-    """A digest of each image, tile or video, in the order in which the model reads them."""
-    pixels, grid = given[name], given.get(_GRIDS[name])
-    beside = [given[key] for key in _BESIDE[name] if given.get(key) is not None]
-    if grid is not None:
-        parts = pixels.split(grid.prod(-1).tolist())
-        return [_digest([x, *(y[i] for y in (grid, *beside))]) for i, x in enumerate(parts)]
-    if pixels.dim() == 5 and given.get("image_sizes") is None and name == "pixel_values":
-        # rows of images, filled up with empty ones
-        pixels = pixels.flatten(0, 1)
-        beside = [x.flatten(0, 1) for x in beside]
-        real = pixels.flatten(1).any(1)
-        pixels, beside = pixels[real], [x[real] for x in beside]
-    return [
-        _digest([_without_empty(x), *(y[i] for y in beside if len(y) == len(pixels))])
-        for i, x in enumerate(pixels)
-    ]
-
-
-def _without_empty(x: Tensor) -> Tensor:
-    """An image without the empty patches behind it, of which there may be more beside others."""
-    return x[x.flatten(1).any(1)] if x.dim() == 4 else x
 
 
 def _shares(
@@ -105,7 +78,7 @@ def _shares(
 ) -> list[range]:
     """Which image tokens each image may be the source of: all, where nothing tells them apart."""
     total, runs = int(places.sum()), _run_lengths(places)
-    grid = given.get(_GRIDS[name])
+    grid = given.get(GRIDS[name])
     counts: list[int] = []
     if grid is not None:
         merge = getattr(model.config.vision_config, "spatial_merge_size", 1)
@@ -132,16 +105,3 @@ def _run_lengths(places: Tensor) -> list[int]:
                 lengths.append(count)
                 count = 0
     return lengths
-
-
-def _digest(tensors: Sequence[Tensor]) -> bytes:
-    known = blake2b(digest_size=16)
-    for x in tensors:
-        known.update(f"{tuple(x.shape)} {x.dtype} ".encode())
-        known.update(_bytes(x))
-    return known.digest()
-
-
-def _bytes(x: Tensor) -> bytes:
-    made: bytes = x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    return made

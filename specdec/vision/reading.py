@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from specdec.errors import InvalidArgument
 from specdec.sampling.prompt import Prompt
+from specdec.vision.encoder_cache import EncoderCache
 from specdec.vision.inputs import (
     NAMES,
     OPTIONS,
@@ -25,12 +26,14 @@ from specdec.vision.spans import prompts_of
 from specdec.vision.witness import handed, handed_in
 
 
-def read_processed(given: Mapping[str, Any], model: PreTrainedModel) -> Any:
+def read_processed(
+    given: Mapping[str, Any], model: PreTrainedModel, cache: EncoderCache | None = None
+) -> Any:
     """What a processor returned: a list of `Prompt`s where it holds images, or one where its ids
     are of one dimension; else the same without what only says that all of it is text.
 
-    Raises InvalidArgument for a tensor that the model does not take, and with what the model has to
-    say of tensors that do not fit each other.
+    cache: of what the model's tower has made before. Raises InvalidArgument for a tensor that the
+    model does not take, and with what the model has to say of tensors that do not fit each other.
     """
     check(given, model)
     if not holds_images(given):
@@ -47,9 +50,8 @@ def read_processed(given: Mapping[str, Any], model: PreTrainedModel) -> Any:
         if name in inputs and inputs[name].dim() == 1:
             inputs[name] = inputs[name][None]
     _check_ids(inputs["input_ids"], model)
-    prompts = prompts_of(
-        model, inputs["input_ids"], inputs.get("attention_mask"), inputs, handed(model, inputs)
-    )
+    seen = handed(model, inputs, EncoderCache() if cache is None else cache)
+    prompts = prompts_of(model, inputs["input_ids"], inputs.get("attention_mask"), inputs, seen)
     return prompts if is_list else prompts[0]
 
 

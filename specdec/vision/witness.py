@@ -24,6 +24,7 @@ from specdec.model.prompt_inputs import DEEPSTACK
 from specdec.model.stock import bare_config
 from specdec.model.text_part import decoder_of
 from specdec.model.turns import turn_of
+from specdec.vision.encoder_cache import EncoderCache
 
 NAME = "specdec-witness"
 
@@ -73,8 +74,10 @@ class Handed:
         )  # fmt: skip
 
 
-def handed(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Handed:
+def handed(model: PreTrainedModel, inputs: Mapping[str, Any], cache: EncoderCache) -> Handed:
     """What `model.generate(**inputs)` would hand to the text part for its prompts.
+
+    cache: of what the tower has made before, and makes now.
 
     The model is as it was afterwards. Raises InvalidArgument with what the model itself has to say
     of inputs that do not fit, UnsupportedModel for what cannot be followed.
@@ -91,12 +94,12 @@ def handed(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Handed:
         with bare_config(model):
             generate(**inputs, max_new_tokens=1, custom_generate=loop)
 
-    return _seen(model, call)
+    return _seen(model, call, cache)
 
 
 def handed_in(model: PreTrainedModel, input_ids: Tensor, prepared: Mapping[str, Any]) -> Handed:
     """As `handed`, of what `model.generate` has prepared already for `input_ids[B, n]`."""
-    return _seen(model, lambda: _prefill(model, input_ids, dict(prepared)))
+    return _seen(model, lambda: _prefill(model, input_ids, dict(prepared)), EncoderCache())
 
 
 def _prefill(model: Any, input_ids: Tensor, kwargs: dict[str, Any]) -> NoReturn:
@@ -123,13 +126,13 @@ class _Arrived(Exception):
 
 
 @torch.inference_mode()
-def _seen(model: PreTrainedModel, call: Callable[[], Any]) -> Handed:
+def _seen(model: PreTrainedModel, call: Callable[[], Any], cache: EncoderCache) -> Handed:
     kind = type(model).__name__
 
     def arrive(_: Any, args: Any, kwargs: dict[str, Any]) -> NoReturn:
         raise _Arrived(args, kwargs)
 
-    with turn_of(model), _witnessed(model) as sees:
+    with turn_of(model), _witnessed(model) as sees, cache.within(model):
         hook = decoder_of(model).register_forward_pre_hook(arrive, with_kwargs=True)
         try:
             call()
