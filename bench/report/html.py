@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from specdec.bench.report.categories import category_table
 from specdec.bench.report.tables import acceptance_table, caption, notes, table
 
 _STYLE = """
@@ -36,8 +37,8 @@ def html(document: Mapping[str, Any], pictures: Sequence[Path]) -> str:
     if document["workloads"]:
         parts += [_table(table(document)), *(f"<p>{escape(line)}</p>" for line in notes(document))]
         parts += [_picture(path) for path in pictures]
-        acceptance = acceptance_table(document)
-        parts += ["<h2>Acceptance</h2>", _table(acceptance)] if len(acceptance) > 1 else []
+        more = [x for x in (acceptance_table(document), category_table(document)) if len(x) > 1]
+        parts += ["<h2>Acceptance</h2>", *map(_table, more)] if more else []
         parts += _choices(document)
     facts = {"machine": document["machine"], "settings": document["settings"]}
     parts.append(f"<h2>Where and how</h2><pre>{escape(json.dumps(facts, indent=1))}</pre></html>")

@@ -119,7 +119,12 @@ def speedup(row: Mapping[str, Any], name: str, over: str = PLAIN) -> float | Non
 
 def average(document: Mapping[str, Any], name: str, over: str) -> float | None:
     """Geometric mean of the speed-ups over all workloads whose text does not end in a loop."""
-    found = [speedup(row, name, over) for row in counted(document)]
+    return mean_speedup(counted(document), name, over)
+
+
+def mean_speedup(rows: Sequence[Mapping[str, Any]], name: str, over: str) -> float | None:
+    """Geometric mean of the speed-ups over some workloads."""
+    found = [speedup(row, name, over) for row in rows]
     known = [value for value in found if value]
     return geometric_mean(known) if known else None
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from specdec.bench.report.categories import category_table
 from specdec.bench.report.measurement import (
     average,
     base,
@@ -23,16 +24,20 @@ def markdown(document: Mapping[str, Any]) -> str:
     """The table, with what was measured where above it, and averages and the contract below."""
     if not document["workloads"]:
         return "\n".join(["Nothing was measured.", *notes(document)]) + "\n"
-    head, *rows = table(document)
-    lines = [caption(document), "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", *notes(document)]
-    acceptance = acceptance_table(document)
-    if len(acceptance) > 1:
-        head, *rows = acceptance
-        lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines = [caption(document), "", *_lines(table(document)), "", *notes(document)]
+    for more in (acceptance_table(document), category_table(document)):
+        if len(more) > 1:
+            lines += ["", *_lines(more)]
     return "\n".join(lines) + "\n"
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *others = rows
+    return [
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
+        *(f"| {' | '.join(row)} |" for row in others),
+    ]
 
 
 def table(document: Mapping[str, Any]) -> list[list[str]]:

@@ -178,6 +178,7 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 def _print(document: dict[str, Any], written: Sequence[Path]) -> None:
+    from specdec.bench.report.categories import category_table
     from specdec.bench.report.tables import acceptance_table, caption, notes, table
 
     out = console.out()
@@ -190,10 +191,10 @@ def _print(document: dict[str, Any], written: Sequence[Path]) -> None:
     _print_table(table(document))
     for line in notes(document):
         out.print(line, markup=False)
-    acceptance = acceptance_table(document)
-    if len(acceptance) > 1:
-        out.print()
-        _print_table(acceptance)
+    for more in (acceptance_table(document), category_table(document)):
+        if len(more) > 1:
+            out.print()
+            _print_table(more)
     if written:
         out.print("written: " + ", ".join(map(str, written)), style="dim", markup=False)
 

@@ -8,6 +8,8 @@ import pytest
 
 from specdec.bench import runner
 from specdec.bench.contestants import length, text_alone
+from specdec.bench.report.categories import category_table
+from specdec.bench.report.tables import markdown
 from specdec.bench.suites import workloads_of
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
@@ -61,6 +63,29 @@ def test_everyone_writes_the_text_of_plain_decoding_and_of_transformers(engine: 
             torch_model, workload.asked(engine), (), max_new_tokens=6, do_sample=False
         )
         assert row["token_ids"] == want
+
+
+def test_categories_are_summed_up(engine: Engine) -> None:
+    found = workloads_of("visual", engine.tokenizer, 512, limit=7)
+    plan = runner.Plan(found, repeats=1, temperatures=(0.0, 1.0), max_new_tokens=6)
+    document = runner.run(
+        engine, "tiny", "visual", plan, ["streaming"], [], {"budget": 60, "num_draft_tokens": 3}
+    )
+    head, row = category_table(document)
+    kinds = [f"{kind}, T={t}" for kind in CATEGORIES[:2] for t in (0, 1)]
+    assert head[1:5] == kinds and len(head) == 12 and head[-1] == "texts"
+    assert row[0] == "streaming" and row[-1] == "14/14 equal"
+    rows = [x for x in document["workloads"] if x["summary"] == "reading" and not x["temperature"]]
+    stats = [x["contestants"]["streaming"]["stats"] for x in rows]
+    assert len(stats) == 2
+    drafts = sum(x["num_draft_tokens"] for x in stats)
+    kept = sum(x["num_accepted_draft_tokens"] for x in stats)
+    passes = sum(x["num_spec_steps"] for x in stats)
+    assert row[1].startswith(f"{kept / drafts:.2f} ({12 / passes:.2f}), ")
+    text = markdown(document)
+    assert f"| {' | '.join(row)} |" in text and f"| {' | '.join(head)} |" in text
+    document["workloads"] = document["workloads"][:1]
+    assert not category_table(document)
 
 
 def test_who_takes_no_images_says_so(engine: Engine) -> None:
