@@ -76,30 +76,37 @@ class AutoDrafter(Drafter):
         return self._controller
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
-        self.started = self._clock()
-        self.keys = sum(len(row.tokens) for row in rows)
+        self.started, self.part, is_told = self._clock(), None, False
         limits = [min(limit, self.limit) for limit in limits]
-        offers = {}
         for part in self.parts:
             if part.traits.instant:
                 part.trees = part.drafter.propose(rows, limits)
-            for offer in self._offers(part, rows, max(limits)):
-                offers[offer.name] = part, offer
-        self.plan = self.controller.choose(
-            len(rows), self.keys, [offer for _, offer in offers.values()]
-        )
-        self.part = None
-        trees = [TokenTree.root(row.tokens[-1]) for row in rows]
+                is_told = is_told or any(len(tree) > 1 for tree in part.trees)
+        controller, trees = self.controller, [TokenTree.root(row.tokens[-1]) for row in rows]
+        rests = controller.rests()
+        if rests and not is_told and (again := controller.again(len(rows))) is not None:
+            self.plan = again
+            return trees
+        self.keys = sum(len(row.tokens) for row in rows)
+        offers = {
+            offer.name: (part, offer)
+            for part in self.parts
+            if part.traits.instant or not rests
+            for offer in self._offers(part, rows, max(limits))
+        }
+        self.plan = controller.choose(len(rows), self.keys, [offer for _, offer in offers.values()])
         if self.plan.name in offers:
             self.part, offer = offers[self.plan.name]
             trees = self._draft(self.part, offer, self.plan, rows, limits)
-        self.drafted = self._clock()
+            self.drafted = self._clock()
         return trees
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
     ) -> None:
-        verified = self._clock()
+        seconds, draft_s = self._clock() - self.started, 0.0
+        if self.part is not None:
+            draft_s = self.drafted - self.started
         for part in self.parts:
             if part.traits.instant:
                 for tree, verdict in zip(part.trees, verdicts, strict=True):
@@ -107,12 +114,10 @@ class AutoDrafter(Drafter):
             if part.traits.instant or part is self.part:
                 part.drafter.observe(rows, trees, verdicts)
         outcomes = [
-            (max(tree.depths()), verdict.num_accepted, len(verdict.tokens))
+            (0 if len(tree) == 1 else max(tree.depths()), verdict.num_accepted, len(verdict.tokens))
             for tree, verdict in zip(trees, verdicts, strict=True)
         ]
-        self.controller.learn(
-            self.plan, self.keys, self.drafted - self.started, verified - self.started, outcomes
-        )
+        self.controller.learn(self.plan, self.keys, draft_s, seconds, outcomes)
 
     def explain(self) -> list[str]:
         """What was chosen in which rounds, and why."""

@@ -20,7 +20,6 @@ from specdec.method import DrafterMethod
 from specdec.sampling.prompt import MARK
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
-from specdec.sampling.verify import Verdict
 
 MAX_DEPTH = 60  # of a draft whose length is ours to choose; with its root it fits 64 nodes
 MAX_NODES = 63
@@ -34,10 +33,27 @@ NOVELTY_LIMIT = 3.0  # how far: a few right guesses must wake a drafter that wen
 
 @dataclass
 class _Text:
-    """One row: the index of its final tokens, and how little the row repeats itself."""
+    """One row: the index of its final tokens, and how little the row repeats itself.
+
+    start: how many tokens it had when we met it; what came before teaches nothing.
+    """
 
     index: SuffixAutomaton
+    start: int
     novelty: float = 0.0
+
+    def take_up(self, tokens: Sequence[int], min_ngram: int) -> None:
+        """Learn from tokens that have become final, and index them."""
+        index, before = self.index, max(0, self.start - len(self.index))
+        index.extend(tokens[:before])
+        for token in tokens[before:]:
+            match = index.match()
+            if match.length >= min_ngram:
+                known, different, came = index.foretold(match, token)
+                surprise = known / (known + self.escape(match) * different) - came
+                novelty = self.novelty + NOVELTY_RATE * surprise
+                self.novelty = max(-NOVELTY_LIMIT, min(NOVELTY_LIMIT, novelty))
+            index.append(token)
 
     def escape(self, match: Match) -> float:
         """The weight of an unseen continuation against one sight of a seen one, per seen token.
@@ -90,7 +106,7 @@ class NGramDrafter(Drafter):
         if verifier is not None and not any(row.sampler.draws for row in rows):
             self.costs = verifier.costs
         for row in rows:
-            self._text(row, len(row.tokens))
+            self._text(row)
 
     def leave(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -100,40 +116,26 @@ class NGramDrafter(Drafter):
         """Trees of `Law.POINT` nodes with their chances; bare roots where no draft would pay."""
         trees, sizes = [], self._sizes_for(rows) if self._adaptive and rows else None
         for row, limit in zip(rows, limits, strict=True):
-            text, match = self._text(row, len(row.tokens))
+            text, match = self._text(row)
             trees.append(self._grow(text, match, row.tokens[-1], min(limit, self._depth), sizes))
         if sizes is None or all(len(tree) == 1 for tree in trees):
             return trees
         size = sizes.best([list(tree.chances.values()) for tree in trees])
         return [tree.cropped(1 + size, self._depth) for tree in trees]
 
-    def observe(
-        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
-    ) -> None:
-        """Learn from the emitted tokens how far the rows' continuations can be trusted."""
-        for row, verdict in zip(rows, verdicts, strict=True):
-            text, match = self._text(row, len(row.tokens) - len(verdict.tokens))
-            for token in verdict.tokens:
-                if match.length >= self._options.min_ngram:
-                    seen = text.index.continuations(match)
-                    known = sum(c.times for c in seen)
-                    expected = known / (known + text.escape(match) * len(seen))
-                    surprise = expected - any(c.token == token for c in seen)
-                    novelty = text.novelty + NOVELTY_RATE * surprise
-                    text.novelty = max(-NOVELTY_LIMIT, min(NOVELTY_LIMIT, novelty))
-                match = text.index.step(match, token)
-
-    def _text(self, row: Row, end: int) -> tuple[_Text, Match]:
-        """The row's text, indexed as far as it is final, and the match of its tokens up to `end`.
+    def _text(self, row: Row) -> tuple[_Text, Match]:
+        """The row's text, indexed as far as it is final, and the match of its last tokens.
 
         Tokens that can be taken back are matched but not indexed, so nothing is left of them.
         """
         text = self._texts.get(row.index)
         if text is None:
-            text = self._texts[row.index] = _Text(SuffixAutomaton(self._options.max_ngram))
-        index = text.index
-        index.extend(row.keys(len(index), min(row.num_final, end)))
-        return text, index.match(row.keys(len(index), end))
+            index = SuffixAutomaton(self._options.max_ngram)
+            text = self._texts[row.index] = _Text(index, len(row.tokens))
+        known = len(text.index)
+        if known < row.num_final:
+            text.take_up(row.keys(known, row.num_final), self._options.min_ngram)
+        return text, text.index.match(row.keys(row.num_final))
 
     def _sizes_for(self, rows: Sequence[Row]) -> Sizes:
         """What passes of these rows cost; worked out now and then, since it takes its time too."""
@@ -151,6 +153,8 @@ class NGramDrafter(Drafter):
         sizes: where the size is ours to choose, how far it can pay to go on.
         """
         tree = TokenTree.root(root)
+        if match.length < self._options.min_ngram:
+            return tree
         tokens = 1.0  # expected of a round with the tree so far
         room = [self._width] * max_depth  # nodes that each level can still take
         order = count()

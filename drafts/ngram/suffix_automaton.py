@@ -148,6 +148,12 @@ class SuffixAutomaton:
             length = self._length[state]
         return Match(state, length)
 
+    def foretold(self, match: Match, token: int) -> tuple[int, int, bool]:
+        """How often anything followed `match`, how many different tokens did, and whether `token`
+        was one of them."""
+        after = self._next[match.state]
+        return sum(map(self._count.__getitem__, after.values())), len(after), token in after
+
     def continuations(self, match: Match) -> list[Continuation]:
         """The tokens that followed `match`, in no order: compare them to rank them."""
         count, end = self._count, self._end

@@ -63,7 +63,7 @@ class Acceptance:
             self.reached[place] += 1.0
             self.accepted[place] += place < accepted
 
-    def fade(self, memory: float = IDLE) -> None:
+    def fade(self, memory: float) -> None:
         """Let what was seen count for less, in place."""
         self.reached = [n * memory for n in self.reached]
         self.accepted = [n * memory for n in self.accepted]
@@ -88,6 +88,8 @@ class Trust:
 
     def note(self, tree: TokenTree, tokens: Sequence[int]) -> None:
         """Learn from the `tokens` that were emitted where `tree` was proposed, in place."""
+        if not tree.chances:
+            return
         children, node, above = tree.children(), 0, 1.0
         for token in tokens:
             below = [child for child in children[node] if child in tree.chances]

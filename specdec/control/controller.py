@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import NamedTuple
 
-from specdec.control.acceptance import PRIOR, Acceptance
+from specdec.control.acceptance import IDLE, PRIOR, Acceptance
 from specdec.control.costs import PassCosts
 from specdec.control.sizes import MARGIN, Sizes
 
 PLAIN = "plain"
 MOST = 63  # draft nodes of a row, at most
 STEADY = 4  # rounds for which costs of passes are taken to be what they were
+LONGEST_REST = 16  # rounds in which drafters of no use now are not asked: doubled at each answer
 HORIZON = 32  # rounds over which reading what a drafter missed is expected to pay back
 PROBE_SHARE = 0.007  # of the time may be lost on probes
 READ_SHARE = 0.01  # of the time may be spent on catching up with the text for a probe
@@ -76,8 +78,7 @@ class Plan:
         return self.tokens / self.seconds
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What was chosen in a round, what the best draft promised over plain, and what came of it."""
 
     plan: Plan
@@ -105,10 +106,14 @@ class Controller:
     # Of each: the round after its last one, and the seconds that had passed by then.
     _tried: dict[str, tuple[int, float]] = field(default_factory=dict)
     _wait: dict[str, int] = field(default_factory=dict)
+    _faded: dict[str, int] = field(default_factory=dict)  # the round up to which estimates are
     _best: Plan | None = None
     _promised: float = 0.0
     _sizes: Sizes | None = None
-    _age: int = 0
+    _sized: int = 0  # in which round
+    _plain: Plan | None = None
+    _rest: int = 1  # for how many rounds the last answers of drafters that run a model stand
+    _left: int = 0  # of those to come
 
     def choose(self, rows: int, keys: int, offers: Sequence[Offer]) -> Plan:
         """The plan for a round of `rows` texts with `keys` tokens in all, given what is offered."""
@@ -119,10 +124,14 @@ class Controller:
         plans = [self._plan(offer, rows, keys, plain, passes) for offer in offers]
         plans = [plan for plan in plans if plan.nodes > rows]
         best = max(plans, key=lambda plan: plan.rate, default=plain)
-        self._promised = best.speedup
+        self._promised, self._plain = best.speedup, plain
         if best.rate < MARGIN * plain.rate:
             best = plain
         self._best = plan = best
+        if self._left < 0:  # all were asked
+            could_pay = any(p.depth and p.rate >= MARGIN * plain.rate for p in plans)
+            self._rest = 1 if could_pay else min(2 * self._rest, LONGEST_REST)
+            self._left = self._rest - 1
         probes = [p for p in [*plans, plain] if self._may_probe(p, best, rows)]
         if probes:
             plan = replace(max(probes, key=lambda p: p.rate), is_probe=True)
@@ -131,6 +140,22 @@ class Controller:
             self._wait[plan.name] = FIRST_WAIT
         self._tried[plan.name] = len(self.history) + 1, self.elapsed
         return plan
+
+    def rests(self) -> bool:
+        """Whether no drafter that runs a model need be offered in this round: none of them could
+        pay when they were last. They are asked ever more seldom, since asking takes its time, too.
+        """
+        self._left -= 1
+        return self._left >= 0
+
+    def again(self, rows: int) -> Plan | None:
+        """The plain step of the last choice, in a round in which nothing is offered; None where
+        that was of another number of rows."""
+        plain = self._plain
+        if plain is None or plain.nodes != rows:
+            return None
+        self._best = plain
+        return plain
 
     def learn(
         self,
@@ -151,11 +176,9 @@ class Controller:
         self.credit += PROBE_SHARE * seconds
         if plan.is_probe:
             self.credit -= max(0.0, seconds - emitted / self._best.rate)
-        for name, estimate in self.acceptance.items():
-            if name != plan.name:
-                estimate.fade()
         if not plan.depth:
             return
+        self._faded[plan.name] = len(self.history)
         deepest = max(depth for depth, _, _ in outcomes)
         self.costs.draft_cost(plan.key, keys, 0.0).note(deepest, plan.missed, draft_s)
         for depth, accepted, _ in outcomes:
@@ -165,8 +188,12 @@ class Controller:
 
     def estimate(self, name: str) -> Acceptance:
         """The live acceptance of a drafter, which starts from what it was in earlier calls."""
+        rounds = len(self.history)
         if name not in self.acceptance:
             self.acceptance[name] = Acceptance(self.costs.acceptance.get(name, PRIOR))
+        elif idle := max(0, rounds - self._faded[name]):
+            self.acceptance[name].fade(IDLE**idle)
+        self._faded[name] = rounds
         return self.acceptance[name]
 
     def explain(self) -> list[str]:
@@ -225,9 +252,9 @@ class Controller:
 
     def _passes(self, rows: int, keys: int) -> list[float]:
         """Seconds of passes with 0, 1, 2 ... draft nodes a row; worked out every few rounds."""
-        if self._sizes is None or self._sizes.rows != rows or self._age >= STEADY:
-            self._sizes, self._age = Sizes.of(self.costs, rows, keys, MOST), 0
-        self._age += 1
+        now = len(self.history)
+        if self._sizes is None or self._sizes.rows != rows or now - self._sized >= STEADY:
+            self._sizes, self._sized = Sizes.of(self.costs, rows, keys, MOST), now
         return self._sizes.seconds
 
     def _may_probe(self, plan: Plan, best: Plan, rows: int) -> bool:

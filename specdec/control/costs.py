@@ -17,9 +17,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 log = logging.getLogger("specdec")
 
 RATE = 0.2  # how fast live measurements replace the table: two thirds of a change in five passes
@@ -90,21 +87,33 @@ class PassCosts:
         return self.curve([nodes], keys)[0]
 
     def curve(self, nodes: Sequence[int], keys: int) -> list[float]:
-        """`seconds` for several sizes at once."""
-        table, wanted = self.table or UNMEASURED, np.asarray(nodes, dtype=np.float64)
+        """`seconds` for several sizes at once, in rising order."""
+        return [
+            cost * math.exp(_between(self.drift, math.log2(n)))
+            for n, cost in zip(nodes, self._measured(nodes, keys), strict=True)
+        ]
+
+    def _measured(self, nodes: Sequence[int], keys: int) -> list[float]:
+        """What passes took when they were measured on purpose."""
+        table = self.table or UNMEASURED
         known = sorted(table)
         place = min(max(bisect_left(known, keys), 1), max(len(known) - 1, 1))
         low, high = known[place - 1], known[min(place, len(known) - 1)]
-        costs = _line(table[low], wanted)
-        if high > low:
-            share, cheap, dear = (keys - low) / (high - low), costs, _line(table[high], wanted)
-            costs = cheap + share * (dear - cheap)
-            if share < 0:  # beyond what was measured, no further than noise can be trusted
-                costs = np.maximum(costs, 0.5 * cheap)
-            elif share > 1:
-                costs = np.minimum(np.maximum(costs, dear), dear * keys / high)
-        drift = np.interp(np.log2(wanted), range(OCTAVES), self.drift)
-        return [float(cost) for cost in costs * np.exp(drift)]
+        costs = _line(table[low], nodes)
+        if high == low:
+            return costs
+        share, pairs = (
+            (keys - low) / (high - low),
+            zip(costs, _line(table[high], nodes), strict=True),
+        )
+        if share < 0:  # beyond what was measured, no further than noise can be trusted
+            return [max(cheap + share * (dear - cheap), 0.5 * cheap) for cheap, dear in pairs]
+        if share <= 1:
+            return [cheap + share * (dear - cheap) for cheap, dear in pairs]
+        most = keys / high
+        return [
+            min(max(cheap + share * (dear - cheap), dear), dear * most) for cheap, dear in pairs
+        ]
 
     def note(self, nodes: int, keys: int, seconds: float) -> float:
         """Learn from a pass that took place, in place; before anything was measured, nothing.
@@ -113,10 +122,9 @@ class PassCosts:
         """
         if not self.table:
             return 1.0
-        slower = math.log(max(seconds, 1e-9) / self.seconds(nodes, keys))
-        surprise = max(-SPIKE, min(SPIKE, slower))
         where = math.log2(nodes)
-        slower += float(np.interp(where, range(OCTAVES), self.drift))
+        slower = math.log(max(seconds, 1e-9) / self._measured([nodes], keys)[0])
+        surprise = max(-SPIKE, min(SPIKE, slower - _between(self.drift, where)))
         for octave in range(OCTAVES):
             near = max(0.0, 1.0 - abs(octave - where) / REACH)
             self.drift[octave] += RATE * surprise * (0.5 + 0.5 * near)
@@ -154,7 +162,7 @@ class PassCosts:
             return
         with _lock:
             self.table = {
-                keys: dict(zip(row, self.curve(list(row), keys), strict=True))
+                keys: dict(zip(sorted(row), self.curve(sorted(row), keys), strict=True))
                 for keys, row in self.table.items()
             }
             self.drift = [0.0] * OCTAVES
@@ -178,15 +186,28 @@ class PassCosts:
                 unfinished.unlink()
 
 
-def _line(points: dict[int, float], xs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Straight lines through measured points, and on past the last one with a slope >= 0."""
+def _line(points: dict[int, float], xs: Sequence[int]) -> list[float]:
+    """At rising xs, straight lines through measured points, and on past the last one with a slope
+    >= 0."""
     known = sorted(points)
-    costs = [points[x] for x in known]
-    line = np.interp(xs, known, costs)
-    if len(known) > 1:
-        slope = max(0.0, (costs[-1] - costs[-2]) / (known[-1] - known[-2]))
-        line = line + slope * np.maximum(xs - known[-1], 0.0)
+    place, line = 0, []
+    for x in xs:
+        while place < len(known) and known[place] < x:
+            place += 1
+        if place == 0 or len(known) == 1:
+            line.append(points[known[0]])
+            continue
+        right = known[min(place, len(known) - 1)]
+        left = known[min(place, len(known) - 1) - 1]
+        slope = (points[right] - points[left]) / (right - left)
+        line.append(points[right] + (x - right) * (slope if x <= right else max(0.0, slope)))
     return line
+
+
+def _between(values: Sequence[float], x: float) -> float:
+    """Straight lines through `values` at 0, 1, 2 ..., and no further."""
+    place = min(max(int(x), 0), len(values) - 2)
+    return values[place] + min(max(x - place, 0.0), 1.0) * (values[place + 1] - values[place])
 
 
 def open_costs(folder: Path, about: dict[str, Any]) -> PassCosts:
@@ -199,6 +220,8 @@ def open_costs(folder: Path, about: dict[str, Any]) -> PassCosts:
 def _open(file: Path) -> PassCosts:
     try:
         document = json.loads(file.read_text("utf-8"))
+        if any(not s > 0 for row in document["passes"].values() for s in row.values()):
+            raise ValueError("a pass takes time")
         return PassCosts(
             {
                 int(k): {int(n): float(s) for n, s in v.items()}

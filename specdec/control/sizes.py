@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from functools import cached_property
 
 from specdec.control.costs import PassCosts
 
@@ -23,16 +23,27 @@ class Sizes:
     rows: int
     keys: int
     seconds: list[float]
-    slopes: list[float]
 
     @classmethod
     def of(cls, costs: PassCosts, rows: int, keys: int, most: int) -> Sizes:
         """For up to `most` draft nodes a row."""
-        seconds = np.array(costs.curve([rows * n for n in range(1, most + 2)], keys))
-        steps = np.arange(most + 1) - np.arange(most + 1)[:, None]
-        rises = seconds - seconds[:, None]
-        slopes = np.where(steps > 0, rises / np.maximum(steps, 1), np.inf).min(axis=1)
-        return cls(rows, keys, seconds.tolist(), slopes.tolist())
+        return cls(rows, keys, costs.curve([rows * n for n in range(1, most + 2)], keys))
+
+    @cached_property
+    def slopes(self) -> list[float]:
+        """The lower hull of `seconds` knows them: seen from an entry, the flattest way up leads to
+        its next corner."""
+        slopes, corners = [math.inf], [len(self.seconds) - 1]
+        for n in range(len(self.seconds) - 2, -1, -1):
+
+            def rise(to: int, n: int = n) -> float:
+                return (self.seconds[to] - self.seconds[n]) / (to - n)
+
+            while len(corners) > 1 and rise(corners[-2]) <= rise(corners[-1]):
+                corners.pop()
+            slopes.append(rise(corners[-1]))
+            corners.append(n)
+        return slopes[::-1]
 
     def can_pay(self, nodes: int, tokens: float, chance: float) -> bool:
         """Whether more nodes of at most this chance can raise a row's tokens per second.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.decoding.drafter import Drafter
+from specdec.decoding.drafter import Drafter, Reach
 from specdec.decoding.stats import Stats
 from specdec.errors import InvalidArgument
 from specdec.forward.view_reads import ReadStats
@@ -30,6 +30,7 @@ class Asking(Drafter):
         self._read: dict[int, int] = {}  # leading tokens of each row that are known to have a row
         self._met: set[int] = set()
         self._asked: set[int] = set()  # in this round
+        self._takes_all = self.reach == Reach()  # of those that it has met
 
     def takes(self, row: Row) -> bool:
         """Whether the drafter can be asked about the row as it stands."""
@@ -61,19 +62,11 @@ class Asking(Drafter):
         return [_ended(tree, row.ends) for row, tree in zip(rows, trees, strict=True)]
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
-        trees: dict[int, TokenTree] = {}
-        depths = dict(zip((row.index for row in rows), limits, strict=True))
-        mine = []
-        for row in rows:
-            reason = self._reason_against(row)
-            if reason is None:
-                mine.append(row)
-                depths[row.index] = self.reach.limit(row, depths[row.index])
-            else:
-                row.unasked[f"{self.name}: {reason}"] += 1
         self._asked = set()
-        for group in self.reach.rotation.together(mine, [row.span for row in mine]):
-            trees |= self._proposed(group, depths)
+        if self._takes_all and all(row.index in self._met for row in rows):
+            trees = self._proposed(rows, limits)
+        else:
+            trees = self._of_those_it_takes(rows, limits)
         return [trees.get(row.index) or TokenTree.root(row.tokens[-1]) for row in rows]
 
     def observe(
@@ -95,21 +88,43 @@ class Asking(Drafter):
     def explain(self) -> list[str]:
         return self.drafter.explain()
 
-    def _proposed(self, rows: list[Row], depths: dict[int, int]) -> dict[int, TokenTree]:
+    def _of_those_it_takes(
+        self, rows: Sequence[Row], limits: Sequence[int]
+    ) -> dict[int, TokenTree]:
+        """The drafter's trees, of rows that it can be asked about together."""
+        trees: dict[int, TokenTree] = {}
+        depths, mine = {}, []
+        for row, limit in zip(rows, limits, strict=True):
+            reason = self._reason_against(row)
+            if reason is None:
+                mine.append(row)
+                depths[row.index] = self.reach.limit(row, limit)
+            else:
+                row.unasked[f"{self.name}: {reason}"] += 1
+        for group in self.reach.rotation.together(mine, [row.span for row in mine]):
+            trees |= self._proposed(group, [depths[row.index] for row in group])
+        return trees
+
+    def _proposed(self, rows: Sequence[Row], limits: Sequence[int]) -> dict[int, TokenTree]:
         """The drafter's trees, without rows for which a processor could not be asked."""
         while rows:
             try:
-                trees = self.drafter.propose(rows, [depths[row.index] for row in rows])
+                trees = self.drafter.propose(rows, limits)
             except LawUnknown as unknown:
-                left = [row for row in rows if row.index != unknown.row.index]
+                left = [
+                    (row, limit)
+                    for row, limit in zip(rows, limits, strict=True)
+                    if row.index != unknown.row.index
+                ]
                 if len(left) == len(rows):
                     raise
                 unknown.row.unasked[f"{self.name}: {unknown}"] += 1
-                rows = left
+                rows, limits = [row for row, _ in left], [limit for _, limit in left]
                 continue
             self._asked |= {row.index for row in rows}
             return {
-                row.index: _ended(tree, row.ends) for row, tree in zip(rows, trees, strict=True)
+                row.index: tree if len(tree) == 1 else _ended(tree, row.ends)
+                for row, tree in zip(rows, trees, strict=True)
             }
         return {}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdec.control.acceptance import Acceptance, Trust
+from specdec.control.acceptance import IDLE, Acceptance, Trust
 from specdec.control.calibration import settled
 from specdec.control.costs import DraftCost, PassCosts, _open, open_costs
 from specdec.control.sizes import Sizes
@@ -71,7 +71,7 @@ def test_acceptance_learns_fast_and_forgets():
         estimate.note(1, 0)
     assert estimate.chance(1) < 0.25
     for _ in range(200):
-        estimate.fade()
+        estimate.fade(IDLE)
     assert 0.3 < estimate.chance(1) < 0.9  # an old failure is no reason for ever
 
 
@@ -142,7 +142,7 @@ def test_a_cold_start_is_forgotten():
 def test_costs_are_kept(tmp_path):
     about = {"model": "x", "threads": 2}
     costs = open_costs(tmp_path, about)
-    costs.table[KEYS] = {1: 1.0, 8: 2.0}
+    costs.table[KEYS] = {8: 2.0, 1: 1.0}  # as they were measured, in no order
     costs.draft_cost("model", KEYS, 0.1).note(2, 0, 0.6)
     costs.acceptance["model"] = 0.4
     for _ in range(50):
@@ -156,13 +156,17 @@ def test_costs_are_kept(tmp_path):
     assert (
         again.seconds(1, KEYS) == pytest.approx(costs.seconds(1, KEYS)) == pytest.approx(1.5, 0.01)
     )
+    assert again.seconds(8, KEYS) == pytest.approx(costs.seconds(8, KEYS))
     assert again.acceptance == {"model": 0.4}
     assert again.draft_cost("model", 4 * KEYS, 9.0).per_token == pytest.approx(0.3)
     assert again.measured_near(KEYS + 200) and not again.measured_near(5 * KEYS)
     assert [file.suffix for file in tmp_path.iterdir()] == [".json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"passes": {"a": {}}}', '{"passes": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"passes": {"a": {}}}', '{"passes": 3}', '{"passes": {"9": {"1": -1.0}}}'],
+)
 def test_a_damaged_file_is_measured_anew(tmp_path, text):
     costs = open_costs(tmp_path, {})
     costs.file.write_text(text)

@@ -22,6 +22,9 @@ ARCHITECTURES = ["llama", "gemma3", "gpt-oss"]
 class Whim(Controller):
     """Chooses at random among all that is offered, and how much of it."""
 
+    def rests(self):
+        return False
+
     def choose(self, rows, keys, offers):
         plain = super().choose(rows, keys, [])
         self.whims = getattr(self, "whims", None) or random.Random(5)

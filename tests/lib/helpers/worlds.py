@@ -68,8 +68,15 @@ class World:
         place = seconds = 0.0
         used = {d.name: 0 for d in self.drafters}
         while place < tokens:
-            offers = [self.offer(controller, d, place - used[d.name], place) for d in self.drafters]
-            plan = controller.choose(1, KEYS, offers)
+            rests = controller.rests()
+            offers = [
+                self.offer(controller, d, place - used[d.name], place)
+                for d in self.drafters
+                if d.instant or not rests
+            ]
+            is_told = any(offer.nodes for offer in offers)
+            again = controller.again(1) if rests and not is_told else None
+            plan = again or controller.choose(1, KEYS, offers)
             drafter = next((d for d in self.drafters if d.name == plan.name), None)
             drafted = plan.depth or plan.nodes - 1
             draft = 0.0
