@@ -72,7 +72,7 @@ def compiling_line() -> Iterator[None]:
         return
     from specdec.kernels.cpu.compile_events import on_first_compile
 
-    title = "Compiling kernels for this processor, once (about a minute)"
+    title = "Compiling kernels for this processor, once (about half a minute)"
     with ExitStack() as shown:
 
         def show() -> None:

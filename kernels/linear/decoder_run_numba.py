@@ -6,6 +6,7 @@ layers is entered once, and its kernels are called by their addresses.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from specdec.kernels.cpu.array_pointers import (
     rebind,
 )
 from specdec.kernels.cpu.function_pointers import address_of, call_pointer
-from specdec.kernels.cpu.jit import SERIAL, njit, num_threads, tile_height
+from specdec.kernels.cpu.jit import SERIAL, inner, njit, num_threads, tile_height
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.cpu.simd_types import LANES
 from specdec.kernels.linear.decoder_block_numba import make_inputs, make_output
@@ -81,6 +82,7 @@ def decoder_run(
     """See `specdec.kernels.linear.decoder_run`."""
     batch, nodes, hidden = x.shape
     rows = batch * nodes
+    threads = num_threads()  # and start them: what is compiled below is linked with them
     layers, output = _layers(run), run.blocks[0][1]
     in_shape = layers.inputs[-1]
     _, heads, kv_heads, dim = in_shape
@@ -92,7 +94,7 @@ def decoder_run(
     out_shape = hidden, heads, dim, output.gate.weight.outputs
     if height not in layers.calls:
         layers.calls[height] = _calls(run, height)
-    settings = np.float32(scale), np.float32(softcap or 0.0), NO_SINKS, num_threads(), width
+    settings = np.float32(scale), np.float32(softcap or 0.0), NO_SINKS, threads, width
     out = _run(
         x.numpy().reshape(-1),
         (batch, nodes),
@@ -112,7 +114,7 @@ def decoder_run(
         pointers_of_arrays([read.pages for read in reads]).reshape(-1),
         _asked(pending, indices),
         (*settings, part_at(width)),
-        layers.kernels,
+        (*layers.kernels, 0 if all(x is None for x in pending) else _chooser()),
     )
     return torch.from_numpy(out.reshape(x.shape))
 
@@ -155,8 +157,7 @@ def _calls(run: Run, height: int) -> NDArray[np.int64]:
 
 
 def _kernels(run: Run) -> tuple[int, ...]:
-    """Addresses of `make_inputs`, `attention`, `make_output` and `choose_by_index` for such
-    layers."""
+    """Addresses of `make_inputs`, `attention` and `make_output` for such layers."""
     inputs, output = run.blocks[0]
     some, zero, none = _NOTHING, np.float32(0), np.empty(0, np.int64)
     *weights, shape = input_weights(inputs)
@@ -169,11 +170,22 @@ def _kernels(run: Run) -> tuple[int, ...]:
         address_of(make_inputs, some, 0, 0, *weights, some, some, shape, height, calls[0]),
         address_of(attention, some, levels, (0,) * 5, *fields, zero, zero, some, 0, width, 0),
         address_of(make_output, *given),
-        address_of(
-            choose_by_index, np.empty((0, 0, 0), np.float32), some, 0, 0, zero,
-            (False, False, 0, False, 0, 0), np.empty((0, 0), np.int64),
-        ),
+    )
+
+
+@functools.cache
+def _chooser() -> int:
+    """The address of `choose_by_index`, which is compiled when the first layer asks for it."""
+    zero, how = np.float32(0), (False, False, 0, False, 0, 0)
+    return address_of(
+        choose_by_index, np.empty((0, 0, 0), np.float32), _NOTHING, 0, 0, zero, how,
+        np.empty((0, 0), np.int64),
     )  # fmt: skip
+
+
+@inner
+def _as_chooser(q, index, stride, pages, scale, how, out):
+    """Says how `choose_by_index` is called by its address; to name that would compile it."""
 
 
 @njit(**SERIAL)
@@ -187,7 +199,8 @@ def _run(
     all are, `split` of the inputs first. shapes, height: of `make_inputs` and `make_output`; calls:
     of `_calls`. levels: `[layers, levels, 4]`, see `pointers_of_levels`. staging: fields of
     `Staging`. pages: those of the first layer, those of all are at `page_pointers`; asked: of
-    `_asked`. settings, kernels: the last arguments of `attention`, addresses.
+    `_asked`. settings, kernels: the last arguments of `attention`, addresses
+    (that of `choose_by_index` the last, 0 where no layer asks).
     """
     batch, nodes = sizes
     n = batch * nodes
@@ -211,7 +224,7 @@ def _run(
             index = floats_at(asked[0][i, 0], (kv_heads - 1) * stride + count * width)
             queries = q.reshape((kv_heads, heads // kv_heads * nodes, dim))
             chooser = (queries, index, stride, count, settings[0], asked[2], pages_here[0])
-            call_pointer(choose_by_index, kernels[3], chooser)
+            call_pointer(_as_chooser, kernels[3], chooser)
         given_here = (
             q, levels[i], shape, reads, members, anc, bounds, pages_here, page_size, biases,
         ) + settings  # fmt: skip
