@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 class LiveVLM(PageBudget):
     """All text is read, as far as the budget goes; see `importances.covered_sights` for images.
 
-    The paper compresses a stream as it comes, which saves memory; here all is kept for
-    verification, and what it would have kept is found at the prompt. Recent frames, which it keeps
-    whole, are `recent`. Of a text without images it reads what its end looks at.
+    A stream is compressed frame by frame, whether its frames come in one message, in several, or in
+    turns of a conversation; what was dropped is no more a candidate. All is kept for verification
+    alone, so this saves reading, not memory. Recent frames, which the paper keeps whole, are
+    `recent`. Of a text without images it reads what its end looks at.
     """
 
     paper = "2505.15269"

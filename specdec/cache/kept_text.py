@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,18 +28,42 @@ def write_text(store: KVStore, sequence: int, layers: int, count: int, read: Rea
         store.commit(sequence, range(end - start))
 
 
+class KeptNotes(Protocol):
+    """What else was kept of a text, beside its keys and values."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def load(self, store: KVStore, sequence: int, count: int, device: torch.device) -> None:
+        """Note what there is of the first `count` tokens for a row of a store, in place; tensors
+        on a device."""
+
+
 class KeptText:
     """A copy of what a store holds of one text; a later one that begins alike goes on from there.
 
     tokens: what tells them from all others (`Prompt.keys`). k, v: of each layer, `[Hkv, T, D]`.
+    notes: what was seen of it.
     """
 
-    def __init__(self, tokens: list[int], k: list[Tensor], v: list[Tensor]) -> None:
-        self.tokens, self.k, self.v = tokens, k, v
+    def __init__(
+        self,
+        tokens: list[int],
+        k: list[Tensor],
+        v: list[Tensor],
+        notes: Sequence[KeptNotes] = (),
+    ) -> None:
+        self.tokens, self.k, self.v, self.notes = tokens, k, v, notes
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, store: KVStore, sequence: int, tokens: Sequence[int]) -> KeptText | None:
+    def of(
+        cls,
+        store: KVStore,
+        sequence: int,
+        tokens: Sequence[int],
+        notes: Sequence[KeptNotes] = (),
+    ) -> KeptText | None:
         """The first tokens of a row, as far as they are committed, on the host; None where some
         lie on disk, or nothing is."""
         parts: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in range(store.num_layers)]
@@ -56,11 +80,11 @@ class KeptText:
         if not count:
             return None
         keys, values = ([torch.cat(x, dim=1) for x in xs] for xs in zip(*parts, strict=True))
-        return cls(list(tokens[:count]), keys, values)
+        return cls(list(tokens[:count]), keys, values, notes)
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in (*self.k, *self.v))
+        return sum(x.nbytes for x in (*self.k, *self.v, *self.notes))
 
     def nearest(self, tokens: Sequence[int]) -> KeptText:
         """Itself, whatever the prompt."""
@@ -80,3 +104,5 @@ class KeptText:
             return k.to(target.device), v.to(target.device)
 
         write_text(store, sequence, len(self.k), count, read)
+        for notes in self.notes:
+            notes.load(store, sequence, count, target.device)

@@ -24,6 +24,7 @@ from specdec.decoding.setup import make_rows
 from specdec.errors import InvalidArgument
 from specdec.forward.forward_pass import View
 from specdec.forward.plan import Needs
+from specdec.forward.prompt_queries import PromptQueries
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.model.target import Target
 from specdec.ranks import agreed
@@ -219,7 +220,9 @@ class GenerationStream:
             return
         for row in rows:
             self.model.sync_to(row, len(row.tokens) - 1)
-            kept = KeptText.of(self.model.store, row.slot, row.keys())
+            store = self.model.store
+            notes = PromptQueries.kept(store, row.slot)
+            kept = KeptText.of(store, row.slot, row.keys(), notes)
             if kept is not None:
                 self._keep(kept)
 

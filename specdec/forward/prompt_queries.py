@@ -37,6 +37,24 @@ class Queries:
         return Queries(self.q[:, mine], self.at[mine])
 
 
+@dataclass(frozen=True, eq=False)
+class KeptProbes:
+    """Probes of one text by layer, on the host, for a later one that begins alike: `KeptNotes`."""
+
+    layers: dict[int, Queries]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.q.nbytes for x in self.layers.values())
+
+    def load(self, store: KVStore, sequence: int, count: int, device: torch.device) -> None:
+        """See `KeptNotes`: those of the first `count` tokens."""
+        near = PromptQueries.of(store).probes[sequence]
+        for layer, kept in self.layers.items():
+            mine = kept.only(kept.at < count)
+            near[layer] = Queries(mine.q.to(device), mine.at.to(device))
+
+
 class PromptQueries:
     """The last queries of each prompt, and some of all of them, by sequence: `Notes` of a store.
 
@@ -69,6 +87,16 @@ class PromptQueries:
                 chunk.every(probe_every),
             )
             self.probes[sequence][layer] = probes if known is None else known.then(probes)
+
+    @classmethod
+    def kept(cls, store: KVStore, sequence: int) -> list[KeptProbes]:
+        """What a later text goes on from that begins like a row of a store: nothing, or probes.
+
+        The last queries are no part of it: that text has a question of its own.
+        """
+        probes = cls.of(store).probes[sequence] if NAME in store.notes else {}
+        layers = {n: Queries(x.q.to("cpu"), x.at.to("cpu")) for n, x in probes.items()}
+        return [KeptProbes(layers)] if layers else []
 
     @property
     def nbytes(self) -> int:

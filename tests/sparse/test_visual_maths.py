@@ -15,9 +15,9 @@ from specdec.sparse.codecs.by_range import ByRange
 from specdec.sparse.codecs.grouped import TOKENS, Grouped
 from specdec.sparse.codecs.sign_spectrum import SignSpectrum, from_spectrum, spectrum
 from specdec.sparse.codecs.ternary import Ternary, pack3, unpack3
-from specdec.sparse.importances.covered_sights import AHEAD, covered
 from specdec.sparse.importances.frame_means import frame_logits
 from specdec.sparse.importances.seen_then_spread import seen_then_spread
+from specdec.sparse.importances.stream import AHEAD, covered
 from specdec.sparse.importances.text_first import text_first
 from specdec.sparse.maths.frames import frames
 from specdec.sparse.maths.merge_into_kept import (

@@ -88,6 +88,26 @@ def test_a_conversation_reads_what_is_new(with_processor):
     assert messages[2]["content"] == second
 
 
+def test_frames_of_a_stream_come_in_turns(with_processor):
+    """Each with a question; drafts go on from what was seen in the turns before."""
+    pair, processor = with_processor("qwen2-vl")
+    how = {"budget": 24, "sink": 1, "recent": 1, "num_draft_tokens": 3}
+    chat = pair.engine.chat(max_new_tokens=NEW, ignore_eos=True, drafter="livevlm", **how)
+    asked = []
+    for seed in range(3):
+        frames = [image(processors.picture(seed * 2 + i)) for i in range(2)]
+        said = chat.send([*frames, text("what is this ?")])
+        assert said.stats.num_draft_tokens
+        asked = chat.messages[:-1]
+        for message in asked:
+            if isinstance(message["content"], str):
+                message["content"] = [text(message["content"])]
+        assert said.token_ids == stock(pair, processor, asked)
+    (notes,) = chat._kept.notes
+    for x in notes.layers.values():  # of all turns, though each has read what was new
+        assert int(x.at.min()) < 8 and int(x.at.max()) >= len(chat._kept.tokens) - NEW - 8
+
+
 def test_rows_with_images_join_a_stream(with_processor):
     from specdec.decoding.request import Request
 

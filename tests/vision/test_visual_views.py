@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from specdec.cache.kept_text import KeptText
 from specdec.decoding.cached_model import CachedModel
 from specdec.forward.full_view import FullView
+from specdec.forward.prompt_queries import PromptQueries
 from specdec.forward.query_recorder import QueryRecorder
+from specdec.sampling.prompt import Prompt
 from specdec.sampling.tree import TokenTree
+from specdec.sparse.importances.covered_sights import EVERY
+from specdec.sparse.importances.stream import AHEAD, LOOKING
 from specdec.sparse.methods.livevlm import LiveVLM
 from specdec.sparse.methods.look_m import LookM
 from specdec.sparse.methods.rekv import ReKV
@@ -45,14 +50,22 @@ class Seen:
         for span in self.prompt.spans:
             self.images[span.start : span.end] = True
 
-    def select(self, method):
-        """The tokens that each head of each layer reads, best first."""
+    def select(self, method, turns=()):
+        """The tokens that each head of each layer reads, best first; the prompt is read in turns
+        that end at some places, of which each goes on from what was kept of the one before."""
         target = self.pair.engine.target
-        view = method.view(target)
-        row = make_row(0, self.prompt.ids)
-        row.content = self.prompt
+        view, saved = method.view(target), None
         with torch.inference_mode():
-            base = CachedModel(target, FullView(), [row], recorder=QueryRecorder.of(view.needs))
+            for end in (*turns, len(self.prompt.ids)):
+                row = make_row(0, self.prompt.ids[:end])
+                inside = [span for span in self.prompt.spans if span.end <= end]
+                places = self.prompt.positions
+                places = None if places is None else places[:, :end]
+                row.content = Prompt(self.prompt.ids[:end], inside, places)
+                recorder = QueryRecorder.of(view.needs)
+                base = CachedModel(target, FullView(), [row], recorder=recorder, saved=saved)
+                notes = PromptQueries.kept(base.store, 0)
+                saved = KeptText.of(base.store, 0, row.content.keys, notes)
             draft = CachedModel(target, view, [row], base=base)
             draft.forward([row], [TokenTree.root(row.tokens[-1])])
         return dict(draft.state.of(0).selections)
@@ -109,6 +122,47 @@ def test_pages_of_what_images_look_at(seen):
     for x in seen.select(LiveVLM(budget=BUDGET, sink=1, recent=1)).values():
         rows = [set(row) for row in x.pages.tolist()]
         assert all(row == rows[0] and row >= text and len(row) == BUDGET for row in rows)
+
+
+def streamed(seen, layer, size, frames):
+    """What is left of frames that come one by one, by NumPy from the paper's text."""
+    attention, held = seen.maps[layer], []
+    for frame in frames:
+        held += frame
+        if len(held) <= size:
+            continue
+        looking = [p for p in range(0, held[-1] + 1, EVERY) if seen.images[p] and held[0] <= p]
+        paid = []
+        for p in looking[-LOOKING:]:
+            among = attention[:, p, held]  # of each head; what comes behind p is 0
+            paid.append((among / among.sum(1, keepdims=True)).mean(0))
+        score = np.mean(paid, axis=0)
+        order = np.argsort(-score, kind="stable")
+        left = order[: round(AHEAD * size)].tolist()
+        full = {i * size // len(held) for i in left}
+        for i in order[len(left) :].tolist():
+            bucket = i * size // len(held)
+            if bucket not in full and len(left) < size:
+                full.add(bucket)
+                left.append(i)
+        left += [i for i in order.tolist() if i not in left][: size - len(left)]
+        held = [held[i] for i in sorted(left)]
+    return set(held)
+
+
+def test_frames_are_compressed_as_they_come(seen):
+    """In one message or in turns of a conversation; where all that is left is read."""
+    text = set(np.flatnonzero(~seen.images).tolist())
+    size, frames = BUDGET - len(text), [[*range(x.start, x.end)] for x in seen.prompt.spans]
+    method = LiveVLM(budget=BUDGET, sink=1, recent=1, retrieved_share=1.0)
+    ends = [span.end + 1 for span in seen.prompt.spans]
+    for turns in ((), (ends[1],), tuple(ends[:-1])):
+        found = seen.select(method, turns)
+        for layer, x in found.items():
+            want = text | streamed(seen, layer, size, frames)
+            assert [set(row) for row in x.pages.tolist()] == [want] * len(x.pages)
+    whole = [sum(frames, [])]  # compressed once, at the end, it is something else
+    assert any(streamed(seen, n, size, frames) != streamed(seen, n, size, whole) for n in found)
 
 
 def test_views_differ_in_what_they_read(seen):
