@@ -84,7 +84,7 @@ class KeptText:
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in (*self.k, *self.v, *self.notes))
+        return sum(x.nbytes for x in (*self.k, *self.v)) + sum(x.nbytes for x in self.notes)
 
     def nearest(self, tokens: Sequence[int]) -> KeptText:
         """Itself, whatever the prompt."""
