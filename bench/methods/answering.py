@@ -9,15 +9,17 @@ from typing import Any
 from specdec.bench.views.drafted import DraftedView
 
 LONGEST = 32  # tokens of an answer
+MORE = 4  # tokens beyond what is wanted, where an answer has to begin with it
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question behind a walk's text, and what its answer must hold."""
+    """A question behind a walk's text, and what its answer must hold. longest: tokens of it."""
 
     name: str
     question: list[int]
     wanted: tuple[str, ...]
+    longest: int = LONGEST
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,14 @@ class Answer:
 
 
 def answer(
-    drafted: DraftedView, question: Sequence[int], ends: Collection[int], full: Sequence[int] = ()
+    drafted: DraftedView,
+    question: Sequence[int],
+    ends: Collection[int],
+    full: Sequence[int] = (),
+    longest: int = LONGEST,
 ) -> Answer:
-    """The greedy answer to a question, up to one of the tokens `ends`, which is part of it.
+    """The greedy answer to a question, up to one of the tokens `ends`, which is part of it, and of
+    `longest` tokens at most.
 
     full: the full cache's own answer; as far as the view would say the same, passes are shared.
     """
@@ -52,7 +59,7 @@ def answer(
         choice = mine[alike]
     while True:
         found.append(choice)
-        if choice in ends or len(found) >= LONGEST:
+        if choice in ends or len(found) >= longest:
             return Answer(found, agreed / len(full) if full else 1.0)
         choice = int(drafted.feed([choice])[-1].argmax())
 

@@ -46,7 +46,7 @@ class Drafts:
 
     accepted: of each round, how many drafts of `depth` the target would have kept: a chain is as
     good as its first tokens. pace: time of a draft's first pass, which may select, in passes of the
-    target that read everything, one after the other.
+    target that read everything, one of which opens each round.
     """
 
     drafted: DraftedView
@@ -116,9 +116,11 @@ def drafts_along(
         for key, drafted in views.items()
     }
     for _ in range(rounds):
+        kept.watch(plain)
+        plain.begin()  # brings what follows the text in line, so that no view's first pass does it
+        plain.begin()
         for one in everyone.values():
             if one.error is None:
-                plain.begin()
                 kept.watch(one.drafted)
                 try:
                     one.draft(walk, plain.seconds)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from specdec.bench.methods.answering import Asked
+from specdec.bench.methods.answering import MORE, Asked
 
 QUESTIONS = 3
 _HEAD = "Here is a list that will be asked about.\n\n"
@@ -37,16 +37,17 @@ def shared_contexts(tokenizer: Any, size: int, seed: int = 0) -> list[SharedCont
 
 def asked(shared: SharedContext, tokenizer: Any) -> list[Asked]:
     """The questions of a context one by one, and in turns behind their true answers."""
-    found, before = [], list[int]()
-    pairs = list(zip(shared.questions, shared.answers, strict=True))
-    for place, (question, wanted) in enumerate(pairs, 1):
-        found.append(Asked(f"{shared.name}, question {place}", question, (wanted,)))
-    for place, (question, wanted) in enumerate(pairs, 1):
-        if place > 1:
-            found.append(Asked(f"{shared.name}, turn {place}", [*before, *question], (wanted,)))
+    alone, turns, before = list[Asked](), list[Asked](), list[int]()
+    for place, (question, wanted) in enumerate(
+        zip(shared.questions, shared.answers, strict=True), 1
+    ):
         said = tokenizer(f" {wanted}.", add_special_tokens=False)["input_ids"]
-        before += [*question, *said]
-    return found
+        longest = len(said) + MORE
+        alone.append(Asked(f"{shared.name}, question {place}", question, (wanted,), longest))
+        behind = [*before, *question]
+        turns.append(Asked(f"{shared.name}, turn {place}", behind, (wanted,), longest))
+        before = [*behind, *said]
+    return [*alone, *turns[1:]]  # the first turn is the first question
 
 
 def _made(

@@ -54,7 +54,7 @@ class Study:
     tasks: Sequence[Workload]
     shared: Sequence[SharedContext]
     depth: int = 8
-    rounds: int = 6
+    rounds: int = 3
     seed: int = 0
     cells: dict[str, Cell] = field(default_factory=dict)
 
@@ -68,8 +68,10 @@ class Study:
         return found
 
     def run(self, save: Callable[[], None], progress: Callable[[int, int], None]) -> None:
-        """Measure the cells that are missing, and `save` as they come."""
-        drafts = [(n, name) for n in self.contexts for name in self.texts]
+        """Measure the cells that are missing, and `save` as they come: all methods behind all
+        contexts of the first text, then all tasks, then the other texts, so that an interrupted
+        run has the same of all methods, as far as it got."""
+        drafts = [(n, name) for name in self.texts for n in self.contexts]
         missing = sum(
             2 * self.rounds * len(self._missing(f"{name} @ {n}")) for n, name in drafts
         ) + sum(len(self._missing(name)) for name in self._questions())
@@ -80,14 +82,14 @@ class Study:
             done += 1
             progress(done, missing)
 
-        for context, name in drafts:
-            ids = prompt(self.engine.tokenizer, name, self.texts[name], context)
-            self._draft(f"{name} @ {context}", ids, step, save)
+        first = len(self.contexts)
+        self._draft_all(drafts[:first], step, save)
+        for shared in self.shared:
+            self._ask(shared.context, asked(shared, self.engine.tokenizer), step, save)
         for workload in self.tasks:
             ids = workload.tokens(self.engine.tokenizer)
             self._ask(ids, [Asked(workload.name, [], workload.answers)], step, save)
-        for shared in self.shared:
-            self._ask(shared.context, asked(shared, self.engine.tokenizer), step, save)
+        self._draft_all(drafts[first:], step, save)
 
     def document(self) -> dict[str, Any]:
         """What was measured, and how."""
@@ -113,6 +115,11 @@ class Study:
                     f"has {mine[name]!r}: give another folder"
                 )
         self.cells = dict(document["cells"])
+
+    def _draft_all(self, drafts: Sequence[tuple[int, str]], step: Step, save: Step) -> None:
+        for context, name in drafts:
+            ids = prompt(self.engine.tokenizer, name, self.texts[name], context)
+            self._draft(f"{name} @ {context}", ids, step, save)
 
     def _draft(self, name: str, ids: list[int], step: Step, save: Step) -> None:
         missing = self._missing(name)
@@ -152,7 +159,7 @@ class Study:
         kept = Kept(walk)
         ends = self._ends
         full = DraftedView(FullView(), walk)
-        known = [answer(full, one.question, ends) for one in questions]
+        known = [answer(full, one.question, ends, longest=one.longest) for one in questions]
         for one, theirs in zip(questions, known, strict=True):
             right = score(tokenizer, theirs.tokens, one.wanted)
             self.cells[key((FULL, None), one.name)] = {
@@ -166,7 +173,7 @@ class Study:
             for one, theirs in zip(questions, known, strict=True):
                 cell: Cell
                 try:
-                    mine = answer(drafted, one.question, ends, theirs.tokens)
+                    mine = answer(drafted, one.question, ends, theirs.tokens, one.longest)
                     read = sum(x.bytes + x.chosen_bytes for x in drafted.read[1:])
                     whole = sum(x.full_bytes for x in drafted.read[1:])
                     cell = {

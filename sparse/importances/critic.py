@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.kernels.precision import wide
 from specdec.sparse.importances.base import Observed, Statistics, grown
 
 
@@ -33,7 +34,10 @@ class Critic:
 
     def update(self, statistics: Statistics, seen: Observed) -> Statistics:
         mass, tokens = seen.mass, seen.mass.shape[-1]
-        parts = mass.sum(dim=(1, 2)), -torch.xlogy(mass, mass).sum(dim=(1, 2))
+        logits = wide(seen.logits)
+        surprise = logits.logsumexp(dim=-1, keepdim=True) - logits  # -log A, inf for what is hidden
+        spread = surprise.nan_to_num_(posinf=0.0).mul_(mass)
+        parts = mass.sum(dim=(1, 2)), spread.sum(dim=(1, 2))
         total, entropy = (
             grown(x, tokens).add(part.to(x.dtype))
             for x, part in zip(statistics, parts, strict=True)

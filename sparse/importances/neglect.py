@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from specdec.errors import InvalidArgument
 from specdec.sparse.importances.base import Observed, Statistics, grown
@@ -44,12 +45,26 @@ class Neglect:
         tokens = torch.arange(mass.shape[-1], device=mass.device)
         ignored = (mass < shares) & (tokens <= positions[:, None])
         history = grown(statistics[0], mass.shape[-1])
-        late = positions.tolist()[-self.window :]
-        for position, row in zip(late, ignored[:, -self.window :].unbind(1), strict=True):
-            byte, bit = divmod(position % self.window, 8)
-            history[:, :, byte] &= 255 - (1 << bit)
-            history[:, :, byte] |= row.to(torch.uint8) << bit
+        late, end = ignored[:, -self.window :], seen.first + ignored.shape[1]
+        start = end - late.shape[1]
+        whole = min(-start % 8, late.shape[1])  # rows up to the next byte: no byte comes twice then
+        for rows, first in ((late[:, :whole], start), (late[:, whole:], start + whole)):
+            if rows.shape[1]:
+                self._note(history, rows, first)
         return (history,)
+
+    def _note(self, history: Tensor, rows: Tensor, first: int) -> None:
+        """Write the bits `bool[Hkv, n, T]` of positions from `first` on, in place."""
+        count, before = rows.shape[1], first % 8
+        bits = pad(rows.to(torch.uint8), (0, 0, before, -(before + count) % 8)).unflatten(
+            1, (-1, 8)
+        )
+        packed = sum(bit << i for i, bit in enumerate(bits.unbind(2)))
+        for i, byte in enumerate(packed.unbind(1)):
+            low, high = max(before - 8 * i, 0), min(before + count - 8 * i, 8)
+            place = (first // 8 + i) % (self.window // 8)
+            history[:, :, place] &= 255 - ((1 << high) - (1 << low))
+            history[:, :, place] |= byte
 
     def scores(self, statistics: Statistics, length: int) -> Tensor:
         ones = torch.tensor(_ONES, dtype=torch.int16, device=statistics[0].device)

@@ -18,7 +18,7 @@ from specdec.sparse.importances.ledger import Ledger
 from specdec.sparse.maths.window_scores import masked_logits
 from specdec.sparse.text import Text, held, lengths
 
-AT_ONCE = 128  # queries of a chunk; their logits over the whole text stand in memory together
+AT_ONCE = 64  # queries of a chunk: their logits over a text should stay near the processor
 
 
 @dataclass(frozen=True)

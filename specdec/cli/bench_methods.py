@@ -39,7 +39,7 @@ def methods(
         int | None, typer.Option(min=1, help="Only the first N texts, and N tasks of each kind.")
     ] = None,
     depth: Annotated[int, typer.Option(min=1, max=64, help="Tokens of a draft.")] = 8,
-    rounds: Annotated[int, typer.Option(min=2, help="Drafts along each text.")] = 6,
+    rounds: Annotated[int, typer.Option(min=2, help="Drafts along each text.")] = 3,
     seed: Annotated[int, typer.Option(help="Of texts drawn at temperature 1.")] = 0,
     out: Annotated[
         Path | None,
