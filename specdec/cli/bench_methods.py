@@ -24,7 +24,9 @@ def methods(
     budgets: Annotated[
         str, typer.Option(help="Percent of the context that a method may read, by commas.")
     ] = "5,10,20",
-    contexts: Annotated[str, typer.Option(help="Tokens of context.")] = "2000,4000,7500",
+    contexts: Annotated[
+        str, typer.Option(help="Tokens to draft behind; empty for no drafts.")
+    ] = "2000,4000,7500",
     prompt_file: Annotated[
         list[Path] | None,
         typer.Option("--prompt-file", "-f", help="Another text to draft along; may be repeated."),
@@ -77,9 +79,10 @@ def methods(
     engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and texts need one")
-    sizes = _numbers("--contexts", contexts, engine.target.max_positions - rounds * (depth + 1))
+    room = engine.target.max_positions - rounds * (depth + 1)
+    sizes = _numbers("--contexts", contexts, room) if contexts else []
     more = {file.stem: read_text(file) for file in prompt_file or ()}
-    known = texts.prompts(engine.tokenizer, more, sizes)
+    known = texts.prompts(engine.tokenizer, more, sizes) if sizes else {}
     study = Study(
         engine, chosen, shares, sizes, dict(list(known.items())[:limit]),
         _ruler(engine.tokenizer, task_context)[:limit] if "ruler" in kinds else [],

@@ -251,6 +251,15 @@ def test_what_refuses_a_text_says_so_in_the_table(folder: str, tmp_path: Path) -
     assert "## Refused" in (tmp_path / "methods.md").read_text()
 
 
+def test_tasks_alone(folder: str, tmp_path: Path) -> None:
+    """No contexts are no drafts, and no plot of them."""
+    result = run(folder, "--names", "streaming", "--contexts", "", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    cells = files.read(tmp_path)["cells"]
+    assert {name.split(" | ")[2].split(",")[0] for name in cells} == {"key-value"}
+    assert {x.name for x in tmp_path.iterdir()} == {"methods.json", "methods.md"}
+
+
 def test_mistakes_are_explained(folder: str, tmp_path: Path) -> None:
     for arguments, message in [
         (("--names", "quests"), "did you mean 'quest'"),
