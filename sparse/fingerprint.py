@@ -6,6 +6,7 @@ import hashlib
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from specdec.errors import InvalidArgument
 from specdec.model.target import Target
@@ -27,7 +28,8 @@ def fingerprint(target: Target) -> str:
     if embeddings is not None:
         weight = embeddings.weight
         assert isinstance(weight, Tensor)
-        digest.update(_bytes(weight.detach()[:64]))
+        first = torch.arange(min(64, len(weight)), device=weight.device)
+        digest.update(_bytes(functional.embedding(first, weight.detach())))
     return digest.hexdigest()[:32]
 
 

@@ -24,7 +24,6 @@ from specdec.decoding.request import Request
 from specdec.decoding.stream import GenerationStream
 from specdec.decoding.streamers import ended_on_error
 from specdec.errors import InvalidArgument, unknown_name
-from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.model.driving import undone_on_error
 from specdec.model.packing import Packing
 from specdec.model.take_up import take_up
@@ -47,9 +46,8 @@ class Engine:
     model; the model's attention is then ours, and on a CPU its linear layers are laid out for
     passes of few rows, so hand over a model that nobody else uses. processor: of a model for
     images, transformers' own; it may stand in the tokenizer's place. no_processor: why there is
-    none, where that is known. stored: weights of linear layers
-    by module name, to be read in their own precision there (`loader.Loaded`). kv_tier, max_memory,
-    offload_folder, threads: as for `from_pretrained`.
+    none, where that is known. kv_tier, max_memory, offload_folder, threads: as for
+    `from_pretrained`.
     """
 
     def __init__(
@@ -59,7 +57,6 @@ class Engine:
         processor: Any = None,
         *,
         name: str | None = None,
-        stored: Mapping[str, PanelWeight] | None = None,
         kv_tier: str | Sequence[str] | KVMemory = "auto",
         max_memory: Mapping[int | str, int | str] | None = None,
         offload_folder: str | Path | None = None,
@@ -75,7 +72,7 @@ class Engine:
         self.tokenizer = tokenizer
         count = Threads(threads)
         with undone_on_error(model):
-            self.target = target = take_up(model, stored)
+            self.target = target = take_up(model)
             target.threads = count
             target.kv_memory = kv_memory_of(target, kv_tier, max_memory, offload_folder)
         self._draft_models = DraftModels(self.tokenizer)
@@ -144,9 +141,8 @@ class Engine:
             activations=activations,
         )
         engine = cls(
-            loaded.model, loaded.tokenizer, loaded.processor, name=loaded.source,
-            stored=loaded.stored, kv_tier=kv_tier, max_memory=max_memory,
-            offload_folder=offload_folder, threads=threads,
+            loaded.model, loaded.tokenizer, loaded.processor, name=loaded.source, kv_tier=kv_tier,
+            max_memory=max_memory, offload_folder=offload_folder, threads=threads,
         )  # fmt: skip
         engine.no_processor = loaded.no_processor
         return engine

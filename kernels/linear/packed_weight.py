@@ -65,23 +65,21 @@ class PanelWeight:
     def dense(self) -> Tensor:
         """The weight as float32 `[outputs, inputs]`, a copy: codes times scales plus minima."""
         p = self.panels
-        if isinstance(p, Stored):
-            dense = values(p, self.inputs)
-        elif isinstance(p, Float32):
-            dense = _from_columns(p.weights, self.inputs)
-        elif isinstance(p, BFloat16):
-            bits = _from_columns(p.weights, self.inputs).astype(np.uint32) << 16
-            dense = bits.view(np.float32)
-        elif isinstance(p, Float16):
-            dense = _from_columns(p.weights, self.inputs).view(np.float16).astype(np.float32)
-        else:
-            dense = self._dequantised(p)
+        dense = values(p, self.inputs) if isinstance(p, Stored) else _floats(p, self.inputs)
         return torch.from_numpy(np.ascontiguousarray(dense[: self.outputs]))
 
     def dense_rows(self, rows: NDArray[Any]) -> Tensor:
-        """Some of its rows, as in `dense`; for blocks as stored alone."""
-        assert isinstance(self.panels, Stored)
-        return torch.from_numpy(values_of_rows(self.panels, self.inputs, rows))
+        """Some of its rows, as in `dense`: `float32[len(rows), inputs]`."""
+        p = self.panels
+        if isinstance(p, Stored):
+            return torch.from_numpy(values_of_rows(p, self.inputs, rows))
+        columns, lanes = np.divmod(rows, COLUMN)
+        of_one: list[Any] = [
+            np.ascontiguousarray(_in_columns(x, self.outputs)[columns, :, lanes]).reshape(-1)
+            if isinstance(x, np.ndarray) else x
+            for x in p
+        ]  # fmt: skip
+        return torch.from_numpy(_floats(type(p)(*of_one), self.inputs, lanes=1))
 
     def rows(self, start: int, stop: int) -> PanelWeight:
         """Outputs `start .. stop`, sharing memory where they begin and end between panels."""
@@ -93,19 +91,6 @@ class PanelWeight:
             for x in self.panels
         ]
         return PanelWeight(stop - start, self.inputs, type(self.panels)(*parts))
-
-    def _dequantised(self, p: Int8 | Int8Affine | Int4Affine) -> NDArray[Any]:
-        if isinstance(p, Int4Affine):
-            words = p.codes.reshape(-1, self.inputs // WORD, 1, COLUMN)
-            each = words >> _SHIFTS & 15
-            codes = _from_columns(each.astype(np.uint8).reshape(-1), self.inputs)
-        else:
-            codes = _from_columns(p.codes, self.inputs)
-        grouped = codes.reshape(len(codes), -1, p.group).astype(np.float32)
-        dense = grouped * _scales(p.scale, grouped.shape[1])
-        if not isinstance(p, Int8):
-            dense += _scales(p.minimum, grouped.shape[1])
-        return dense.reshape(codes.shape)
 
 
 def pack(weight: Tensor) -> PanelWeight:
@@ -123,6 +108,11 @@ def pack(weight: Tensor) -> PanelWeight:
     else:
         panels = Float32(_to_columns(w))
     return PanelWeight(w.shape[0], w.shape[1], panels)
+
+
+def pack_halves(bits: NDArray[Any], kind: type[BFloat16] | type[Float16]) -> PanelWeight:
+    """A weight in 16 bits as it is; bits: `uint16[out, in]`, those of bfloat16 or float16."""
+    return PanelWeight(bits.shape[0], bits.shape[1], kind(_to_columns(bits)))
 
 
 def pack_groups(
@@ -200,15 +190,43 @@ def _to_columns(x: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(x.reshape(-1, COLUMN, x.shape[1]).transpose(0, 2, 1)).reshape(-1)
 
 
-def _from_columns(x: NDArray[Any], n: int) -> NDArray[Any]:
+def _in_columns(x: NDArray[Any], outputs: int) -> NDArray[Any]:
+    """What `_to_columns` made, as `[columns, n, COLUMN]`."""
+    return x.reshape(-(-outputs // PANEL) * PANEL // COLUMN, -1, COLUMN)
+
+
+def _floats(p: Panels, inputs: int, lanes: int = COLUMN) -> NDArray[Any]:
+    """The weights of columns of so many outputs, rows of zeros included, `float32[out, inputs]`."""
+    if isinstance(p, Float32):
+        return _from_columns(p.weights, inputs, lanes)
+    if isinstance(p, BFloat16):
+        bits = _from_columns(p.weights, inputs, lanes).astype(np.uint32) << 16
+        return bits.view(np.float32)
+    if isinstance(p, Float16):
+        return _from_columns(p.weights, inputs, lanes).view(np.float16).astype(np.float32)
+    assert not isinstance(p, Stored)
+    if isinstance(p, Int4Affine):
+        words = p.codes.reshape(-1, inputs // WORD, 1, lanes)
+        each = words >> _SHIFTS & 15
+        codes = _from_columns(each.astype(np.uint8).reshape(-1), inputs, lanes)
+    else:
+        codes = _from_columns(p.codes, inputs, lanes)
+    grouped = codes.reshape(len(codes), -1, p.group).astype(np.float32)
+    dense = grouped * _scales(p.scale, grouped.shape[1], lanes)
+    if not isinstance(p, Int8):
+        dense += _scales(p.minimum, grouped.shape[1], lanes)
+    return dense.reshape(codes.shape)
+
+
+def _from_columns(x: NDArray[Any], n: int, lanes: int = COLUMN) -> NDArray[Any]:
     """The inverse of `_to_columns`, rows of zeros included."""
-    rows = x.reshape(-1, n, COLUMN).transpose(0, 2, 1)
+    rows = x.reshape(-1, n, lanes).transpose(0, 2, 1)
     return np.ascontiguousarray(rows).reshape(-1, n)
 
 
-def _scales(x: NDArray[Any], groups: int) -> NDArray[Any]:
+def _scales(x: NDArray[Any], groups: int, lanes: int) -> NDArray[Any]:
     """`[out, groups, 1]`, float32."""
-    rows = _from_columns(x, groups)
+    rows = _from_columns(x, groups, lanes)
     if rows.dtype == np.uint16:
         rows = rows.view(np.float16)
     return rows.astype(np.float32)[..., None]

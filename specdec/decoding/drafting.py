@@ -81,7 +81,7 @@ class DraftModels:
             kind = "auto" if is_single else target.dtype  # as stored, if it can
             loaded = load(model, dtype=kind, device=target.device)
             _compare(loaded, target, tokenizer)
-            draft = take_up(loaded.model, loaded.stored)
+            draft = take_up(loaded.model)
             known = self._drafts[key] = _Draft(model, loaded, tokenizer, draft)
         elif known.compared is not tokenizer:
             _compare(known.loaded, target, tokenizer)

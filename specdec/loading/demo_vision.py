@@ -6,7 +6,6 @@ The text model is "demo", unchanged. A small CLIP tower and LLaVA's projector we
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +118,6 @@ def processor(tokenizer: Any, side: int = SIDE, patch: int = PATCH) -> Any:
         image_token=IMAGE_TOKEN,
         num_additional_image_tokens=1,  # CLIP's first, which is dropped
     )
-
-
-def inside(name: str) -> str:
-    """The name that a module of the text model has in LLaVA's."""
-    return re.sub(r"^model\.", "model.language_model.", name)
 
 
 def read(path: Path) -> dict[str, Tensor]:

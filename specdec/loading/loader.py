@@ -20,7 +20,6 @@ from transformers import (
 from specdec import ranks
 from specdec.errors import InvalidArgument, WeightsError
 from specdec.kernels.dispatch import has_numba
-from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.loading import checkpoint_files, demo
 from specdec.loading.gguf.load import load_gguf, read_gguf, spread_gguf
 from specdec.loading.processor import (
@@ -28,6 +27,7 @@ from specdec.loading.processor import (
     load_processor,
     processor_at_hand,
 )
+from specdec.model.released import released_in
 from specdec.placement import check_activations, no_integers, resolve_device, resolve_dtype
 from specdec.progress import progress_bar, quiet_transformers
 
@@ -39,14 +39,13 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken
 class Loaded(NamedTuple):
     """A model ready for inference, its tokenizer if it has one, and where they came from.
 
-    stored: linear weights by module name in the precision of a GGUF, where it is to be used.
+    Weights that are kept as they are stored are `Released`: an `Engine` multiplies by them.
     processor: of a model for images; no_processor: why it has none.
     """
 
     model: PreTrainedModel
     tokenizer: Any
     source: str
-    stored: dict[str, PanelWeight]
     processor: Any = None
     no_processor: str = ""
 
@@ -134,15 +133,16 @@ def load(
         if spread:
             return _ready(spread_gguf(gguf, kind or torch.float32, spread), gguf.tokenizer, source)
         rounds = as_stored and activations != "float32"
-        loaded, stored = load_gguf(gguf, kind or torch.float32, as_stored, rounds)
-        is_rounded = any(weight.is_stored for weight in stored.values())
+        loaded = load_gguf(gguf, kind or torch.float32, as_stored, rounds)
+        held = list(released_in(loaded))
+        is_rounded = any(panels.is_stored for panels in held)
         if activations == "int8" and not is_rounded:
             raise no_integers(f"none of {path.name} are in blocks that we multiply so")
-        story = ", weights as stored" if stored else ""
+        story = ", weights as stored" if held else ""
         story += ", activations in 8 bits" if is_rounded else ""
         if not as_stored:  # what is stored is on the CPU, and is to stay there
             loaded.to(place)  # type: ignore[arg-type]
-        return _ready(loaded, gguf.tokenizer, source + story, stored)
+        return _ready(loaded, gguf.tokenizer, source + story)
     if activations == "int8":
         raise no_integers(f"{model} is no GGUF")
     where, source = str(model), f"hub: {model}"
@@ -190,19 +190,13 @@ def _with_eyes(text: Loaded) -> Loaded:
     sight: Any = model.model
     for part in (sight.vision_tower, sight.multi_modal_projector):
         part.to(text.model.device, text.model.dtype)
-    stored = {demo_vision.inside(name): weight for name, weight in text.stored.items()}
     source = f"{DEMO_VISION}: {demo_vision.NAME} on {text.source}"
     processor = demo_vision.processor(text.tokenizer)
-    return _ready(model, text.tokenizer, source, stored)._replace(processor=processor)
+    return _ready(model, text.tokenizer, source)._replace(processor=processor)
 
 
-def _ready(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    source: str,
-    stored: dict[str, PanelWeight] | None = None,
-) -> Loaded:
-    return Loaded(model.requires_grad_(False), tokenizer, source, stored or {})
+def _ready(model: PreTrainedModel, tokenizer: Any, source: str) -> Loaded:
+    return Loaded(model.requires_grad_(False), tokenizer, source)
 
 
 def _split(config: Any, place: torch.device, processes: int) -> dict[str, Any]:
@@ -286,7 +280,7 @@ def _take(model: PreTrainedModel, dtype: Any, device: Any, revision: str | None)
             f"dtype={dtype!r}, but the model is in {model.dtype}: call model.to() before"
         )
     story = f"loaded: {type(model).__name__} {model.name_or_path}".rstrip()
-    return Loaded(model, tokenizer_at_hand(model), story, {}, *processor_at_hand(model))
+    return Loaded(model, tokenizer_at_hand(model), story, *processor_at_hand(model))
 
 
 def tokenizer_at_hand(model: PreTrainedModel) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,9 @@ from specdec.kernels.dispatch import has_numba
 from specdec.kernels.linear.packed_weight import PanelWeight, pack
 from specdec.model.fused_layer import FusedLayer, NoMatch, recognise
 from specdec.model.fused_run import RunLayer, forwards
-from specdec.model.packed_linear import PackedLinear, refuse_loading
-from specdec.model.released import is_released
+from specdec.model.held_weight import HeldWeight, refuse_loading
+from specdec.model.packed_linear import PackedLinear
+from specdec.model.released import is_released, panels_of
 from specdec.model.snapshot import has_hooks
 from specdec.model.text_part import decoder_of, layers_of
 from specdec.model.watch import Watch
@@ -40,10 +41,10 @@ class Packing:
     copies: what others make of the model, for as long as it is packed (`draft_weights`).
 
     `of` packs every float32 `nn.Linear` that text goes through on the CPU in place: the values stay
-    the same bits, the first layout is released except where an embedding shares it. `fuse` then
-    puts fused forwards on the decoder layers that match, each one compared with the layer's own.
-    `restore` undoes both. Nothing of transformers is changed, only attributes of this model's
-    modules.
+    the same bits, the first layout is released. An embedding that shares a weight, or whose weight
+    came in panels, looks its rows up there. `fuse` then puts fused forwards on the decoder layers
+    that match, each one compared with the layer's own. `restore` undoes both. Nothing of
+    transformers is changed, only attributes of this model's modules.
 
     A packed model is saved and copied as what it was: `state_dict`, `save_pretrained` and
     `copy.deepcopy` see dense weights, made for them. Loading other weights into it is refused, and
@@ -52,6 +53,7 @@ class Packing:
 
     model: PreTrainedModel
     linears: dict[nn.Module, PackedLinear] = field(default_factory=dict)
+    embedding: HeldWeight | None = None
     fused: dict[int, FusedLayer] = field(default_factory=dict)
     forwards: dict[int, RunLayer] = field(default_factory=dict)
     hooks: list[Any] = field(default_factory=list)
@@ -59,9 +61,8 @@ class Packing:
     copies: dict[Hashable, PreTrainedModel] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: PreTrainedModel, stored: Mapping[str, PanelWeight] | None = None) -> Packing:
-        """Pack a model's linear layers. stored: those in the precision of their file, by name,
-        whose dense weights may be released already.
+    def of(cls, model: PreTrainedModel) -> Packing:
+        """Pack a model's linear layers; those whose weights are `Released` keep their panels.
 
         A model that is packed already keeps the packing that it has.
         """
@@ -70,24 +71,19 @@ class Packing:
             return known
         packing = cls(model)
         text = {*decoder_of(model).modules(), model.get_output_embeddings()}
-        linears = {
-            name: module
-            for name, module in model.named_modules()
-            if module in text
-            and type(module) is nn.Linear
-            and (_can_pack(module) or _is_held(module, name, stored))
-        }
+        linears = [
+            module for module in model.modules()
+            if module in text and type(module) is nn.Linear and _can_pack(module)
+        ]  # fmt: skip
         if not linears or not has_numba():
             return packing
         model.__deepcopy__ = packing._copied  # type: ignore[assignment]
-        embeddings = model.get_input_embeddings()
         try:
-            for module in dict.fromkeys((model, model.base_model)):  # before a part is loaded
-                packing.hooks.append(module.register_load_state_dict_pre_hook(refuse_loading))
-            for name, module in linears.items():
-                weight = (stored or {}).get(name) or pack(module.weight)
-                keep = embeddings is not None and module.weight is embeddings.weight
-                packing.linears[module] = PackedLinear(module, weight, keep)
+            for part in dict.fromkeys((model, model.base_model)):  # before a part is loaded
+                packing.hooks.append(part.register_load_state_dict_pre_hook(refuse_loading))
+            for module in linears:
+                packing._pack(module)
+            packing._hold(model.get_input_embeddings())
         except BaseException:
             packing.restore()
             raise
@@ -98,6 +94,23 @@ class Packing:
         """The packing that a model has, if any."""
         packing = getattr(vars(model).get("__deepcopy__"), "__self__", None)
         return packing if isinstance(packing, cls) else None
+
+    def _pack(self, module: nn.Linear) -> None:
+        """A linear layer, and the embedding that its weight is tied to."""
+        dense, embedding = module.weight, self.model.get_input_embeddings()
+        self.linears[module] = PackedLinear(module, panels_of(dense) or pack(dense))
+        if embedding is not None and embedding.weight is dense:
+            embedding.weight = module.weight
+
+    def _hold(self, embedding: nn.Module | None) -> None:
+        panels = None if embedding is None else panels_of(embedding._parameters.get("weight"))
+        if embedding is not None and panels is not None:
+            self.embedding = HeldWeight(embedding, panels)
+
+    @property
+    def held(self) -> list[HeldWeight]:
+        """All modules whose weights are in panels; the embedding first, which others may share."""
+        return [*([self.embedding] if self.embedding else []), *self.linears.values()]
 
     @property
     def weights(self) -> dict[nn.Module, PanelWeight]:
@@ -133,13 +146,9 @@ class Packing:
             log.info("%d of %d layers keep their own forward: %s", count, len(layers), reason)
 
     def begin(self) -> None:
-        """Look whether kept and copied weights are what they were; a generation begins."""
+        """Look whether copied weights are what they were; a generation begins."""
         if self.watch is not None:
             self.watch.begin()
-        changed = [x for x in self.linears.values() if x.keeps and x.is_current and not x.look()]
-        if changed:
-            log.warning("a weight that layers share with an embedding has changed: they read it "
-                        "as it is now, which is slower")  # fmt: skip
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -148,6 +157,11 @@ class Packing:
         for weight in (linear.weight for linear in self.linears.values()):
             counts[weight.format] += weight.nbytes
         return dict(counts.most_common())
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all panels, those of an embedding included."""
+        return sum(p.nbytes for p in {id(x.weight): x.weight for x in self.held}.values())
 
     @property
     def activations(self) -> str:
@@ -175,27 +189,29 @@ class Packing:
             layer = forward.run.modules[forward.place]
             if vars(layer).get("forward") is forward:
                 del layer.forward
-        for linear in self.linears.values():
-            linear.restore()
+        made: dict[int, nn.Parameter | None] = {}
+        for held in self.held:
+            key = id(held.own)
+            made[key] = held.restore(made.get(key))
         vars(self.model).pop("__deepcopy__", None)
         if self.watch is not None:
             self.watch.end()
         self.fused, self.forwards, self.linears, self.hooks = {}, {}, {}, []
+        self.embedding = None
         self.copies.clear()
 
     def _copied(self, memo: dict[int, Any]) -> PreTrainedModel:
         """A deep copy of the model with its own forwards and dense weights: `copy.deepcopy`."""
         twin = nn.Module.__new__(type(self.model))
         memo[id(self.model)] = twin
-        for module, linear in self.linears.items():
-            if is_released(module.weight):
-                weight = nn.Parameter(linear.weight.dense(), requires_grad=False)
-                memo[id(module.weight)] = weight
+        for held in self.held:
+            if is_released(held.module.weight) and id(held.module.weight) not in memo:
+                memo[id(held.module.weight)] = held.dense()
         ours = [*self.linears.values(), *self.forwards.values()]
         memo |= {id(forward): forward for forward in ours}
         parts = {key: x for key, x in vars(self.model).items() if key != "__deepcopy__"}
         twin.__dict__.update(copy.deepcopy(parts, memo))
-        hooks = [*self.hooks, *(hook for x in self.linears.values() for hook in x.hooks)]
+        hooks = [*self.hooks, *(hook for x in self.held for hook in x.hooks)]
         for module in twin.modules():
             if vars(module).get("forward") in ours:
                 del module.forward
@@ -252,16 +268,14 @@ def _gap(ours: Tensor, output: Tensor) -> float:
     return float((ours - output).abs().max() / output.abs().max().clamp_min(1e-3))
 
 
-def _is_held(module: nn.Linear, name: str, stored: Mapping[str, PanelWeight] | None) -> bool:
-    return name in (stored or {}) and is_released(module._parameters.get("weight"))
-
-
 def _can_pack(module: nn.Linear) -> bool:
-    """Plain matrices only: not what accelerate or others call by a forward of their own, what
-    ranks share, what is worked out from other weights, or what a library has quantised behind a
-    tensor of its own."""
+    """Plain matrices, and panels: not what accelerate or others call by a forward of their own,
+    what ranks share, what is worked out from other weights, or what a library has quantised behind
+    a tensor of its own."""
     weight = module._parameters.get("weight")
     if weight is None or "forward" in vars(module) or hasattr(module, "_hf_hook"):
         return False
+    if is_released(weight):
+        return True
     is_ours = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.dim() == 2
     return is_ours and type(weight.data) is torch.Tensor

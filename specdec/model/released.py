@@ -1,35 +1,53 @@
-"""Released: what stands where a layer's dense weight was, once it has been packed."""
+"""Released: a weight that is held in panels, in place of the dense one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from specdec.errors import SpecdecError
+from specdec.kernels.linear.packed_weight import PanelWeight
+from specdec.kernels.linear.weight_rows import weight_rows
 
 
 class Released(Tensor):
-    """A tensor with the shape, dtype and device of a weight, and without its numbers.
+    """A float32 weight on the CPU whose numbers are those of `panels`, and are nowhere else.
 
-    Whoever reads or changes them is told so: nobody multiplies by nothing, or changes what is not
-    there. Moving it to where it is is no change.
+    A product or a look-up by it is that of its numbers (a product by a dense copy made for it: see
+    `PackedLinear` for a fast one). Whoever reads or changes them is told: nobody multiplies by
+    nothing, or changes what is not there. Moving it to where it is is no change.
     """
 
+    panels: PanelWeight
+
     @staticmethod
-    def __new__(cls, like: Tensor) -> Released:
+    def __new__(cls, panels: PanelWeight) -> Released:
         one: Released = torch.Tensor._make_wrapper_subclass(
-            cls, like.shape, dtype=like.dtype, device=like.device, requires_grad=False
+            cls, (panels.outputs, panels.inputs), dtype=torch.float32, requires_grad=False
         )
+        one.panels = panels
         return one
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is functional.linear:
+            return _product(*args, **(kwargs or {}))
+        if func is functional.embedding:
+            return _looked_up(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs or {})
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Released:
         if func is torch.ops.aten.detach.default:  # how a Parameter is made
-            return cls(args[0])
+            return cls(args[0].panels)
         _refuse(f"{func} was asked of one of them")
 
     @property
@@ -48,18 +66,53 @@ class Released(Tensor):
         _refuse("one of them was pickled: use save_pretrained or state_dict")
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"Released(shape={tuple(self.shape)}, dtype={self.dtype})"
+        return f"Released({self.panels.format}, shape={tuple(self.shape)})"
 
 
-def release(weight: Tensor) -> nn.Parameter:
-    """The parameter that takes the place of `weight`."""
+def release(panels: PanelWeight) -> nn.Parameter:
+    """The parameter of a module whose weight is held in `panels`."""
     with torch.inference_mode(False):
-        return nn.Parameter(Released(weight), requires_grad=False)
+        return nn.Parameter(Released(panels), requires_grad=False)
 
 
 def is_released(weight: object) -> bool:
-    """Whether a weight's numbers are held elsewhere, packed."""
+    """Whether a weight's numbers are held in panels."""
     return isinstance(weight, Released)
+
+
+def panels_of(weight: object) -> PanelWeight | None:
+    """The panels that hold a weight; None for one that holds its own numbers."""
+    return weight.panels if isinstance(weight, Released) else None
+
+
+def released_in(model: nn.Module) -> Iterator[PanelWeight]:
+    """The panels of all released weights of a model, each once."""
+    found = {id(p): p for p in map(panels_of, model.parameters()) if p is not None}
+    return iter(found.values())
+
+
+def _product(x: Tensor, weight: Released, bias: Tensor | None = None) -> Tensor:
+    if isinstance(x, Released):
+        _refuse("one of them was given to be multiplied")
+    return functional.linear(x, weight.panels.dense(), bias)
+
+
+def _looked_up(
+    ids: Tensor,
+    weight: Released,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    *_: Any,
+    **__: Any,
+) -> Tensor:
+    """Rows of the weight; the other arguments are of gradients, and there are none."""
+    panels, flat = weight.panels, ids.reshape(-1).long()
+    if max_norm is not None:
+        _refuse("max_norm would change one of them")
+    if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < panels.outputs:
+        raise IndexError(f"ids are from 0 to {panels.outputs - 1}, and one of these is not")
+    out = weight_rows(torch.empty(len(flat), panels.inputs), panels, flat)
+    return out.view(*ids.shape, panels.inputs)
 
 
 def _refuse(what: str) -> NoReturn:

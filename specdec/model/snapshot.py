@@ -135,6 +135,11 @@ def address(weight: Tensor) -> int:
         return 0
 
 
+def version(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None of one that does not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether somebody is called before or behind the module's forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks)

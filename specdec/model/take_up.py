@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from transformers import PreTrainedModel
 
 from specdec.forward.attention import NAME
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
-from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.model import support
 from specdec.model.driving import undone_on_error
 from specdec.model.fused_head import FusedHead
@@ -22,18 +20,12 @@ from specdec.progress import compiling_line
 log = logging.getLogger("specdec")
 
 
-def take_up(
-    model: PreTrainedModel,
-    stored: Mapping[str, PanelWeight] | None = None,
-    *,
-    is_packed: bool = True,
-) -> Target:
+def take_up(model: PreTrainedModel, *, is_packed: bool = True) -> Target:
     """The model as a target: its attention is ours, and on a CPU it is laid out for fast passes.
 
-    stored: weights of linear layers by module name, in the precision of their file. Kernels that
-    were never compiled on this machine are compiled now. Raises UnsupportedModel for a model that
-    cannot be driven losslessly, or whose logits are not those of transformers' own attention; it is
-    then as it was.
+    Kernels that were never compiled on this machine are compiled now. Raises UnsupportedModel for a
+    model that cannot be driven losslessly, or whose logits are not those of transformers' own
+    attention; it is then as it was.
     """
     support.check(model)
     with turn_of(model), undone_on_error(model):
@@ -45,14 +37,14 @@ def take_up(
         if stock is not None:
             compare(target, stock)
         if is_packed:
-            pack(target, stored)
+            pack(target)
     return target
 
 
-def pack(target: Target, stored: Mapping[str, PanelWeight] | None = None) -> None:
+def pack(target: Target) -> None:
     """Pack the target's model, fuse what can be fused, and compile what they run: see `Packing`."""
     with turn_of(target.model), compiling_line():
-        target.packing = packing = Packing.of(target.model, stored)
+        target.packing = packing = Packing.of(target.model)
         packing.fuse(target, lambda probe: chain(target, observers=[probe]))
         if packing.linears:
             _compile(target, packing)

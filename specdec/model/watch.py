@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from specdec.model.fused_layer import FusedLayer
-from specdec.model.packed_linear import version
-from specdec.model.snapshot import Anatomy, Snapshot, has_global_hooks, has_hooks
+from specdec.model.snapshot import Anatomy, Snapshot, has_global_hooks, has_hooks, version
 
 log = logging.getLogger("specdec")
 

@@ -86,5 +86,5 @@ def weight_bytes(target: Target, device: torch.device) -> int:
             sizes[tensor.data_ptr()] = tensor.nbytes
     total = sum(sizes.values())
     if target.packing is not None and device.type == "cpu":
-        total += sum(target.packing.nbytes.values())
+        total += target.packing.memory
     return total

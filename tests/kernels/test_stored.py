@@ -19,6 +19,7 @@ from specdec.kernels.linear.packed_weight import PanelWeight, pack_stored
 from specdec.kernels.linear.skinny_linear import skinny_linear
 from specdec.kernels.linear.stored.formats import FORMATS, KINDS, StoredFormat
 from specdec.kernels.linear.stored.rounding import codes_and_scales, rounded_values
+from specdec.kernels.linear.weight_rows import weight_rows
 
 KIND = pytest.mark.parametrize("form", FORMATS, ids=KINDS)
 SLOW = pytest.mark.slow
@@ -64,6 +65,10 @@ def test_values(form, outputs):
     assert torch.equal(weight.dense(), torch.from_numpy(want))
     rows = np.arange(outputs)[:: max(1, outputs // 5)]
     assert np.array_equal(weight.dense_rows(rows).numpy(), want[rows])
+    for looked_up in (weight_rows.numba, weight_rows.plain):
+        out = torch.full((len(rows), 768), torch.nan)
+        looked_up(out, weight, torch.from_numpy(rows))
+        assert np.array_equal(out.numpy(), want[rows])
     if outputs == 64:
         assert torch.equal(weight.rows(32, 64).dense(), torch.from_numpy(want[32:]))
 

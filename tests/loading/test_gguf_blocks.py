@@ -9,6 +9,7 @@ import torch
 
 from specdec.kernels.linear.packed_weight import pack_groups
 from specdec.kernels.linear.skinny_linear import skinny_linear
+from specdec.kernels.linear.weight_rows import weight_rows
 from specdec.loading.gguf.blocks import TYPES, decode
 
 from helpers.stored_gguf import blocks
@@ -49,6 +50,8 @@ def test_panels_multiply_as_the_values_do(kind: str) -> None:
     assert packed.format == FORMATS[kind]
     assert packed.nbytes * 50 < 0.4 * 64 * weight.nbytes  # 64: outputs up to whole panels
     assert torch.equal(packed.dense(), weight)
+    rows = torch.tensor([49, 0, 17, 17])
+    assert torch.equal(weight_rows(torch.empty(4, 256), packed, rows), weight[rows])
     x = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
     exact = x.double() @ weight.double().T
     ours = (skinny_linear(x, packed) - exact).abs().max()

@@ -12,13 +12,12 @@ from torch import nn
 from specdec import Engine
 from specdec.check import first_difference, top2_gap
 from specdec.errors import InvalidArgument, SpecdecError
-from specdec.kernels.linear.packed_weight import pack
 from specdec.loading.gguf.blueprint import Source
 from specdec.loading.gguf.load import read_gguf
 from specdec.loading.gguf.model import ModelBuilder
 from specdec.loading.loader import load
 from specdec.model.packing import Packing
-from specdec.model.released import is_released
+from specdec.model.released import is_released, panels_of, released_in
 
 from helpers.stored_gguf import write_gguf
 
@@ -43,7 +42,7 @@ FORMATS = {
 def test_a_gguf_is_read_as_it_is_stored(tiny: Path, activations: str) -> None:
     """Every linear layer and the tied head, in mixed formats within a layer."""
     exact = load(tiny, dtype="float32", device="cpu")
-    assert exact.stored == {}
+    assert not list(released_in(exact.model))
     weights = {n: m.weight.clone() for n, m in exact.model.named_modules() if type(m) is nn.Linear}
     engine = Engine.from_pretrained(tiny, device="cpu", activations=activations)
     assert "as stored" in engine.name
@@ -74,8 +73,8 @@ def test_a_gguf_is_read_as_it_is_stored(tiny: Path, activations: str) -> None:
         assert all(torch.equal(state[name].weight, weight) for name, weight in weights.items())
 
 
-def test_linear_layers_are_never_dense(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept as stored is not dequantised on the way, and nobody multiplies by nothing."""
+def test_matrices_are_never_dense(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept as stored is not dequantised on the way, and has its numbers for who asks."""
     read: list[str] = []
     own = ModelBuilder._value
 
@@ -84,13 +83,48 @@ def test_linear_layers_are_never_dense(tiny: Path, monkeypatch: pytest.MonkeyPat
         return own(self, name, source)
 
     monkeypatch.setattr(ModelBuilder, "_value", value)
-    loaded = load(tiny, device="cpu")
-    assert not [name for name in read if "_proj" in name]
-    linears = [m for m in loaded.model.modules() if type(m) is nn.Linear]
-    assert sum(is_released(m.weight) for m in linears) == 14  # the tied head is an embedding, too
+    model = load(tiny, device="cpu").model
+    assert read and all("norm" in name for name in read)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    linears = [m for m in model.modules() if type(m) is nn.Linear]
+    assert sum(is_released(m.weight) for m in linears) == 15
+    with torch.inference_mode():  # transformers' own forward, by dense copies of one at a time
+        exact = load(tiny, dtype="float32", device="cpu").model(torch.tensor([[1, 2]])).logits
+        assert torch.equal(model(torch.tensor([[1, 2]])).logits, exact)
     with pytest.raises(SpecdecError, match="packed"):
-        loaded.model(torch.tensor([[1, 2]]))
-    assert Packing.of(loaded.model, loaded.stored).nbytes
+        model.lm_head.weight.sum()
+    packing = Packing.of(model)
+    assert packing.memory == sum(packing.nbytes.values())  # one copy for embedding and head
+
+
+TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+         "Q2_K", "F16", "BF16", "F32", "TQ2_0"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_embeddings_are_looked_up_as_they_are_stored(
+    kind: str, is_tied: bool, tmp_path: Path
+) -> None:
+    """To the bit the rows of the dense table, in no more memory than the file's."""
+    finer = {"token_embd.weight": kind}
+    if not is_tied:
+        finer["output.weight"] = "Q6_K"
+    write_gguf(tmp_path / "a.gguf", "Q4_K", finer)
+    exact = load(tmp_path / "a.gguf", dtype="float32", device="cpu").model.get_input_embeddings()
+    model = load(tmp_path / "a.gguf", device="cpu").model
+    table = model.get_input_embeddings()
+    ids = torch.tensor([[0, 5, 5], [1, table.num_embeddings - 1, 2]])
+    assert is_released(table.weight) and torch.equal(table(ids), exact(ids))
+    assert (model.lm_head.weight is table.weight) == is_tied
+    assert panels_of(table.weight).nbytes <= 1.03 * exact.weight.nbytes
+    with pytest.raises(IndexError):
+        table(torch.tensor([table.num_embeddings]))
+    Packing.of(model)
+    assert torch.equal(table(ids), exact(ids))
+    Packing.on(model).restore()
+    assert torch.equal(table.weight, exact.weight)
+    assert (model.lm_head.weight is table.weight) == is_tied
 
 
 def test_the_memory_that_is_said_is_the_memory_that_is_taken(tiny: Path) -> None:
@@ -98,27 +132,24 @@ def test_the_memory_that_is_said_is_the_memory_that_is_taken(tiny: Path) -> None
     for how in ((True, True), (True, False), (False, False)):
         builder = ModelBuilder(gguf.file, gguf.blueprint, torch.float32, *how)
         said = builder.nbytes
-        model, stored = builder.build(lambda done, total: None)
+        model = builder.build(lambda done, total: None)
         taken = sum(p.nbytes for p in model.parameters() if not is_released(p))
-        taken += sum(w.nbytes for name, w in stored.items() if name != "lm_head")
+        taken += sum(panels.nbytes for panels in released_in(model))
         assert abs(said - taken) <= 0.02 * taken
 
 
-def test_a_type_that_we_do_not_read_stays_float(tmp_path: Path) -> None:
+def test_other_types_are_read_as_floats_one_by_one(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf", "TQ2_0", {"attn_k.weight": "BF16", "ffn_up.weight": "Q5_1"})
-    loaded = load(tmp_path / "a.gguf", device="cpu")
-    assert {name.split(".")[-1] for name in loaded.stored} == {"up_proj"}
-    packing = Packing.of(loaded.model, loaded.stored)
+    packing = Packing.of(load(tmp_path / "a.gguf", device="cpu").model)
     # three values times a float16 are exact in float16, and bfloat16 is kept
     assert set(packing.nbytes) == {"q5_1", "float16", "bfloat16"}
 
 
-def test_a_float_gguf_has_nothing_stored(tmp_path: Path) -> None:
+def test_a_float_gguf_is_read_as_it_is_stored(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf", "F16")
     loaded = load(tmp_path / "a.gguf", device="cpu")
-    assert loaded.stored == {}
-    assert "as stored" not in loaded.source
-    assert pack(loaded.model.lm_head.weight).format == "float16"
+    assert "as stored" in loaded.source and "8 bits" not in loaded.source
+    assert {panels.format for panels in released_in(loaded.model)} == {"float16"}
 
 
 def test_a_draft_model_is_read_as_it_is_stored(tiny: Path) -> None:

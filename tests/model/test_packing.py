@@ -15,6 +15,7 @@ pytest.importorskip("numba", reason="numba is not installed")
 from specdec import Engine
 from specdec.errors import SpecdecError
 from specdec.kernels.linear.packed_weight import quantise
+from specdec.model.released import release
 
 pytestmark = pytest.mark.fast
 
@@ -91,7 +92,9 @@ def test_weights_as_stored_are_saved_dequantised():
     model = models.build("llama", dtype=torch.float32)
     name = "model.layers.0.mlp.down_proj"
     weight = quantise(model.get_submodule(name).weight, 8)
-    engine = Engine(model, stored={name: weight})
+    model.get_submodule(name).weight = release(weight)
+    engine = Engine(model)
+    assert engine.packing.weights[model.get_submodule(name)] is weight
     assert torch.equal(engine.model.state_dict()[name + ".weight"], weight.dense())
 
 

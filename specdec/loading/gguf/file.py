@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import mmap
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from specdec.errors import WeightsError
 from specdec.loading.gguf.parse import Parsed, parse
 from specdec.loading.gguf.tensor import Tensor
+from specdec.loading.mapped import forget, map_file
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 
@@ -46,6 +47,12 @@ class GGUFFile:
                     raise WeightsError(f"two shards of {path} hold {name}: they do not belong")
         return cls(path, fields, tensors)
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Let go of the memory that some tensors' pages take; who reads them again has them read
+        from the file again."""
+        for name in names:
+            forget(self.tensors[name].data)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
@@ -57,7 +64,7 @@ def _mapped(path: Path) -> Parsed:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise WeightsError(f"{path} is not a GGUF file: it does not start with 'GGUF'")
-            return parse(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), path)
+        return parse(map_file(path), path)
     except WeightsError:
         raise
     except OSError as error:

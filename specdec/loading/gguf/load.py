@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from specdec.errors import WeightsError
-from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.loading.gguf.architectures import blueprint_of
 from specdec.loading.gguf.blueprint import Blueprint
 from specdec.loading.gguf.file import GGUFFile
@@ -55,8 +54,8 @@ def read_gguf(path: Path) -> GGUF:
 
 def load_gguf(
     gguf: GGUF, dtype: torch.dtype, as_stored: bool, rounds: bool = False
-) -> tuple[PreTrainedModel, dict[str, PanelWeight]]:
-    """The model on the CPU, and what of it stays as it is stored: see `ModelBuilder`.
+) -> PreTrainedModel:
+    """The model on the CPU, its weights as they are stored or dense: see `ModelBuilder`.
 
     Says in the log how much memory that takes, and warns where so much is not free.
     """

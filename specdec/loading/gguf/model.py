@@ -6,20 +6,30 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specdec.errors import UnsupportedModel, WeightsError
-from specdec.kernels.linear.packed_weight import PanelWeight, pack_groups, pack_stored
+from specdec.kernels.linear.packed_formats import BFloat16, Float16
+from specdec.kernels.linear.packed_weight import (
+    PanelWeight,
+    pack,
+    pack_groups,
+    pack_halves,
+    pack_stored,
+)
 from specdec.kernels.linear.stored.formats import FORMATS, KINDS
 from specdec.loading.gguf.blocks import TYPES, decode
 from specdec.loading.gguf.blueprint import Blueprint, Source
 from specdec.loading.gguf.file import GGUFFile
-from specdec.model import support
+from specdec.loading.gguf.tensor import Tensor as StoredTensor
 from specdec.model.released import release
 from specdec.progress import Progress
+
+HALVES: dict[str, Any] = {"BF16": BFloat16, "F16": Float16}
 
 
 @dataclass
@@ -27,11 +37,10 @@ class ModelBuilder:
     """Builds the model of a file once, on the CPU.
 
     dtype: of its parameters: the file's values, dequantised in float32 and then rounded.
-    as_stored: linear layers whose blocks we read come as panels in the file's precision, beside the
-    model, and their dense weight is `Released`: `Packing.of` takes the panels, and `restore` makes
-    one. Architectures whose own forward is still to be compared with ours keep a dense one beside
-    it, as does a head that is the embedding, too.
-    rounds: panels hold the file's own blocks where products with activations in 8 bits know them.
+    as_stored: weights of linear layers and of the embedding are `Released`: made into panels in the
+    file's precision, one tensor at a time, and nowhere dense. A head that is the embedding, too,
+    shares its panels. rounds: panels hold the file's own blocks where products with activations in
+    8 bits know them.
     """
 
     file: GGUFFile
@@ -47,47 +56,40 @@ class ModelBuilder:
         with init_empty_weights(include_buffers=False):
             self.model = auto.from_config(self.blueprint.config, dtype=self.dtype)
         self.model.eval()
-        self._keeps_dense = not support.is_tested(self.model)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that `build` will fill."""
+        """Bytes of memory that `build` will fill, or more where a type is read as floats."""
         total = 0
         for name, source in self.blueprint.sources.items():
+            if self._is_held(name):
+                total += self._panel_bytes(source)
+                continue
             tensors = [self.file.tensors[tensor] for tensor in source.tensors]
-            values = sum(math.prod(tensor.shape) for tensor in tensors)
-            is_stored = self._is_stored(name, source)
-            if is_stored and self.rounds and tensors[0].kind in KINDS:
-                total += round(tensors[0].data.nbytes * FORMATS[KINDS[tensors[0].kind]].growth)
-            elif is_stored:
-                total += math.prod(tensors[0].shape) * _bits(tensors[0].kind, tensors[0].data) // 8
-            if not is_stored or self._keeps_dense:
-                total += values * self.dtype.itemsize
+            total += sum(math.prod(tensor.shape) for tensor in tensors) * self.dtype.itemsize
         return total
 
-    def build(self, progress: Progress) -> tuple[PreTrainedModel, dict[str, PanelWeight]]:
-        """The model, and panels by module name. Raises WeightsError for a wrong shape."""
-        stored: dict[str, PanelWeight] = {}
+    def build(self, progress: Progress) -> PreTrainedModel:
+        """The model. Raises WeightsError for a wrong shape."""
         for done, (name, source) in enumerate(self.blueprint.sources.items()):
             progress(done, len(self.blueprint.sources))
-            if self._is_stored(name, source):
-                owner = name.removesuffix(".weight")
-                stored[owner] = panels = self._panels(source)
+            if self._is_held(name):
+                panels = self._panels(name, source)
                 self._check_shape(name, source, (panels.outputs, panels.inputs))
-                if not self._keeps_dense:
-                    shape = panels.outputs, panels.inputs
-                    self._put(name, release(torch.empty(shape, dtype=self.dtype)))
-                    continue
-            self._put(name, nn.Parameter(self._value(name, source), requires_grad=False))
+                parameter = release(panels)
+            else:
+                parameter = nn.Parameter(self._value(name, source), requires_grad=False)
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(owner), leaf, parameter)
+            self.file.forget(source.tensors)
         self.model.tie_weights()
-        stored |= self._tied_head()
         empty = [name for name, parameter in self.model.named_parameters() if parameter.is_meta]
         if empty:
             raise UnsupportedModel(
                 f"{type(self.model).__name__} has a parameter {empty[0]} that no tensor of a GGUF "
                 "is known for: give a safetensors folder of the same model instead"
             )
-        return self.model, stored
+        return self.model
 
     def state(self) -> dict[str, Tensor]:
         """All parameters by name, for loaders that place them by themselves."""
@@ -97,36 +99,43 @@ class ModelBuilder:
             state[self._name(self.model.get_output_embeddings()) + ".weight"] = state[embedding]
         return state
 
-    def _is_stored(self, name: str, source: Source) -> bool:
-        """Whether a parameter is a linear layer's weight, and one tensor of blocks that we read."""
+    def _is_held(self, name: str) -> bool:
+        """Whether a parameter is to be in panels: a linear layer's weight, or the embedding's."""
         if not self.as_stored or not name.endswith(".weight"):
             return False
         module = self.model.get_submodule(name.removesuffix(".weight"))
-        return type(module) is nn.Linear and self._has_blocks(source)
+        return type(module) is nn.Linear or module is self.model.get_input_embeddings()
 
-    def _has_blocks(self, source: Source) -> bool:
-        if source.make is not None or len(source.tensors) != 1:
-            return False
-        tensor = self.file.tensors[source.tensors[0]]
-        return tensor.kind in TYPES and len(tensor.shape) == 2
-
-    def _panels(self, source: Source) -> PanelWeight:
-        tensor = self.file.tensors[source.tensors[0]]
+    def _panels(self, name: str, source: Source) -> PanelWeight:
+        tensor = self._only(source)
+        if tensor is None:
+            return pack(self._value(name, source))
         data = tensor.data if source.rows is None else tensor.data[source.rows]
         if self.rounds and tensor.kind in KINDS:
             return pack_stored(tensor.kind, data)
+        if tensor.kind in HALVES:
+            return pack_halves(np.ascontiguousarray(data).view(np.uint16), HALVES[tensor.kind])
         codes = decode(tensor.kind, data)
         return pack_groups(codes.codes, codes.scale, codes.minimum, codes.bits)
 
-    def _tied_head(self) -> dict[str, PanelWeight]:
-        """The head, which multiplies by the blocks that the embedding looks up in float."""
-        head, embedding = self.model.get_output_embeddings(), self._embedding()
-        if not (self.as_stored and self.blueprint.config.tie_word_embeddings and embedding):
-            return {}
-        source = self.blueprint.sources[embedding]
-        if type(head) is not nn.Linear or not self._has_blocks(source):
-            return {}
-        return {self._name(head): self._panels(source)}
+    def _panel_bytes(self, source: Source) -> int:
+        tensor = self._only(source)
+        if tensor is None:
+            shapes = [self.file.tensors[name].shape for name in source.tensors]
+            return sum(map(math.prod, shapes)) * self.dtype.itemsize
+        if self.rounds and tensor.kind in KINDS:
+            return round(tensor.data.nbytes * FORMATS[KINDS[tensor.kind]].growth)
+        if tensor.kind in HALVES:
+            return tensor.data.nbytes
+        return math.prod(tensor.shape) * _bits(tensor.kind, tensor.data) // 8
+
+    def _only(self, source: Source) -> StoredTensor | None:
+        """The tensor that a parameter is, if it is one of a type that panels have."""
+        if source.make is not None or len(source.tensors) != 1:
+            return None
+        tensor = self.file.tensors[source.tensors[0]]
+        is_known = tensor.kind in TYPES or tensor.kind in HALVES
+        return tensor if is_known and len(tensor.shape) == 2 else None
 
     def _embedding(self) -> str:
         return self._name(self.model.get_input_embeddings()) + ".weight"
@@ -146,10 +155,6 @@ class ModelBuilder:
                 f"{self.file.path}: {' and '.join(source.tensors)} would make {name} "
                 f"{list(shape)}, and the file's keys say {list(wanted)}"
             )
-
-    def _put(self, name: str, parameter: nn.Parameter) -> None:
-        owner, _, leaf = name.rpartition(".")
-        setattr(self.model.get_submodule(owner), leaf, parameter)
 
 
 def _bits(kind: str, data: Any) -> int:

@@ -112,7 +112,9 @@ def vocab_of(fields: Mapping[str, Any]) -> GGUFVocab | None:
     tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(fields.get(_PREFIX + "tokens", ()))]
     if not tokens:
         raise WeightsError(f"{_PREFIX}tokens is missing or empty: the file is not whole")
-    kinds = [_kind(value) for value in _listed(fields, "token_type", len(tokens), Kind.NORMAL)]
+    known: dict[int, Kind] = {kind.value: kind for kind in Kind}
+    listed = _listed(fields, "token_type", len(tokens), Kind.NORMAL)
+    kinds = [known.get(value, Kind.UNDEFINED) for value in listed]
     scores = [float(value) for value in _listed(fields, "scores", len(tokens), 0.0)]
     ids = {text: i for i, text in enumerate(tokens)}
     if len(ids) < len(tokens):
@@ -162,13 +164,6 @@ def _listed(fields: Mapping[str, Any], name: str, length: int, default: Any) -> 
     if len(values) < length:
         raise WeightsError(f"{_PREFIX}{name} has {len(values)} entries for {length} tokens")
     return list(values[:length])
-
-
-def _kind(value: int) -> Kind:
-    try:
-        return Kind(value)
-    except ValueError:
-        return Kind.UNDEFINED
 
 
 def _roles(fields: Mapping[str, Any], length: int, defaults: Mapping[str, int]) -> dict[str, int]:

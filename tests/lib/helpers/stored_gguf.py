@@ -31,7 +31,8 @@ def write_gguf(
     seed: int = 0,
     context: int = 128,
 ) -> None:
-    """A llama of two layers in one type, `others` by the end of a tensor's name."""
+    """A llama of two layers in one type, `others` by the end of a tensor's name; tied unless
+    one of these is "output.weight"."""
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(context)
@@ -45,6 +46,8 @@ def write_gguf(
     writer.add_vocab_size(VOCAB)
     kv = HIDDEN * KV_HEADS // HEADS
     shapes = {"token_embd.weight": (VOCAB, HIDDEN)}
+    if "output.weight" in (others or {}):
+        shapes["output.weight"] = (VOCAB, HIDDEN)
     for i in range(2):
         shapes |= {
             f"blk.{i}.attn_q.weight": (HIDDEN, HIDDEN),
