@@ -16,6 +16,9 @@ from specdec.kernels.attention.softmax import partial_softmax
 from specdec.kernels.attention.tree_attention import unpack
 from specdec.kernels.dispatch import dispatched
 
+# Keys are attended in parts that begin at these multiples, and the parts merged in order: so it is
+# where the text stands that says how sums are made, and not who reads it.
+PART = 256
 NO_BOUNDS = np.zeros((0, 0), np.int64)
 NO_PAGES = np.zeros((0, 0, 0), np.int64)
 NO_STAGED = np.zeros((0, 0, 0), np.uint64)

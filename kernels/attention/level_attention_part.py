@@ -138,9 +138,7 @@ def hide(scores, block, size, read, task, members, anc, bound, r, shape, softcap
         simd.no_unroll()
         scores[c] = -np.inf
     if softcap > 0:
-        for c in range(at, at + size):
-            simd.no_unroll()
-            scores[c] = softcap * math.tanh(scores[c] / softcap)
+        cap(scores, at, size, softcap)
     if bound.size:
         first = bound[r // (nodes * (heads // kv_heads)) * nodes + r % nodes]
         for c in range(min(size, max(0, first - block))):
@@ -154,6 +152,14 @@ def hide(scores, block, size, read, task, members, anc, bound, r, shape, softcap
             if not is_seen or position < task[LOW] or position >= task[HIGH]:
                 scores[at + c] = -np.inf
             position += is_seen
+
+
+@inner
+def cap(scores, at, size, softcap):
+    """A soft cap on some scores, in place."""
+    for c in range(at, at + size):
+        simd.no_unroll()
+        scores[c] = softcap * math.tanh(scores[c] / softcap)
 
 
 @inner

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from specdec.kernels.attention.level_attention import PART
 from specdec.kernels.cpu import simd, simd_lanes, simd_memory
 from specdec.kernels.cpu.jit import inner
 from specdec.kernels.cpu.simd_types import LANES
@@ -77,12 +78,8 @@ def parts(read, pages, page_size, threads, bounded):
 
 @inner
 def next_cut(at):
-    """The next position after `at` at which keys are cut: parts grow with the length."""
-    if at < 512:
-        return (at // 256 + 1) * 256
-    if at < 4096:
-        return (at // 1024 + 1) * 1024
-    return (at // 4096 + 1) * 4096
+    """The next position after `at` at which keys are cut."""
+    return (at // PART + 1) * PART
 
 
 @inner
@@ -120,37 +117,56 @@ def merged(o, top, total, shape, reads, members, tasks, offsets, sinks):
     best = np.full(batch * heads * nodes, -np.inf, np.float32)
     weight = np.zeros(batch * heads * nodes, np.float32)
     out = np.zeros(batch * heads * nodes * dim, np.float32)
-    if sinks.size:
-        for i in range(best.size):
-            simd.no_unroll()
-            sink = float(sinks[i // nodes % heads])
-            best[i] = math.ceil(sink * LOG2_E)
-            weight[i] = math.exp(sink - best[i] * LN_2)
+    for i in range(best.size):
+        before_merging(best, weight, i, sinks, i // nodes % heads)
     for t in range(len(tasks)):
         read, head = reads[tasks[t, READ]], tasks[t, HEAD]
         for r in range(read[COUNT] * nodes * group):
             part = offsets[t] + r
             mass = simd_lanes.sum_lanes(simd_memory.load(total, part * LANES, 1))
-            if mass == 0:
-                continue
             b, g, node = members[read[FIRST] + r // (nodes * group)], r // nodes % group, r % nodes
             i = (b * heads + head * group + g) * nodes + node
-            new = max(best[i], top[part])
-            old, fresh = simd.power_of_two(best[i] - new), simd.power_of_two(top[part] - new)
-            best[i] = new
-            weight[i] = weight[i] * old + mass * fresh
-            for d in range(0, dim, LANES):  # head sizes are whole vectors
-                added = simd_memory.load(o, part * dim + d, 1)
-                added = simd.multiply(added, simd.splat(added, fresh))
-                so_far = simd_memory.load(out, i * dim + d, 1)
-                whole = simd.fma(so_far, simd.splat(so_far, old), added)
-                simd_memory.store(whole, out, i * dim + d, 0, 1)
+            merge_row(o, part, top[part], mass, out, i, best, weight, dim)
     for i in range(best.size):
-        if weight[i] > 0:
-            scale = np.float32(1) / weight[i]
-            for d in range(0, dim, LANES):
-                line = simd_memory.load(out, i * dim + d, 1)
-                line = simd.multiply(line, simd.splat(line, scale))
-                simd_memory.store(line, out, i * dim + d, 0, 1)
-            best[i] = np.float32(best[i] * LN_2 + math.log(weight[i]))
+        finish(out, i, best, weight, dim)
     return out, best
+
+
+@inner
+def before_merging(best, weight, i, sinks, head):
+    """Row i before any partial has been merged into it: a sink, if there are any, or nothing."""
+    best[i], weight[i] = -np.inf, 0
+    if sinks.size:
+        sink = float(sinks[head])
+        best[i] = math.ceil(sink * LOG2_E)
+        weight[i] = math.exp(sink - best[i] * LN_2)
+
+
+@inner
+def merge_row(o, part, top, mass, out, i, best, weight, dim):
+    """Merge row `part` of unnormalised outputs into row i, in place. top: its running maximum;
+    mass: its sum, 0 for none."""
+    if mass == 0:
+        return
+    new = max(best[i], top)
+    old, fresh = simd.power_of_two(best[i] - new), simd.power_of_two(top - new)
+    best[i] = new
+    weight[i] = weight[i] * old + mass * fresh
+    for d in range(0, dim, LANES):  # head sizes are whole vectors
+        added = simd_memory.load(o, part * dim + d, 1)
+        added = simd.multiply(added, simd.splat(added, fresh))
+        so_far = simd_memory.load(out, i * dim + d, 1)
+        whole = simd.fma(so_far, simd.splat(so_far, old), added)
+        simd_memory.store(whole, out, i * dim + d, 0, 1)
+
+
+@inner
+def finish(out, i, best, weight, dim):
+    """Row i divided by its weight, and its lse in the place of its maximum, in place."""
+    if weight[i] > 0:
+        scale = np.float32(1) / weight[i]
+        for d in range(0, dim, LANES):
+            line = simd_memory.load(out, i * dim + d, 1)
+            line = simd.multiply(line, simd.splat(line, scale))
+            simd_memory.store(line, out, i * dim + d, 0, 1)
+        best[i] = np.float32(best[i] * LN_2 + math.log(weight[i]))

@@ -284,6 +284,24 @@ class KVStore:
                 commit_path(keys, values, *where[keys.device])
         level.extend(row, len(path))
 
+    def copy(self, sequence: int, source: int, end: int) -> None:
+        """Take up what `source` holds up to token `end` behind what `sequence` holds, as its own:
+        their texts are the same so far."""
+        last, row = self.levels[-1], self.row(sequence)
+        start, to, offset = self.length(sequence), int(self.levels[-1].length[row]), 0
+        for level, rows in zip(self.levels, self.row_maps, strict=True):
+            from_row = int(rows[source])
+            held = int(level.length[from_row])
+            low, high = max(start, offset), min(end, offset + held)
+            for layer, (k, v) in enumerate(zip(level.k, level.v, strict=True)):
+                if k is not None and v is not None and low < high:
+                    part = slice(low - offset, high - offset)
+                    for mine, theirs in zip(last.buffers(layer, k, v), (k, v), strict=True):
+                        room = slice(to + low - start, to + high - start)
+                        mine[row, :, room] = theirs[from_row, :, part]
+            offset += held
+        last.extend(row, end - start)
+
     def crop(self, sequence: int, length: int) -> None:
         """Forget committed tokens of `sequence` past `length`; shared levels cannot be cropped."""
         offset = self.offset(sequence)

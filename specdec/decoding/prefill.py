@@ -14,6 +14,7 @@ from specdec.cache.store import KVStore, Level
 from specdec.errors import OutOfMemory
 from specdec.forward.forward_pass import View
 from specdec.forward.observer import Observer
+from specdec.kernels.attention.level_attention import PART
 from specdec.model.target import Target
 from specdec.offload.tiered_store import TieredStore
 from specdec.sampling.sequence import Row
@@ -61,8 +62,16 @@ class Prefill:
                 sources = before.row_map if at == 1 else before.leaders
                 store.stack(sources, stage.capacity, stage.row_map)
             for piece in stage.pieces:
-                leader = piece.members[0]
-                self._read(store, leader if at else piece.row, of[leader], piece.start, piece.end)
+                leader, start = piece.members[0], piece.start
+                sequence = leader if at else piece.row
+                if piece.alike > start and not store.places and not self.observers:
+                    store.copy(
+                        sequence,
+                        piece.source if at else stage.row_map[piece.source],
+                        piece.alike,
+                    )
+                    start = piece.alike
+                self._read(store, sequence, of[leader], start, piece.end)
         store.claim(list(of))
         return store
 
@@ -72,7 +81,8 @@ class Prefill:
         Samples of one prompt share it, unless nothing is to be shared. Other prompts share nothing,
         and all rows of a level are equal, where a view chooses among a level's keys, whose text
         must not depend on who is beside it; nor does what may be read anew for one of them. Where
-        KV goes to tiers rows of a level are equal, too.
+        KV goes to tiers rows of a level are equal, too. Where a token has the same bits in any pass
+        levels begin where attention begins a part, so that it keeps them.
         """
         rotation, least = self.target.rotation, slots.tokens
         rooms = [least + SLACK if least else 1] * slots.count
@@ -88,9 +98,11 @@ class Prefill:
         texts = {slot: row.keys(0, len(row.tokens) - 1) for slot, row in rows.items()}
         lengths = {slot: len(text) for slot, text in texts.items()}
         found = branches(texts, kinds, whole=lambda slot, end: _uncut(rows[slot], end))
-        plan = stages(found, lengths, rooms, self.view.lossless and not any(apart))
+        is_plain = all(row.content is None for row in rows.values())
+        unit = PART if is_plain and self.target.keeps_bits else 1
+        plan = stages(found, lengths, rooms, self.view.lossless and not any(apart), unit)
         if not self.target.has_room(sum(stage.slots for stage in plan)):
-            plan = stages(found, lengths, rooms, False)
+            plan = stages(found, lengths, rooms, False, unit)
         return plan
 
     def add(self, store: KVStore, rows: Sequence[Row]) -> None:

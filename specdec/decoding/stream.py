@@ -66,7 +66,7 @@ class GenerationStream:
         rows = self._rows_of(request)
         self.seed = self.outputs[0].seed
         given = request.share_prefixes
-        own = Slots(len(rows), shares=not target.is_rounded if given is None else given)
+        own = Slots(len(rows), shares=target.shares_text if given is None else given)
         self.slots = own if slots is None else slots
         self.scheduler = Scheduler(self.drafter, target.rotation, self.slots.count)
         self.scheduler.add(rows)

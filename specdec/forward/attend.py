@@ -1,8 +1,8 @@
 """attend: the one place where what a view plans becomes attention.
 
-In host memory a pass over nodes is one kernel call a layer (`host_reads`). Where keys lie elsewhere
-it is a sum of partials, merged by their log-sum-exp; a static pass has its own way
-(`static_attend`), which never asks the host.
+In host memory a pass is one kernel call a layer, over nodes (`host_reads`) or over a part of a
+prompt (`chunk_reads`). Where keys lie elsewhere it is a sum of partials, merged by their
+log-sum-exp; a static pass has its own way (`static_attend`), which never asks the host.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from specdec.cache.store import Level
 from specdec.forward.attention_call import AttentionCall
+from specdec.forward.chunk_reads import chunk_reads
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.gathered import attend_near
 from specdec.forward.host_reads import host_reads, levels_of, note_all, with_entries
 from specdec.forward.partials import sink_partial, tree_partial
 from specdec.forward.plan import WHOLE, LayerPlan, Partial, RowPlan
 from specdec.forward.static_attend import attend_static
+from specdec.kernels.attention.chunk_attention import chunk_attention
 from specdec.kernels.attention.level_attention import level_attention
 from specdec.kernels.attention.merge import merge
 from specdec.kernels.attention.prefix_attention import prefix_attention
@@ -35,12 +37,13 @@ def attend(pass_: ForwardPass, call: AttentionCall) -> Tensor:
         plan = plan.select(call)
     for observer in pass_.observers:
         observer.see(call, pass_)
-    if is_chunk:
-        return _merged(pass_, call, plan)
-    if plan.extras:
+    is_near = pass_.on_host(call.layer, call.q.device)
+    if is_chunk and is_near:
+        return _chunk(pass_, call)
+    if is_chunk or plan.extras:
         return _merged(pass_, call, plan)
     has_keys = any(row.keys is not None for row in plan.rows or ())
-    if pass_.on_host(call.layer, call.q.device) and not has_keys:
+    if is_near and not has_keys:
         reads = host_reads(pass_, plan, call.layer, call.window)
         levels = with_entries(levels_of(pass_, call.layer), plan.rows)
         return level_attention(
@@ -51,6 +54,19 @@ def attend(pass_: ForwardPass, call: AttentionCall) -> Tensor:
         return _merged(pass_, call, plan)
     rows = [attend_near(pass_, call, plan, b) for b in range(len(plan.rows))]
     return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def _chunk(pass_: ForwardPass, call: AttentionCall) -> Tensor:
+    """Attention of a part of a prompt, sequence after sequence."""
+    levels = levels_of(pass_, call.layer)
+    each = [
+        chunk_attention(
+            call.q[b : b + 1], levels, reads, scale=call.scale, softcap=call.softcap,
+            sinks=call.sinks,
+        )
+        for b, reads in enumerate(chunk_reads(pass_, call.window))
+    ]  # fmt: skip
+    return each[0] if len(each) == 1 else torch.cat(each)
 
 
 def _merged(pass_: ForwardPass, call: AttentionCall, plan: LayerPlan) -> Tensor:

@@ -20,6 +20,7 @@ from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import LayerPlan, Needs
 from specdec.forward.static_inputs import PassInputs
 from specdec.forward.view_state import ViewState
+from specdec.kernels.attention.chunk_attention import ChunkReads
 from specdec.kernels.attention.level_attention import Reads
 
 T = TypeVar("T")
@@ -60,14 +61,15 @@ class View(Protocol):
 class PassCache:
     """What is worked out once for all layers of a pass.
 
-    full_reads: of layers that read everything, by window. tables: of those that read less, with
-    their members, by what they read. parts: by class, see `once`. run_made: the last run of fused
-    layers that made all its outputs at once. is_looked_at: whether the watch over fused layers has
-    been asked.
+    full_reads, chunk_reads: of layers that read everything, by window. tables: of those that read
+    less, with their members, by what they read. parts: by class, see `once`. run_made: the last run
+    of fused layers that made all its outputs at once. is_looked_at: whether the watch over fused
+    layers has been asked.
     """
 
     segments: list[Segments] | None = None
     full_reads: dict[int | None, Reads] = field(default_factory=dict)
+    chunk_reads: dict[int | None, list[ChunkReads]] = field(default_factory=dict)
     tables: dict[Hashable, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
         default_factory=dict
     )

@@ -17,6 +17,7 @@ from specdec.forward.attention_call import AttentionCall
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.observer import SeenPass
 from specdec.kernels.dispatch import has_numba
+from specdec.kernels.linear.decoder_run import LANES
 from specdec.kernels.linear.packed_weight import PanelWeight, pack
 from specdec.model.fused_layer import FusedLayer, NoMatch, recognise
 from specdec.model.fused_run import RunLayer, forwards
@@ -168,6 +169,14 @@ class Packing:
         """ "int8" where products round their inputs to 8 bits, else "float32"."""
         is_rounded = any(linear.weight.is_stored for linear in self.linears.values())
         return "int8" if is_rounded else "float32"
+
+    def keeps_bits(self, layers: int) -> bool:
+        """Whether keys, values and logits of a token have the same bits in any pass of so many
+        layers: all products are of whole numbers, and what stands between them is in our kernels,
+        which sum in one order."""
+        if len(self.fused) != layers or not all(x.weight.is_stored for x in self.linears.values()):
+            return False
+        return all(x.inputs.head_dim % LANES == 0 for x in self.fused.values())
 
     def __str__(self) -> str:
         """As in "98 MB a pass: q4_k 66 MB, q6_k 32 MB; activations int8; 30 layers fused"."""

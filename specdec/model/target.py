@@ -103,6 +103,18 @@ class Target:
         return self.packing is not None and self.packing.activations != "float32"
 
     @property
+    def keeps_bits(self) -> bool:
+        """Whether a token that stands behind the same text has the same bits in any pass: see
+        `Packing.keeps_bits`."""
+        return self.packing is not None and self.packing.keeps_bits(self.num_layers)
+
+    @property
+    def shares_text(self) -> bool:
+        """Whether a text is the same where others have read its beginning: not where products round
+        what was read in another way."""
+        return self.keeps_bits or not self.is_rounded
+
+    @property
     def longest_text(self) -> int:
         """How many tokens a text may have: its last one is never read, and needs no position."""
         return self.max_positions + 1

@@ -54,7 +54,7 @@ class LiveBatch:
     ) -> None:
         self.engine, self.settings = engine, settings
         most = min(tokens, engine.target.longest_text)
-        self.slots = Slots(slots, most, not engine.target.is_rounded)
+        self.slots = Slots(slots, most, engine.target.shares_text)
         self.kept = KeptTexts(kept_bytes)
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._later: deque[Ticket] = deque()

@@ -11,11 +11,11 @@ from specdec.cache.prompt_tree import branches
 TEXTS = st.lists(st.lists(st.integers(0, 2), max_size=12), min_size=1, max_size=7)
 
 
-def laid_out(texts, least=1, ragged=True, spare=0, kinds=None):
+def laid_out(texts, least=1, ragged=True, spare=0, kinds=None, unit=1):
     known = dict(enumerate(texts))
     found = branches(known, kinds or dict.fromkeys(known, 0), least)
     lengths = {slot: len(text) for slot, text in known.items()}
-    return stages(found, lengths, [len(text) + 5 for text in texts] + [6] * spare, ragged)
+    return stages(found, lengths, [len(text) + 5 for text in texts] + [6] * spare, ragged, unit)
 
 
 def held(plan, texts):
@@ -42,6 +42,23 @@ def test_every_slot_reads_its_own_text(texts, ragged, spare, least):
 def test_each_beginning_is_read_once(texts, ragged):
     """The number of tokens that are read is that of the trie's."""
     read = sum(p.end - p.start for stage in laid_out(texts, 1, ragged) for p in stage.pieces)
+    assert read == len({tuple(text[: i + 1]) for text in texts for i in range(len(text))})
+
+
+@given(TEXTS, st.booleans(), st.integers(1, 4))
+def test_levels_begin_at_whole_units_and_nothing_is_read_twice(texts, ragged, unit):
+    """What a branch has beyond its last unit is read once and copied, from who holds it by then."""
+    plan, read, at = laid_out(texts, 1, ragged, unit=unit), 0, dict.fromkeys(range(len(texts)), "")
+    assert held(plan, texts) == texts
+    for i, stage in enumerate(plan):
+        for piece in stage.pieces:
+            assert not piece.start % unit and (i == len(plan) - 1 or not piece.end % unit)
+            leader, start = piece.members[0], max(piece.start, piece.alike)
+            if piece.source >= 0:
+                assert texts[leader][: piece.alike] == at[piece.source][: piece.alike]
+                assert piece.start < piece.alike <= min(len(at[piece.source]), piece.end)
+            read += piece.end - start
+            at |= {member: texts[member][: piece.end] for member in piece.members}
     assert read == len({tuple(text[: i + 1]) for text in texts for i in range(len(text))})
 
 
