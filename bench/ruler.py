@@ -55,11 +55,10 @@ def _sample(program: Path, folder: Path, task: str, context: int) -> tuple[str, 
         "--tokenizer_path", f"{folder}/tokenizer", "--tokenizer_type", "hf",
         "--max_seq_length", str(context), "--num_samples", "1", "--model_template_type", "base",
     ]  # fmt: skip
-    # It starts "python" for each task: that must be this one.
-    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PATH": paths}
-    )
+    # It starts "python" for each task: that must be this one. It imports what lies beside it.
+    known = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    known["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), known.get("PATH", "")])
+    done = subprocess.run(command, capture_output=True, text=True, env=known)
     made = out / task / "validation.jsonl"
     if not made.is_file():
         said = (done.stdout + done.stderr).strip().splitlines()
