@@ -159,7 +159,7 @@ class LongSpecBlock(nn.Module):
             ahead = index[:, None] - index[None, :]
             mask = (ahead >= 0) & (ahead < self.sizes.window)
         q = self.self_query(embedded, rotary, positions)
-        return self._joined(self._attend(q, own_k, own_v, mask))
+        return self._joined(self.attend(q, own_k, own_v, mask))
 
     def far(
         self, h: Tensor, positions: Tensor, k: Tensor, v: Tensor, rotary: Rotary, lag: int
@@ -167,10 +167,11 @@ class LongSpecBlock(nn.Module):
         """Cross-attention's heads side by side, `[B, T, H * Dv]`, zero for the first `lag`."""
         q = self.cross_query(h, rotary, positions)[:, :, lag:]
         end = h.shape[1] - lag
-        seen = self._joined(self._attend(q, k[:, :, :end], v[:, :, :end], None))
+        seen = self._joined(self.attend(q, k[:, :, :end], v[:, :, :end], None))
         return F.pad(seen, (0, 0, lag, 0))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention `[B, H, n, D]` of whole texts, causal where no mask is given."""
         group = self.sizes.num_heads // self.sizes.num_kv_heads
         k, v = (x.to(q.dtype).repeat_interleave(group, 1) for x in (k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)

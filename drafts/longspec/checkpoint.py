@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from specdec.model.target import Target
 
 KIND = "specdec-longspec"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SHIPPED = Path(__file__).parent / "weights"  # a folder for each checkpoint that others may build on
 _SAMPLES = 64  # embedding values that tell one target from another
 _CLOSE = 0.9  # least cosine between samples of one target in two weight formats
 
@@ -28,6 +30,9 @@ class Checkpoint:
     """A trained block: sizes, weights by name, the token of each head row, and who its target is.
 
     ids: `int64[V']`, or None where all tokens can be drafted.
+    parts: sizes of further modules by name, such as what makes images small; their weights are
+        named after them, and whoever needs the block alone leaves them out.
+    base: a checkpoint that ships with specdec, whose weights are not stored again.
     """
 
     sizes: Sizes
@@ -35,12 +40,21 @@ class Checkpoint:
     ids: Tensor | None
     target: dict[str, Any]
     training: dict[str, Any]
+    parts: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    base: str | None = None
 
     def block(self) -> LongSpecBlock:
         """The block, in float32 on the CPU."""
         block = LongSpecBlock(self.sizes)
-        block.load_state_dict({name: x.float() for name, x in self.weights.items()})
+        others = tuple(f"{part}." for part in self.parts)
+        own = {k: x.float() for k, x in self.weights.items() if not k.startswith(others)}
+        block.load_state_dict(own)
         return block.requires_grad_(False).eval()
+
+    def weights_of(self, part: str) -> dict[str, Tensor]:
+        """The weights of a further module, by their names in it."""
+        prefix = f"{part}."
+        return {k.removeprefix(prefix): x for k, x in self.weights.items() if k.startswith(prefix)}
 
     def save(self, folder: Path) -> None:
         """Write the folder; each file is replaced as a whole, the weights in bfloat16."""
@@ -48,12 +62,18 @@ class Checkpoint:
         tensors = {name: x.detach().cpu().bfloat16() for name, x in self.weights.items()}
         if self.ids is not None:
             tensors["draft_ids"] = self.ids.int().cpu()
-        config = {
+        config: dict[str, Any] = {
             "kind": KIND,
             "sizes": self.sizes.as_dict(),
             "target": self.target,
             "training": self.training,
         }
+        if self.parts:
+            config["parts"] = dict(self.parts)
+        if self.base is not None:
+            config["base"] = self.base
+            known = load_file(SHIPPED / self.base / WEIGHTS)
+            tensors = {k: x for k, x in tensors.items() if not _same(x, known.get(k))}
         with replacing(folder / WEIGHTS) as unfinished:
             # The weights say themselves what they are: the two files are not swapped at once.
             save_file(
@@ -81,6 +101,9 @@ class Checkpoint:
             with safe_open(folder / WEIGHTS, "pt") as file:
                 own = (file.metadata() or {}).get("config")
             config = config if own is None else json.loads(own)
+            base, parts = config.get("base"), config.get("parts", {})
+            if base is not None:
+                weights = {**load_file(SHIPPED / base / WEIGHTS), **weights}
             sizes = Sizes(**config["sizes"])
             target, training = config["target"], config.get("training", {})
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -90,7 +113,8 @@ class Checkpoint:
                 f"the LongSpec drafter in {folder} cannot be read: {error}"
             ) from error
         ids = weights.pop("draft_ids", None)
-        found = cls(sizes, weights, None if ids is None else ids.long(), target, training)
+        ids = None if ids is None else ids.long()
+        found = cls(sizes, weights, ids, target, training, parts, base)
         try:
             found.block()
         except RuntimeError as error:
@@ -119,6 +143,10 @@ class Checkpoint:
             )
 
 
+def _same(x: Tensor, other: Tensor | None) -> bool:
+    return other is not None and x.dtype == other.dtype and torch.equal(x, other)
+
+
 def check_free(folder: Path) -> None:
     """Raise InvalidArgument where a checkpoint in `folder` would replace another model's files."""
     try:
@@ -132,6 +160,23 @@ def check_free(folder: Path) -> None:
                 f"{folder} holds a {name} that is not of a LongSpec drafter and would be replaced: "
                 "give another folder"
             )
+
+
+def is_shipped(source: str) -> bool:
+    """Whether it is the name of a checkpoint that others may build on."""
+    return source in [path.name for path in SHIPPED.iterdir()]
+
+
+def begun(target: Target, source: str) -> Checkpoint | None:
+    """The checkpoint that training begins from, a folder or the name of one that ships, if any.
+
+    Raises InvalidArgument for one of another target.
+    """
+    if not source:
+        return None
+    checkpoint = Checkpoint.load(SHIPPED / source if is_shipped(source) else source)
+    checkpoint.check(target, source)
+    return checkpoint
 
 
 def describe(target: Target) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.drafts.longspec.block import LongSpecBlock, pack_linear
+from specdec.drafts.longspec.checkpoint import SHIPPED as FOLDER
 from specdec.drafts.longspec.checkpoint import Checkpoint
 from specdec.drafts.longspec.head_rows import head_rows
 from specdec.drafts.longspec.model import LongSpecModel
@@ -25,7 +26,7 @@ from specdec.method import DrafterMethod
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 
-SHIPPED = Path(__file__).parent / "weights" / "longspec-demo"
+SHIPPED = FOLDER / "longspec-demo"
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,26 @@ def prepared(target: Target, source: Any) -> Prepared:
 
 
 def prepare(target: Target, source: Any) -> Prepared:
-    """The checkpoint `source` (folder or hub id; None: the shipped one), checked against `target`.
+    """The checkpoint `source` (folder or hub id; None: the shipped one), made ready for `target`.
+
+    Raises as `load` does.
+    """
+    checkpoint = load(target, source, SHIPPED)
+    return fitted(target, checkpoint.block(), checkpoint.ids)
+
+
+def load(target: Target, source: Any, shipped: Path) -> Checkpoint:
+    """The checkpoint `source`, or the one that is `shipped`, checked against `target`.
 
     Raises InvalidArgument for another target's checkpoint, naming the difference, and
     WeightsError for one that cannot be read.
     """
     if source is not None and not isinstance(source, (str, Path)):
         raise InvalidArgument(
-            f"draft_model is a {type(source).__name__}: drafter 'longspec' takes a folder or hub "
+            f"draft_model is a {type(source).__name__}: this drafter takes a folder or hub "
             "id of a checkpoint that `specdec train-drafter` has made"
         )
-    checkpoint = Checkpoint.load(SHIPPED if source is None else source)
+    checkpoint = Checkpoint.load(shipped if source is None else source)
     name = "that ships with specdec" if source is None else str(source)
     try:
         checkpoint.check(target, name)
@@ -72,7 +82,7 @@ def prepare(target: Target, source: Any) -> Prepared:
         if source is not None:
             raise
         raise InvalidArgument(f"{error} and give it as draft_model=PATH") from None
-    return fitted(target, checkpoint.block(), checkpoint.ids)
+    return checkpoint
 
 
 @torch.no_grad()

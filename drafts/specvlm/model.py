@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from specdec.decoding.cached_model import CachedModel
-from specdec.drafts.longspec.drafter import Prepared
 from specdec.drafts.longspec.model import LongSpecModel
-from specdec.drafts.specvlm.branches import Branch, Entries, Image
+from specdec.drafts.specvlm.compressor import GATE
+from specdec.drafts.specvlm.gate import mean_value
+from specdec.drafts.specvlm.image import Entries, Image
+from specdec.drafts.specvlm.prepared import PreparedImages
 from specdec.kernels.attention.merge import merge
 from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.model.target import Target
 from specdec.sampling.prompt import Prompt
 from specdec.sampling.sequence import Row
+from specdec.sampling.span import Span
 from specdec.sampling.tree import TokenTree
 
 
@@ -23,21 +27,37 @@ class SpecVlmModel(LongSpecModel):
     """Text is read where the target has cached it; of an image, `tokens` entries at most.
 
     These are made once, of the KV that the target has committed, and are all that is kept besides
-    LongSpec's window: `tokens` keys and values of one layer for each image of a prompt.
+    LongSpec's window: `tokens` keys and values of one layer for each image of a prompt, for as long
+    as a row of it is decoded.
+
+    branch: its name, or "gate" for the one that the gate chooses. chosen: how often which was.
     """
 
     def __init__(
         self,
         target: Target,
-        parts: Prepared,
+        images: PreparedImages,
         verifier: CachedModel,
-        branch: Branch,
+        branch: str,
         tokens: int,
     ) -> None:
+        parts = images.parts
         super().__init__(target, parts.block, parts.rotary, parts.head, parts.ids, verifier)
-        self.branch, self.tokens = branch, tokens
+        self.compressor, self.branch, self.tokens = images.compressor, branch, tokens
         self.kept: dict[int, Entries | None] = {}  # by prompt, whose rows share them
+        self.chosen: Counter[str] = Counter()
+        self._readers: dict[int, set[int]] = {}  # slots of the rows of a prompt
         self._rows: dict[int, Row] = {}  # by slot
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Forget them, and entries that no other row reads."""
+        super().leave(rows)
+        for row in rows:
+            readers = self._readers.get(row.prompt_index, set())
+            readers.discard(row.slot)
+            if not readers:
+                self.kept.pop(row.prompt_index, None)
+                self._readers.pop(row.prompt_index, None)
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> list[Tensor]:
@@ -91,21 +111,22 @@ class SpecVlmModel(LongSpecModel):
     def _images(self, q: Tensor, seen: list[Entries | None]) -> tuple[Tensor, Tensor]:
         """The partial over entries; rows may have different numbers of them."""
         sizes = self.block.sizes
-        lengths = [0 if x is None else x.k.shape[1] for x in seen]
+        lengths = [0 if x is None else x.k.shape[2] for x in seen]
         heads, most = sizes.num_kv_heads, max(lengths)
         k = q.new_zeros(len(seen), heads, most, sizes.head_dim)
         v = q.new_zeros(len(seen), heads, most, sizes.value_dim)
         bias = q.new_zeros(len(seen), heads, most, dtype=torch.float32)
         for b, entries in enumerate(seen):
             if entries is not None:
-                k[b, :, : lengths[b]], v[b, :, : lengths[b]] = entries.k, entries.v
-                bias[b, :, : lengths[b]] = entries.log_weight
+                k[b, :, : lengths[b]], v[b, :, : lengths[b]] = entries.k[0], entries.v[0]
+                bias[b, :, : lengths[b]] = entries.log_weight[0]
         length = torch.tensor(lengths, dtype=torch.int32)
         rows = torch.arange(len(seen), dtype=torch.int32)
         return prefix_attention(q, k, v, length, rows, scale=sizes.head_dim**-0.5, bias=bias)
 
     def _entries(self, row: Row) -> Entries | None:
         """What stands for the images of a row's prompt."""
+        self._readers.setdefault(row.prompt_index, set()).add(row.slot)
         if row.prompt_index not in self.kept:
             self.kept[row.prompt_index] = self._made(row)
         return self.kept[row.prompt_index]
@@ -114,24 +135,34 @@ class SpecVlmModel(LongSpecModel):
         content = row.content
         if content is None or not content.spans:
             return None
-        made = []
-        for span in content.spans:
-            k, v = self._cached(row, span.start, span.end)
-            positions = torch.arange(span.start, span.end)
-            image = Image(k, v, positions if content.positions is None else None)
-            made.append(self.branch(image, self.tokens, self.rotary))
+        # The question: what the prompt holds behind its last image.
+        _, asked = self._cached(row, content.spans[-1].end, row.num_prompt_tokens - 1)
+        made = [self._small(row, span, content.positions is None, asked) for span in content.spans]
         return Entries(
-            torch.cat([x.k for x in made], 1),
-            torch.cat([x.v for x in made], 1),
-            torch.cat([x.log_weight for x in made]),
+            torch.cat([x.k for x in made], 2),
+            torch.cat([x.v for x in made], 2),
+            torch.cat([x.log_weight for x in made], 1),
         )
+
+    def _small(self, row: Row, span: Span, is_line: bool, asked: Tensor) -> Entries:
+        """Entries of one image, by the branch that the question asks for."""
+        k, v = (x[None] for x in self._cached(row, span.start, span.end))
+        positions = torch.arange(span.start, span.end)[None] if is_line else None
+        image = Image(k, v, positions)
+        branch = self.branch
+        if branch == GATE:
+            (branch,) = self.compressor.choose(mean_value(asked[None]), image)
+        self.chosen[branch] += 1
+        made: Entries = self.compressor(branch, image, self.tokens, self.rotary)
+        return Entries(made.k.to(k), made.v.to(v), made.log_weight)
 
     def _cached(self, row: Row, start: int, end: int) -> tuple[Tensor, Tensor]:
         """The target's committed k, v `[Hkv, n, D]` of tokens `start .. end`, wherever they lie."""
-        store, layer, before = self.holder.store, self.block.sizes.kv_layer, 0
-        parts = []
+        store, sizes, before = self.holder.store, self.block.sizes, 0
+        layer, none = sizes.kv_layer, self.head.weight.new_zeros(sizes.num_kv_heads, 0, 1)
+        parts = [(none.expand(-1, -1, sizes.head_dim), none.expand(-1, -1, sizes.value_dim))]
         for level, row_map in zip(store.levels, store.row_maps, strict=True):
-            place = int(row_map[row.index])
+            place = int(row_map[row.slot])
             count = int(level.length[place])
             first, last = max(start - before, 0), min(end - before, count)
             keys, values = level.k[layer], level.v[layer]
@@ -139,7 +170,6 @@ class SpecVlmModel(LongSpecModel):
                 assert keys is not None and values is not None
                 parts.append((keys[place, :, first:last], values[place, :, first:last]))
             before += count
-        assert sum(k.shape[1] for k, _ in parts) == end - start, "an image that is not read yet"
         return torch.cat([k for k, _ in parts], 1), torch.cat([v for _, v in parts], 1)
 
 

@@ -72,6 +72,7 @@ _add(
         "measure-drafter": measure_drafter.measure_drafter,
         "train-vision": train_vision.train_vision,
         "measure-vision": train_vision.measure_vision,
+        "draw-pictures": train_vision.draw_pictures,
         "plan": plan.plan,
         "list": listing.listing,
         "methods": methods.methods,

@@ -1,4 +1,4 @@
-"""`specdec train-drafter`: distil a target into a LongSpec drafter."""
+"""`specdec train-drafter`: distil a target into a LongSpec drafter, or a SpecVLM with images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from specdec.cli import arguments, console
+from specdec.errors import InvalidArgument
 
 
 def train_drafter(
@@ -21,6 +22,20 @@ def train_drafter(
             help="Text or source files or folders, one or several; default: what is installed here."
         ),
     ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folders (images, a .txt beside each) or JSONL files (image, question, answer) of "
+            "image-text pairs: the drafter is then a SpecVLM."
+        ),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(help="Checkpoint to begin from: a folder, or longspec-demo, which ships."),
+    ] = "",
+    learn: Annotated[
+        str, typer.Option(help="Of the block: all, or cross for its cross-attention alone.")
+    ] = "all",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
     rate: Annotated[float, typer.Option(help="Learning rate of the matrices (Muon).")] = 0.003,
     batch_tokens: Annotated[int, typer.Option(help="Tokens of one backward pass.")] = 3072,
@@ -34,8 +49,36 @@ def train_drafter(
     draft_vocab: Annotated[int, typer.Option(help="Most frequent tokens to draft; 0: all.")] = 8192,
     mlp_size: Annotated[int, typer.Option(help="Width of the MLP; 0: the target's.")] = 0,
     window: Annotated[int, typer.Option(help="Reach of self-attention in tokens.")] = 512,
+    logits_weight: Annotated[
+        float | None,
+        typer.Option(help="Of cross-entropy on the target's distribution; 1, with images 0.1."),
+    ] = None,
     argmax_weight: Annotated[float, typer.Option(help="Of cross-entropy on the argmax.")] = 0.0,
-    hidden_weight: Annotated[float, typer.Option(help="Of smooth-L1 on hidden states.")] = 0.0,
+    hidden_weight: Annotated[
+        float | None, typer.Option(help="Of smooth-L1 on hidden states; 0, with images 1.")
+    ] = None,
+    text_steps: Annotated[
+        int | None,
+        typer.Option(help="With images: steps on text alone, before their share rises; 200."),
+    ] = None,
+    image_rows: Annotated[
+        int | None, typer.Option(help="With images: pairs of a lesson; 16.")
+    ] = None,
+    answer_tokens: Annotated[
+        int | None, typer.Option(help="With images: longest answer of a lesson; 48.")
+    ] = None,
+    steps_per_image_lesson: Annotated[
+        int | None, typer.Option(help="With images: steps on them between two lessons; 8.")
+    ] = None,
+    image_tokens: Annotated[
+        int | None, typer.Option(help="With images: entries that stand for one at most; 16.")
+    ] = None,
+    image_stride: Annotated[
+        int | None, typer.Option(help="With images: neighbours that a convolution mixes; 4.")
+    ] = None,
+    image_queries: Annotated[
+        int | None, typer.Option(help="With images: learned queries of the resampler; 2.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed and settings: same weights.")] = 0,
     dtype: Annotated[str, typer.Option(help="Of the target while it teaches.")] = "bfloat16",
     mixed_precision: Annotated[str, typer.Option(help="Of the block: no or bf16.")] = "bf16",
@@ -49,18 +92,30 @@ def train_drafter(
     ] = None,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Train a LongSpec drafter for a model: plainly, or under `accelerate launch`.
+    """Train a LongSpec drafter for a model, or a SpecVLM where images are given.
 
-    The target continues texts cut from the data, and the drafter learns what it would say.
+    The target continues texts cut from the data, and answers questions about images; the drafter
+    learns what it would say. Runs plainly, or under `accelerate launch`.
 
     \b
     Examples:
       specdec train-drafter --model ./my-model --out my-drafter
       specdec train-drafter --model ./my-model --data texts code --out my-drafter
+      specdec train-drafter -m demo-vision --images pairs.jsonl --start longspec-demo --out d
       accelerate launch --num_processes 4 $(which specdec) train-drafter -m M --out my-drafter
     """
     from specdec.drafts.longspec.training.run import train
 
+    own = {
+        "text_steps": text_steps, "image_rows": image_rows, "answer_tokens": answer_tokens,
+        "steps_per_image_lesson": steps_per_image_lesson, "image_tokens": image_tokens,
+        "stride": image_stride, "queries": image_queries,
+    }  # fmt: skip
+    given = {name: value for name, value in own.items() if value is not None}
+    if given and not images:
+        raise InvalidArgument(f"{next(iter(given))} is for training with images: give --images")
+    weights = {"logits_weight": logits_weight, "hidden_weight": hidden_weight}
+    given |= {name: value for name, value in weights.items() if value is not None}
     best = train(
         model,
         data or [],
@@ -70,8 +125,8 @@ def train_drafter(
             "rows": rows, "length": length, "long": long, "first_lessons": first_lessons,
             "steps_per_lesson": steps_per_lesson,
             "remember": remember, "draft_vocab": draft_vocab, "mlp_size": mlp_size,
-            "window": window, "argmax_weight": argmax_weight, "hidden_weight": hidden_weight,
-            "seed": seed,
+            "window": window, "argmax_weight": argmax_weight, "seed": seed, "start": start,
+            "learn": learn, **given,
         },
         pace={
             "examine_minutes": examine_minutes, "patience": patience, "held_out": held_out,
@@ -79,6 +134,7 @@ def train_drafter(
         },
         dtype=dtype,
         mixed_precision=mixed_precision,
+        images=images or [],
     )  # fmt: skip
     if best is None:
         return

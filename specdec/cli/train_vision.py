@@ -99,3 +99,22 @@ def measure_vision(
         return
     for name, value in figures.items():
         console.out().print(f"{value:6.3f}  {name}", markup=False)
+
+
+def draw_pictures(
+    out: Annotated[Path, typer.Option(help="New folder of the pairs.")],
+    count: Annotated[int, typer.Option(min=2, help="Pairs of images and a question.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Same seed: same pictures.")] = 0,
+) -> None:
+    """Draw pictures with questions and answers, as those that demo-vision has learned from.
+
+    \b
+    Examples:
+      specdec draw-pictures --out pictures --count 500
+      specdec train-drafter -m demo-vision --images pictures/pairs.jsonl --out drafter
+    """
+    from specdec.bench.toy.pairs import draw_pairs
+
+    with progress_bar("Drawing", time_left=True) as progress:
+        written = draw_pairs(out, count, seed, progress)
+    typer.echo(f"{written}: {count} pairs")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from specdec import Engine
+from specdec.errors import UnsupportedModel
 from specdec.sampling.params import SamplingParams
 
-from helpers import contract, models, vision
+from helpers import contract, longspec_models, models, vision
 from helpers.matrix import crossed
 
 NEW = 10
@@ -42,6 +43,22 @@ def test_coupled_text_is_plain_decodings(plain_of, drafter, controls, name):
     ):
         options["draft_model"] = models.build("llama", 5)  # it sees the text alone
     assert contract.outcome(engine.generate(rows, **options)) == wanted
+
+
+BRANCHES = ["prune", "pool", "convolution", "resampler", "text", "gate"]
+
+
+@crossed(together=1, branch=BRANCHES, controls=list(contract.CONTROLS), name=NAMES)
+def test_every_branch_of_specvlm_writes_plain_decodings_text(plain_of, branch, controls, name):
+    """A row with one image, one with two of different sizes, and one of text."""
+    engine, rows, wanted = plain_of(name, controls)
+    options = {"max_new_tokens": NEW, **contract.CONTROLS[controls]}
+    drafter = longspec_models.by(branch)
+    if name.startswith("qwen") and branch in ("pool", "convolution", "resampler"):
+        with pytest.raises(UnsupportedModel, match="image_branch='prune'"):
+            engine.generate(rows, drafter=drafter, **options)
+        return
+    assert contract.outcome(engine.generate(rows, drafter=drafter, **options)) == wanted
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Callable
-from dataclasses import fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from specdec.drafts.longspec.checkpoint import describe
 from specdec.drafts.longspec.training.corpus import Corpus
+from specdec.drafts.longspec.training.kept_lessons import KeptLessons
 from specdec.drafts.longspec.training.questions import follow_up, question
 from specdec.drafts.longspec.training.teacher import Lesson, Teacher
-from specdec.errors import InvalidArgument
-from specdec.files import replacing
-
-KIND = "specdec lesson"
+from specdec.model.target import Target
 
 LONG_EVERY = 6  # one lesson of so many is a few long texts that the target only reads
 _CHAT, _CODE = 0.5, 0.75  # up to here a text is a chat, a source file; the rest is prose
@@ -30,7 +21,7 @@ _GOES_ON = 0.3  # share of later turns that ask about the answer before
 _TEMPERATURES = (0.0, 0.0, 0.6, 1.0)
 
 
-class Lessons:
+class Lessons(KeptLessons[Lesson]):
     """Makes lesson after lesson; number i is the same in every run with this seed.
 
     A lesson holds `rows` texts of `length` tokens that the target continues by itself, or for
@@ -51,57 +42,13 @@ class Lessons:
     ) -> None:
         self.teacher, self.tokenizer, self.corpus = teacher, tokenizer, corpus
         self.seed, self.rows, self.length, self.long = seed, rows, length, long
-        self.folder = folder
-        self._ours: set[int] = set()
-        end = teacher.target.model.generation_config.eos_token_id
-        ends = end if isinstance(end, list) else [end]
-        self.stop = {x for x in (*ends, tokenizer.eos_token_id) if isinstance(x, int)}
+        super().__init__(teacher.target, Lesson, folder)
+        self.stop = ends(teacher.target, tokenizer)
 
-    def __call__(self, number: int) -> Lesson:
-        """Lesson `number`, from the folder if it is there."""
-        if self.folder is None:
-            return self.make(number)
-        path = self.folder / f"{number:05d}.safetensors"
-        lesson = self._kept(path)
-        if lesson is None:
-            lesson = self.make(number)
-            with replacing(path) as unfinished:
-                tensors = {k: v.contiguous() for k, v in vars(lesson).items()}
-                save_file(tensors, unfinished, {"kind": KIND, "about": self._about})
-        self._ours.add(number)
-        return lesson
-
-    def _kept(self, path: Path) -> Lesson | None:
-        """The lesson in a file; None if there is none, or one of other settings or another target.
-
-        Raises InvalidArgument for a file that is no lesson.
-        """
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("kind") == KIND and metadata.get("about") != self._about:
-                    return None
-                if metadata.get("kind") == KIND:
-                    names = [field.name for field in fields(Lesson)]
-                    return Lesson(**{name: file.get_tensor(name) for name in names})
-        except (OSError, SafetensorError) as error:
-            raise InvalidArgument(f"{path} cannot be read ({error}): remove it") from error
-        raise InvalidArgument(
-            f"{path} is no lesson of this release: give another --out, or remove that folder"
-        )
-
-    @cached_property
-    def _about(self) -> str:
+    @property
+    def settings(self) -> tuple[object, ...]:
         """What decides the lessons, but for the files that are read."""
-        about = self.seed, self.rows, self.length, self.long, describe(self.teacher.target)
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-    def forget(self, number: int) -> None:
-        """Remove a lesson that this run has read or written from the folder."""
-        if self.folder is not None and number in self._ours:
-            (self.folder / f"{number:05d}.safetensors").unlink(missing_ok=True)
+        return self.seed, self.rows, self.length, self.long
 
     def make(self, number: int) -> Lesson:
         """Let the teacher work."""
@@ -155,3 +102,10 @@ class Lessons:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def ends(target: Target, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer."""
+    end = target.model.generation_config.eos_token_id
+    several = end if isinstance(end, list) else [end]
+    return {x for x in (*several, tokenizer.eos_token_id) if isinstance(x, int)}

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from specdec.drafts.longspec.block import LongSpecBlock
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.longspec.training.settings import Settings
 from specdec.drafts.longspec.training.teacher import Lesson
@@ -38,37 +37,48 @@ def outputs(block: nn.Module, frozen: Frozen, batch: Lesson, lag: int) -> Tensor
 
 
 def loss(block: nn.Module, frozen: Frozen, batch: Lesson, lag: int, settings: Settings) -> Tensor:
-    """Cross-entropy on the target's distribution, and the additions that the settings ask for."""
+    """What the block's hidden states are from the target's, over texts of a lesson."""
     h = outputs(block, frozen, batch, lag)[:, SKIP:]
+    return distance(
+        h, frozen, batch.top_ids[:, SKIP:], batch.top_logp[:, SKIP:], batch.hidden[:, SKIP:],
+        settings,
+    )  # fmt: skip
+
+
+def distance(
+    h: Tensor, frozen: Frozen, top_ids: Tensor, top_logp: Tensor, hidden: Tensor, settings: Settings
+) -> Tensor:
+    """Cross-entropy of `h[..., hidden]` on the target's distribution, and the additions that the
+    settings ask for; the target's as in a `Lesson`, of the same places."""
     logp = (h @ frozen.head.to(h.dtype).T).float().log_softmax(-1)
-    rows = frozen.row_of[batch.top_ids[:, SKIP:].long()]
+    rows = frozen.row_of[top_ids.long()]
     known = rows >= 0
-    probs = batch.top_logp[:, SKIP:].float().exp() * known
+    probs = top_logp.float().exp() * known
     taken = logp.gather(-1, rows.clamp_min(0))
-    total = -(probs * taken).sum(-1).mean()
+    total = -settings.logits_weight * (probs * taken).sum(-1).mean()
     if settings.argmax_weight:
         total = total - settings.argmax_weight * (taken * known)[..., 0].mean()
     if settings.hidden_weight:
-        total = total + settings.hidden_weight * F.smooth_l1_loss(
-            h.float(), batch.hidden[:, SKIP:].float()
-        )
+        total = total + settings.hidden_weight * F.smooth_l1_loss(h.float(), hidden.float())
     return total
 
 
 @torch.no_grad()
-def top_ranks(
-    block: LongSpecBlock, frozen: Frozen, batch: Lesson, lag: int, most: int = 4
-) -> Tensor:
+def top_ranks(block: nn.Module, frozen: Frozen, batch: Lesson, lag: int, most: int = 4) -> Tensor:
     """Rank of the target's argmax among the block's `most` best, `int64[N, T]`; `most` if none."""
-    h = outputs(block, frozen, batch, lag)
+    return ranks_of(outputs(block, frozen, batch, lag), frozen, batch.top_ids, most)
+
+
+def ranks_of(h: Tensor, frozen: Frozen, top_ids: Tensor, most: int = 4) -> Tensor:
+    """As `top_ranks`, of hidden states `h[N, T, hidden]`."""
     best = frozen.ids[(h @ frozen.head.to(h.dtype).T).topk(most).indices]
-    hits = best == batch.top_ids[..., :1]
+    hits = best == top_ids[..., :1]
     return torch.where(hits.any(-1), hits.int().argmax(-1), most)
 
 
 @torch.no_grad()
 def evaluate(
-    block: LongSpecBlock,
+    block: nn.Module,
     frozen: Frozen,
     lessons: list[Lesson],
     device: torch.device,
@@ -92,8 +102,13 @@ def evaluate(
             # draft d after token i stands at token i + d
             shifted = [x[:, SKIP + d : x.shape[1] - depth + d] for d, x in enumerate(by_lag)]
             ranks.append(torch.stack(shifted, -1).flatten(0, 1).cpu())
-    table = torch.cat(ranks)
-    report = {f"top{k}": float((table[:, 0] < k).double().mean()) for k in (1, 2, 3, 4)}
+    report = figures(torch.cat(ranks))
     report["held_out_loss"] = entropy / sum(len(lesson.tokens) for lesson in lessons)
-    report["acceptance_length"] = 1 + float((table == 0).cumprod(-1).sum(-1).double().mean())
+    return report
+
+
+def figures(ranks: Tensor) -> dict[str, float]:
+    """Agreement and simulated acceptance length, of the ranks `[chains, depth]` of drafts."""
+    report = {f"top{k}": float((ranks[:, 0] < k).double().mean()) for k in (1, 2, 3, 4)}
+    report["acceptance_length"] = 1 + float((ranks == 0).cumprod(-1).sum(-1).double().mean())
     return report

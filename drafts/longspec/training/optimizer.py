@@ -19,7 +19,7 @@ class BlockOptimizer:
 
     def __init__(self, block: nn.Module, settings: Settings) -> None:
         self.settings = settings
-        self.parameters = list(block.parameters())
+        self.parameters = [p for p in block.parameters() if p.requires_grad]
         matrices = [p for p in self.parameters if p.dim() == 2]
         vectors = [p for p in self.parameters if p.dim() != 2]
         self.parts: list[torch.optim.Optimizer] = [

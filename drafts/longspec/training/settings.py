@@ -24,8 +24,10 @@ class Settings:
     draft_vocab: tokens that can be drafted, the most frequent ones; 0 for all.
     mlp_size: width of the block's MLP; 0 for the target's. window: reach of self-attention.
     max_lag: the block learns to draft up to so many tokens past the target's KV.
-    argmax_weight, hidden_weight: of cross-entropy on the target's argmax, and of smooth-L1 on its
-        hidden states, beside cross-entropy on its distribution.
+    logits_weight, argmax_weight, hidden_weight: of cross-entropy on the target's distribution, of
+        that on its argmax, and of smooth-L1 on its hidden states.
+    start: a checkpoint to begin from, a folder or the name of one that ships; "" for a new block.
+    learn: "all" of the block, or "cross" for its cross-attention alone.
     """
 
     steps: int = 1000
@@ -46,9 +48,12 @@ class Settings:
     mlp_size: int = 0
     window: int = 512
     max_lag: int = 4
+    logits_weight: float = 1.0
     argmax_weight: float = 0.0
     hidden_weight: float = 0.0
     seed: int = 0
+    start: str = ""
+    learn: str = "all"
 
     def __post_init__(self) -> None:
         for name in (
@@ -58,7 +63,12 @@ class Settings:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"{name}={getattr(self, name)} is too small: give 1 or more")
-        for name in ("draft_vocab", "mlp_size", "argmax_weight", "hidden_weight", "weight_decay"):
+        if self.learn not in ("all", "cross"):
+            raise InvalidArgument(f"learn={self.learn!r}: give all or cross")
+        for name in (
+            "draft_vocab", "mlp_size", "logits_weight", "argmax_weight", "hidden_weight",
+            "weight_decay",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise InvalidArgument(f"{name}={getattr(self, name)} is negative")
         if self.length <= self.max_lag + 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,12 +15,24 @@ from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
 from specdec.model.target import Target
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 ANCHORS = 4  # first positions that keep their place when the others are moved up
 TOP = 32  # most probable tokens whose probability is kept
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Texts:
+    """Tensors of which each has a row for every text."""
+
+    def texts(self, rows: list[int], device: torch.device) -> Self:
+        """Some of the texts, on a device: a batch of a step."""
+        return type(self)(**{name: x[rows].to(device) for name, x in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Lesson(Texts):
     """`N` texts of `T` tokens each, and the target's answer after each token.
 
     tokens, positions: `int64[N, T]`; k, v: `[N, Hkv, T, D]`, the KV of the layer that drafters
@@ -34,10 +47,6 @@ class Lesson:
     hidden: Tensor
     top_ids: Tensor
     top_logp: Tensor
-
-    def texts(self, rows: list[int], device: torch.device) -> Lesson:
-        """Some of its texts, on a device: a batch of a step."""
-        return Lesson(**{name: x[rows].to(device) for name, x in vars(self).items()})
 
 
 class Teacher:
@@ -83,7 +92,8 @@ class Teacher:
                     text.extend(feeds[row]())
                     written[row] = 0
             column = [[text[known]] for text in texts]
-            kept.append(self._step(store, view, column, known, offset))
+            where = anchor_offset(torch.tensor([[known]]), offset).expand(rows, 1)
+            kept.append(self._step(store, view, column, where))
             known += 1
         return self._lesson(store, [text[:length] for text in texts], kept, offset)
 
@@ -114,14 +124,20 @@ class Teacher:
         return [(hidden, ids, logp)]
 
     def _step(
-        self, store: KVStore, view: FullView, column: list[list[int]], at: int, offset: int
+        self,
+        store: KVStore,
+        view: FullView,
+        column: list[list[int]],
+        positions: Tensor,
+        position_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """A token of every row, at `positions[rows, 1]`; turned by `position_ids` if given."""
         rows = len(column)
-        positions = anchor_offset(torch.tensor([[at]]), offset).expand(rows, 1)
         anc = torch.ones(rows, 1, 1, dtype=torch.int64)
         pass_ = ForwardPass(
-            store, view, range(rows), positions, anc=anc, staged_positions=positions
-        )
+            store, view, range(rows), positions, anc=anc, staged_positions=positions,
+            position_ids=position_ids,
+        )  # fmt: skip
         kept = self._run(column, pass_)
         for row in range(rows):
             store.levels[-1].extend(row, 1)

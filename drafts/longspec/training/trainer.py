@@ -8,15 +8,21 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor
+from torch import Tensor, nn
 
 from specdec.drafts.longspec.block import LongSpecBlock
-from specdec.drafts.longspec.checkpoint import Checkpoint, describe, sizes_for
+from specdec.drafts.longspec.checkpoint import (
+    Checkpoint,
+    begun,
+    describe,
+    is_shipped,
+    sizes_for,
+)
 from specdec.drafts.longspec.head_rows import head_rows
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.longspec.training.corpus import split
@@ -26,9 +32,10 @@ from specdec.drafts.longspec.training.optimizer import BlockOptimizer, schedule
 from specdec.drafts.longspec.training.progress import Progress
 from specdec.drafts.longspec.training.settings import Pace, Settings
 from specdec.drafts.longspec.training.start import frequent_tokens, new_block, solve_start
-from specdec.drafts.longspec.training.teacher import Lesson, Teacher
+from specdec.drafts.longspec.training.teacher import Lesson, Teacher, Texts
 from specdec.model.target import Target
 
+T = TypeVar("T", bound=Texts)
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -55,6 +62,9 @@ class Trainer:
         self.accelerator, self.about = accelerator, about
         self.device = accelerator.device
         self.sizes = sizes_for(target, settings.mlp_size, settings.window, settings.max_lag)
+        self.begun = begun(target, settings.start)
+        if self.begun is not None:
+            self.sizes = self.begun.sizes
         teacher = Teacher(target, self.sizes.kv_layer)
         s = settings
         self.corpus, held_out = split(files)
@@ -73,20 +83,25 @@ class Trainer:
         """Train to the end, or until patience runs out; returns the folder of the checkpoint."""
         self.out.mkdir(parents=True, exist_ok=True)
         before = Progress.load(self.out, self._settings())
-        ids = None if before is None else before.tensors["ids"].to(self.device)
         block = new_block(self.target, self.sizes, self.settings.seed)
-        self.frozen = self._frozen(ids)
+        if before is None and self.begun is not None:
+            block.load_state_dict(self.begun.block().state_dict())
+        self.frozen = self._frozen(self._draft_ids(before))
         step, self.best, self.stale = 0, 0.0, 0
+        module = self._module(block).to(self.device)
         if before is not None:
-            block.load_state_dict(_part(before.tensors, "block."))
+            module.load_state_dict(_part(before.tensors, "block."))
             step, self.best, self.stale = before.step, before.best, before.stale
-        block.to(self.device)
-        if before is None:
+        if before is None and self.begun is None:
             self._recall(self._newest(0))  # each process solves its own; the first one's counts
             solve_start(block, self.frozen, list(self.window.values()), self.device)
-        self.model = self.accelerator.prepare_model(block)
-        self.block: LongSpecBlock = self.accelerator.unwrap_model(self.model)
-        self.optimizer = BlockOptimizer(self.block, self.settings)
+        if self.settings.learn == "cross":
+            block.requires_grad_(False)
+            for name in ("cross_norm", "cross_q", "cross_q_norm", "cross_o"):
+                getattr(block, name).requires_grad_()
+        self.model = self.accelerator.prepare_model(module)
+        self.module = self.accelerator.unwrap_model(self.model)
+        self.optimizer = BlockOptimizer(self.module, self.settings)
         if before is not None:
             self.optimizer.restore(_part(before.tensors, "optimizer."))
         self._loop(step, report)
@@ -117,20 +132,24 @@ class Trainer:
         """One update from `accumulate` passes over texts of one remembered lesson each."""
         s, total = self.settings, 0.0
         rng = random.Random(f"{s.seed}/{step}/{self.accelerator.process_index}")
-        self._recall(self._newest(step))
         for number in range(s.accumulate):
-            lesson = self.window[rng.choice(sorted(self.window))]
-            count = max(1, s.batch_tokens // lesson.tokens.shape[1])
-            rows = rng.sample(range(len(lesson.tokens)), min(count, len(lesson.tokens)))
-            batch = lesson.texts(rows, self.device)
             last = number == s.accumulate - 1
             alone = nullcontext() if last else self.accelerator.no_sync(self.model)
-            with alone, self.accelerator.autocast():
-                value = loss(self.model, self.frozen, batch, 1 + step_lag(rng, s.max_lag), s)
+            with alone:
+                value = self._loss(step, rng)
                 self.accelerator.backward(value / s.accumulate)
             total += float(value.detach()) / s.accumulate
         self.optimizer.step(step)
         return total
+
+    def _loss(self, step: int, rng: random.Random) -> Tensor:
+        """Of some texts of a remembered lesson."""
+        s = self.settings
+        self._recall(self._newest(step))
+        lesson = self.window[rng.choice(sorted(self.window))]
+        batch = some_texts(lesson, lesson.tokens.shape[1], s.batch_tokens, rng, self.device)
+        with self.accelerator.autocast():
+            return loss(self.model, self.frozen, batch, 1 + step_lag(rng, s.max_lag), s)
 
     def _newest(self, step: int) -> int:
         return self.settings.first_lessons - 1 + step // self.settings.steps_per_lesson
@@ -153,9 +172,7 @@ class Trainer:
         row: dict[str, Any] = {"step": step, "mean_loss": round(mean_loss, 4)}
         row["rate"] = schedule(max(0, step - 1), self.settings) * self.settings.rate
         if self.accelerator.is_main_process:
-            held_out = [self.held_out(0)]
-            with self.accelerator.autocast():
-                row |= evaluate(self.block, self.frozen, held_out, self.device)
+            row |= self._examined()
             self.stale += 1
             if row["acceptance_length"] > self.best:
                 self.best, self.stale = row["acceptance_length"], 0
@@ -166,10 +183,29 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return row
 
+    def _examined(self) -> dict[str, Any]:
+        """Figures on held-out texts; among them the acceptance length, which is to rise."""
+        held_out = [self.held_out(0)]
+        with self.accelerator.autocast():
+            return evaluate(self.module, self.frozen, held_out, self.device)
+
     def _agreed(self, here: bool) -> bool:
         """What the main process, which alone looks at clock and held-out texts, decides for all."""
         flag = torch.tensor([float(here)], device=self.device)
         return bool(broadcast(flag)) if self.accelerator.num_processes > 1 else here
+
+    def _module(self, block: LongSpecBlock) -> nn.Module:
+        """What is trained: the block, and what may stand around it."""
+        return block
+
+    def _draft_ids(self, before: Progress | None) -> Tensor | None:
+        """The draft vocabulary of a run or checkpoint that is gone on from, if there is one."""
+        if before is not None:
+            return before.tensors["ids"].to(self.device)
+        if self.begun is None:
+            return None
+        ids = self.begun.ids
+        return (torch.arange(self.target.vocab_size) if ids is None else ids).to(self.device)
 
     def _frozen(self, ids: Tensor | None) -> Frozen:
         """What the block shares with the target; the draft vocabulary is settled by process 0."""
@@ -192,22 +228,34 @@ class Trainer:
         return Frozen(embedding, head, ids, row_of, Rotary(self.target, self.sizes.kv_layer))
 
     def _checkpoint(self, step: int) -> Checkpoint:
-        weights = {k: x.clone() for k, x in self.block.state_dict().items()}
+        weights, parts = self._weights()
         everything = len(self.frozen.ids) == self.target.vocab_size
         training = {"steps": step, **self.about, "settings": self.settings.as_dict()}
+        start = self.settings.start
         return Checkpoint(
             self.sizes, weights, None if everything else self.frozen.ids, describe(self.target),
-            training,
+            training, parts, start if is_shipped(start) else None,
         )  # fmt: skip
 
+    def _weights(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+        """What a checkpoint holds, and the sizes of modules in it besides the block."""
+        return {k: x.clone() for k, x in self.module.state_dict().items()}, {}
+
     def _progress(self, step: int) -> Progress:
-        tensors = {f"block.{k}": x for k, x in self.block.state_dict().items()}
+        tensors = {f"block.{k}": x for k, x in self.module.state_dict().items()}
         tensors |= {f"optimizer.{k}": x for k, x in self.optimizer.state().items()}
         tensors["ids"] = self.frozen.ids
         return Progress(step, self.best, self.stale, self._settings(), tensors)
 
     def _settings(self) -> dict[str, object]:
         return self.settings.as_dict() | {"processes": self.accelerator.num_processes}
+
+
+def some_texts(lesson: T, columns: int, tokens: int, rng: random.Random, device: torch.device) -> T:
+    """So many texts of a lesson, of `columns` tokens each, that they hold `tokens` in all."""
+    rows = len(next(iter(vars(lesson).values())))
+    chosen = rng.sample(range(rows), min(max(1, tokens // columns), rows))
+    return lesson.texts(chosen, device)
 
 
 def step_lag(rng: random.Random, most: int) -> int:

@@ -1,0 +1,1 @@
+"""Branches: ways to make an image small, one a file."""

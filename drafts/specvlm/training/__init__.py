@@ -1,0 +1,1 @@
+"""Training of SpecVLM: pairs of images and texts, lessons with images, trainer."""
