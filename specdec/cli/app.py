@@ -12,6 +12,7 @@ from specdec._version import __version__
 from specdec.cli import (
     arguments,
     bench,
+    bench_images,
     bench_kernels,
     bench_methods,
     bench_neighbours,
@@ -87,6 +88,7 @@ _add(
         "compare": bench.compare,
         "step": bench_step.step,
         "start": bench_start.start,
+        "images": bench_images.images,
         "offload": bench_offload.offload,
         "kernels": bench_kernels.kernels,
         "neighbours": bench_neighbours.neighbours,
