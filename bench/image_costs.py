@@ -61,21 +61,23 @@ def profile_images(
 def _cell(
     engine: Engine, given: dict[str, Any], widths: Sequence[int], repeats: int
 ) -> dict[str, Any]:
-    tower, again, read = [], [], []
+    tower: list[float] = []
+    again: list[float] = []
+    read: list[float] = []
     for _ in range(repeats):
         cache = EncoderCache(limit=1 << 40)
         look = partial(read_processed, given, engine.model, cache)
         for times in (tower, again):
-            taken, (prompt,) = _timed(look)
+            taken, prompts = _timed(look)
             times.append(taken)
-        taken, held = _timed(partial(_read, engine, prompt, repeats))
+        taken, (held, row) = _timed(partial(_read, engine, prompts[0], repeats))
         read.append(taken)
     return {
-        "tokens": len(prompt.ids),
+        "tokens": row.num_prompt_tokens,
         "tower": statistics.median(tower),
         "again": statistics.median(again),
         "read": statistics.median(read),
-        "passes": _passes(*held, widths, repeats),
+        "passes": _passes(held, row, widths, repeats),
     }
 
 

@@ -30,7 +30,8 @@ class ImageShape:
 
 
 def _smolvlm(layers: int) -> Any:
-    return t.SmolVLMConfig(
+    kind: Any = t.SmolVLMConfig
+    return kind(
         vision_config=dict(
             hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
             image_size=512, patch_size=16,

@@ -12,7 +12,7 @@ from specdec._version import __version__
 from specdec.cli import (
     arguments,
     bench,
-    bench_images,
+    bench_image_costs,
     bench_kernels,
     bench_methods,
     bench_neighbours,
@@ -88,7 +88,7 @@ _add(
         "compare": bench.compare,
         "step": bench_step.step,
         "start": bench_start.start,
-        "images": bench_images.images,
+        "image-costs": bench_image_costs.image_costs,
         "offload": bench_offload.offload,
         "kernels": bench_kernels.kernels,
         "neighbours": bench_neighbours.neighbours,

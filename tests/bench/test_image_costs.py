@@ -1,4 +1,4 @@
-"""`specdec bench images`: what it times, on shapes small enough to try."""
+"""`specdec bench image-costs`: what it times, on shapes small enough to try."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_towers_prompts_and_passes_are_timed(monkeypatch, tmp_path, name, tiny, 
     monkeypatch.setitem(SHAPES, name, small(name, tiny, tokens))
     out = tmp_path / "costs.json"
     arguments = [
-        "bench", "images", "--random", name, "--layers", "2", "--images", "1,3", "--widths", "1,4",
+        "bench", "image-costs", "--random", name, "--layers", "2", "--images", "1,3", "--widths", "1,4",
         "--repeats", "2", "--out", str(out),
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
@@ -74,5 +74,5 @@ def test_what_does_not_exist(monkeypatch):
         random_images_model("smolvlm", None, torch.float32)
     with pytest.raises(InvalidArgument, match="has 30"):
         random_images_model("smolvlm-256m", 31, torch.float32)
-    result = CliRunner().invoke(app, ["bench", "images", "--dtype", "float16"])
+    result = CliRunner().invoke(app, ["bench", "image-costs", "--dtype", "float16"])
     assert result.exit_code and "bfloat16" in result.output

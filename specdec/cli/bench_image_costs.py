@@ -1,4 +1,4 @@
-"""`specdec bench images`: what images cost at the shapes of known models."""
+"""`specdec bench image-costs`: what images cost at the shapes of known models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from specdec.files import write_text
 _DTYPES = ("float32", "bfloat16")
 
 
-def images(
+def image_costs(
     random: Annotated[
         str, typer.Option(help="A shape: smolvlm-256m or qwen2.5-vl-3b, with random weights.")
     ] = "smolvlm-256m",
@@ -36,8 +36,8 @@ def images(
 
     \b
     Examples:
-      specdec bench images
-      specdec bench images --random qwen2.5-vl-3b --layers 9 --images 1 --json
+      specdec bench image-costs
+      specdec bench image-costs --random qwen2.5-vl-3b --layers 9 --images 1 --json
     """
     import torch
 
