@@ -38,8 +38,8 @@ def test_towers_prompts_and_passes_are_timed(monkeypatch, tmp_path, name, tiny, 
     monkeypatch.setitem(SHAPES, name, small(name, tiny, tokens))
     out = tmp_path / "costs.json"
     arguments = [
-        "bench", "image-costs", "--random", name, "--layers", "2", "--images", "1,3", "--widths", "1,4",
-        "--repeats", "2", "--out", str(out),
+        "bench", "image-costs", "--random", name, "--layers", "2", "--images", "1,3",
+        "--widths", "1,4", "--repeats", "2", "--out", str(out),
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
