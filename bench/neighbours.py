@@ -1,7 +1,7 @@
 """Neighbours: decoding alone and beside processes that decode too, in turns.
 
-`profile_neighbours` starts processes of this module; each loads the model, then decodes when it is
-told to on standard input and answers with its speed.
+`profile_neighbours` starts processes of this module; each loads the model for one engine, ours or a
+peer, then decodes when it is told to on standard input and answers with its speed.
 """
 
 from __future__ import annotations
@@ -14,62 +14,78 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 from time import perf_counter
+from types import SimpleNamespace
 from typing import IO, Any
 
 from specdec import Engine, machine
+from specdec.bench import roster
+from specdec.bench.contestants import Contestant, Ours
 from specdec.errors import InvalidArgument
 from specdec.threads import Threads
 
-PROMPT = "Once upon a time"
-TOKENS = 64  # of a text; texts follow each other until the time is over
+PROMPT = [1, 2, 3, 4]
+TOKENS = 16  # of a text; texts follow each other until the time is over
+OURS, FIXED = "specdec", "specdec, all threads"
 
 
-def profile_neighbours(model: str, count: int, seconds: float, repeats: int) -> dict[str, Any]:
-    """Tokens per second by plain decoding, of one process alone and of `count` at once.
+def profile_neighbours(
+    model: str,
+    count: int,
+    seconds: float,
+    repeats: int,
+    activations: str = "auto",
+    baselines: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Tokens per second by plain decoding, of one process alone and of 2 to `count` at once.
 
-    Both with the number of threads that an engine chooses and, as "fixed", with all of them come
-    what may. Every setting has a turn of `seconds` in each of `repeats` rounds. The result has
-    medians, of the slowest of several; `together_share` of the speed alone; and `loss`, the share
-    that a process alone loses by choosing.
+    Ours has the number of threads that an engine chooses and, as `FIXED`, all of them come what
+    may; `baselines` are peers as in `specdec bench run`. Processes at once are of one engine. Every
+    setting has a turn of `seconds` in each of `repeats` rounds. `engines` has, by name and number
+    of processes, medians of the slowest one's `speed`, and its `share` of the speed alone; `loss`
+    is the share of our speed alone that choosing costs.
     """
     if count < 2:
         raise InvalidArgument(f"processes={count}: a neighbour makes two of them")
-    settings = [(n, fixed) for n in (1, count) for fixed in (False, True)]
-    speeds: dict[tuple[int, bool], list[float]] = {setting: [] for setting in settings}
+    names = [OURS, FIXED, *baselines]
+    settings = [(name, n) for n in range(1, count + 1) for name in names]
+    speeds: dict[tuple[str, int], list[float]] = {setting: [] for setting in settings}
     with ExitStack() as running:
-        workers = [running.enter_context(_Worker(model)) for _ in range(count)]
-        for worker in workers:
+        workers = {
+            name: [running.enter_context(_Worker(model, name, activations)) for _ in range(count)]
+            for name in names
+            if name != FIXED
+        }
+        for worker in (worker for some in workers.values() for worker in some):
             worker.answer()  # it has loaded
         for _ in range(repeats):
-            for number, fixed in settings:
-                chosen = workers[:number]
+            for name, number in settings:
+                chosen = workers[OURS if name == FIXED else name][:number]
                 for worker in chosen:
-                    worker.tell(seconds, fixed)
-                speeds[number, fixed].append(min(worker.answer()["speed"] for worker in chosen))
-    alone, fixed_alone, together, fixed_together = (median(speeds[s]) for s in settings)
+                    worker.tell(seconds, name == FIXED)
+                speeds[name, number].append(min(worker.answer()["speed"] for worker in chosen))
+    medians = {setting: median(found) for setting, found in speeds.items()}
     return {
         "machine": machine.facts(),
         "model": model,
-        "processes": count,
-        "alone": alone,
-        "together": together,
-        "together_share": together / alone,
-        "fixed": {
-            "alone": fixed_alone,
-            "together": fixed_together,
-            "together_share": fixed_together / fixed_alone,
+        "activations": activations,
+        "engines": {
+            name: [
+                {"processes": n, "speed": medians[name, n],
+                 "share": medians[name, n] / medians[name, 1], "turns": speeds[name, n]}
+                for n in range(1, count + 1)
+            ]
+            for name in names
         },
-        "loss": 1 - alone / fixed_alone,
-        "turns": [{"processes": n, "fixed": f, "speeds": speeds[n, f]} for n, f in settings],
-    }
+        "loss": 1 - medians[OURS, 1] / medians[FIXED, 1],
+    }  # fmt: skip
 
 
 class _Worker:
     """A process that decodes when told to; it ends with the block."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, name: str, activations: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, model],
+            [sys.executable, "-m", __name__, model, name, activations],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONSAFEPATH": "1"},  # what is installed, wherever we are
         )  # fmt: skip
@@ -101,20 +117,12 @@ class _Worker:
         return answer
 
 
-def speed(engine: Engine, seconds: float) -> float:
+def speed(contestant: Contestant, seconds: float) -> float:
     """Tokens per second of plain decoding for about so long; reading prompts is not counted."""
     tokens, spent, end = 0, 0.0, perf_counter() + seconds
     while not tokens or perf_counter() < end:
-        stream = engine.stream(
-            PROMPT, drafter="none", max_new_tokens=TOKENS, eos_token_id=[], temperature=0
-        )
-        next(stream)
-        start = perf_counter()
-        for step in stream:
-            tokens += len(step.token_ids)
-            if perf_counter() > end:
-                break
-        spent += perf_counter() - start
+        rate = contestant.run(PROMPT, TOKENS, 0.0, 0).tokens_per_s
+        tokens, spent = tokens + TOKENS - 1, spent + (TOKENS - 1) / rate
     return tokens / spent
 
 
@@ -122,15 +130,22 @@ def work(arguments: Sequence[str]) -> None:
     """The other end of `_Worker`."""
     import torch
 
-    (model,) = arguments
-    engine = Engine.from_pretrained(model)
-    chosen, all_of_them = engine.target.threads, Threads(torch.get_num_threads())
-    speed(engine, 0.0)
+    model, name, activations = arguments
+    engine = None
+    if name == OURS:
+        engine = Engine.from_pretrained(model, activations=activations)
+        contestant: Contestant = Ours(engine, OURS, "none")
+        chosen, all_of_them = engine.target.threads, Threads(torch.get_num_threads())
+    else:
+        place = SimpleNamespace(dtype=torch.float32, device=torch.device("cpu"))
+        (contestant,) = roster.baselines(place, model, [name], None, 64)
+    speed(contestant, 0.0)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         seconds, fixed = json.loads(line)
-        engine.target.threads = all_of_them if fixed else chosen
-        print(json.dumps({"speed": speed(engine, seconds)}), flush=True)
+        if engine is not None:
+            engine.target.threads = all_of_them if fixed else chosen
+        print(json.dumps({"speed": speed(contestant, seconds)}), flush=True)
 
 
 if __name__ == "__main__":

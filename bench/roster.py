@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
+import torch
 from transformers import PreTrainedModel
 
 from specdec.bench.contestants import Contestant, HuggingFace, Ours, Stepper
@@ -53,8 +54,18 @@ def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> li
     return found
 
 
+class Place(Protocol):
+    """Where and in which precision transformers' peers run: an engine says so."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+
 def baselines(
-    engine: Engine, model: Any, names: Sequence[str], draft_model: Any, context: int
+    engine: Place, model: Any, names: Sequence[str], draft_model: Any, context: int
 ) -> list[Contestant]:
     """The peers, on weights of their own; `model` is what the engine was loaded from.
 
@@ -112,7 +123,7 @@ def _setting(spec: str, text: str) -> tuple[str, Any]:
     return name, read_option(name, value) if name in holders() else value
 
 
-def _stock(engine: Engine, model: Any) -> PreTrainedModel:
+def _stock(engine: Place, model: Any) -> PreTrainedModel:
     """Weights as transformers runs them."""
     if isinstance(model, PreTrainedModel):
         return model

@@ -39,13 +39,16 @@ FAR: dict[str, dict[str, Any]] = {
 class Part:
     """One candidate, whether the user brought it, how it does, and how far it read each row.
 
-    is_far: it takes part only where some of the text's KV lies in slower memory.
+    is_far: it takes part only where some of the text's KV lies in slower memory. is_open: whether
+    it meets rows as they join; one with weights of its own that nobody brought meets them when it
+    is first asked, since that takes its time.
     """
 
     drafter: Asking
     traits: Traits
     given: bool = False
     is_far: bool = False
+    is_open: bool = True
     trust: Trust = field(default_factory=Trust)
     read: dict[int, int] = field(default_factory=dict)
     trees: list[TokenTree] = field(default_factory=list)  # this round's
@@ -80,7 +83,9 @@ def candidates(target: Target, options: AutoOptions) -> Iterator[Part]:
         if name in FAR and tier == "auto" and QueryRecorder.of(drafter.needs) is not None:
             continue
         assert drafter.traits is not None, name
-        yield Part(Asking(drafter), drafter.traits, kind.needs_model, name in FAR)
+        yield Part(
+            Asking(drafter), drafter.traits, kind.needs_model, name in FAR, not kind.own_format
+        )
 
 
 def joins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:
@@ -90,7 +95,7 @@ def joins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:
         return False
     try:
         part.drafter.join(rows, verifier)
-    except InvalidArgument as error:
+    except (InvalidArgument, WeightsError) as error:
         if part.given:
             raise
         log.debug("auto does without %s: %s", part.drafter.name, error)

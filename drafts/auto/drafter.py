@@ -21,6 +21,7 @@ from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import Verdict
 
 GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
+SETUP = 0.5  # seconds until weights that ship have been read, where that was never timed
 REHEARSED, KNOWN = 2, 2  # draft tokens of a rehearsal; drafts that tell the cost: one may be cold
 
 
@@ -50,24 +51,36 @@ class AutoDrafter(Drafter):
         self.needs = Needs.all_of([Needs(costs=True), *(part.drafter.needs for part in self.parts)])
         self._make_controller = controller
         self._controller: Controller | None = None
+        self._rows: dict[int, Row] = {}
         self._clock = target.clock
         self._rotation = target.rotation
 
     def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         is_first = self._controller is None
         if is_first:
-            self._controller = self._make_controller(verifier.costs)
-        self.parts = [part for part in self.parts if joins(part, rows, verifier)]
-        for part in self.parts:
-            part.read.update({row.index: len(row.tokens) for row in rows})
-        if is_first:
-            self._rehearse(rows)
+            self._controller, self._verifier = self._make_controller(verifier.costs), verifier
+        self._rows |= {row.index: row for row in rows}
+        for part in [part for part in self.parts if part.is_open]:
+            self._meet(part, rows, is_first)
 
     def leave(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._rows.pop(row.index, None)
         for part in self.parts:
-            part.drafter.leave(rows)
+            if part.is_open:
+                part.drafter.leave(rows)
             for row in rows:
                 part.read.pop(row.index, None)
+
+    def _meet(self, part: Part, rows: Sequence[Row], is_first: bool) -> bool:
+        """Have a candidate meet rows, and be timed with the first ones; whether it goes on."""
+        if not joins(part, rows, self._verifier):
+            self.parts.remove(part)
+            return False
+        part.read.update({row.index: len(row.tokens) for row in rows})
+        if is_first and not part.traits.instant:
+            self._rehearse(part, rows)
+        return True
 
     @property
     def controller(self) -> Controller:
@@ -137,8 +150,8 @@ class AutoDrafter(Drafter):
             found |= part.drafter.reads(row)
         return found
 
-    def _rehearse(self, rows: Sequence[Row]) -> None:
-        """Time drafts of those that are new to this machine and length of text, as passes are.
+    def _rehearse(self, part: Part, rows: Sequence[Row]) -> None:
+        """Time drafts of one that is new to this machine and length of text, as passes are.
 
         A guess would be far off where a draft reads what is near and a pass what is behind a link,
         and the first draft may compile kernels, which no round should pay for. The draft tokens
@@ -148,14 +161,12 @@ class AutoDrafter(Drafter):
         if room < REHEARSED or not self._rotation.is_fixed:  # then rows may not draft together
             return
         self.keys = sum(len(row.tokens) for row in rows)
-        for part in self.parts:
-            offers = [] if part.traits.instant else list(self._offers(part, rows, REHEARSED))
-            for offer in offers[:1]:  # more nodes a level are seldom tried
-                cost = self.controller.costs.draft_cost(offer.key, self.keys, offer.guess)
-                while cost.count < KNOWN:
-                    started = self._clock()
-                    part.drafter.propose(rows, [REHEARSED] * len(rows))
-                    cost.note(REHEARSED, 0, self._clock() - started)
+        for offer in [*self._offers(part, rows, REHEARSED)][:1]:  # wider levels are seldom tried
+            cost = self.controller.costs.draft_cost(offer.key, self.keys, offer.guess)
+            while cost.count < KNOWN:
+                started = self._clock()
+                part.drafter.propose(rows, [REHEARSED] * len(rows))
+                cost.note(REHEARSED, 0, self._clock() - started)
 
     def _offers(self, part: Part, rows: Sequence[Row], limit: int) -> Iterator[Offer]:
         """What a candidate can do in this round."""
@@ -166,12 +177,15 @@ class AutoDrafter(Drafter):
             yield Offer(name, nodes=nodes, tokens=part.trust.factor * promised)
             return
         depth = min(limit, traits.max_depth)
-        if depth < 1 or not any(part.drafter.takes(row) for row in rows):
+        if depth < 1 or (part.is_open and not any(part.drafter.takes(row) for row in rows)):
             return
-        costs, missed = self.controller.costs, 0
+        costs, missed, setup = self.controller.costs, 0, 0.0
+        if not part.is_open:
+            setup = costs.setups.get(name, SETUP) if part.drafter.is_cold else 0.0
         guess = GUESS * costs.seconds(len(rows), self.keys)
         if traits.reads is None:
-            missed = sum(len(row.tokens) - part.read[row.index] for row in rows)
+            read = part.read
+            missed = sum(len(row.tokens) - read.get(row.index, len(row.tokens)) for row in rows)
         elif traits.reads < self.keys:  # the target's own weights, on a part of its context
             guess = costs.seconds(len(rows), len(rows) * traits.reads)
         else:
@@ -180,14 +194,29 @@ class AutoDrafter(Drafter):
             kind = name if width == traits.widths[0] else f"{name} x{width}"
             key = f"{traits.cost_key} x{width}"
             yield Offer(
-                kind, key, depth=depth, width=width, missed=missed, guess=guess, given=part.given
-            )
+                kind, key, depth=depth, width=width, missed=missed, guess=guess, setup=setup,
+                left=len(rows) * (limit + 1), given=part.given,
+            )  # fmt: skip
+
+    def _open(self, part: Part, rows: Sequence[Row]) -> bool:
+        """Have a candidate read its weights and meet all rows; whether it can take part."""
+        part.is_open, started = True, self._clock()
+        is_there = self._meet(part, list(self._rows.values()), True)
+        if part.drafter.is_cold:
+            self.controller.costs.setups[part.drafter.name] = self._clock() - started
+        self.started += self._clock() - started  # no draft takes so long again
+        return is_there
 
     def _draft(
         self, part: Part, offer: Offer, plan: Plan, rows: Sequence[Row], limits: Sequence[int]
     ) -> list[TokenTree]:
         if part.traits.instant:
             return part.trees
+        if not part.is_open and not self._open(part, rows):
+            plain = self.controller.again(len(rows))
+            assert plain is not None, "nothing was chosen"
+            self.part, self.plan = None, plain
+            return [TokenTree.root(row.tokens[-1]) for row in rows]
         if len(part.traits.widths) > 1:
             part.drafter.drafter.width = offer.width
         trees = part.drafter.propose(rows, [min(limit, plan.depth) for limit in limits])

@@ -126,21 +126,38 @@ class Checkpoint:
 
     def check(self, target: Target, source: str) -> None:
         """Raise InvalidArgument, naming the difference, unless it was trained for `target`."""
-        ours = describe(target)
-        for name, value in self.target.items():
-            if name != "sample" and ours[name] != value:
-                raise InvalidArgument(
-                    f"the LongSpec drafter {source} was trained for another target: its {name} is "
-                    f"{value}, this one's is {ours[name]}. Train one with `specdec train-drafter`"
-                )
-        a, b = torch.tensor(self.target["sample"]), torch.tensor(ours["sample"])
-        cosine = float(torch.nn.functional.cosine_similarity(a, b, 0))
-        if cosine < _CLOSE:
+        check(self.target, target, source)
+
+
+def check(trained_for: dict[str, Any], target: Target, source: str) -> None:
+    """Raise InvalidArgument, naming the difference, unless that is what `target` is."""
+    ours = describe(target)
+    for name, value in trained_for.items():
+        if name != "sample" and ours[name] != value:
             raise InvalidArgument(
-                f"the LongSpec drafter {source} was trained for a target of the same sizes with "
-                f"other weights: their embeddings have a cosine of {cosine:.2f}. Train one with "
-                "`specdec train-drafter`"
+                f"the LongSpec drafter {source} was trained for another target: its {name} is "
+                f"{value}, this one's is {ours[name]}. Train one with `specdec train-drafter`"
             )
+    a, b = torch.tensor(trained_for["sample"]), torch.tensor(ours["sample"])
+    cosine = float(torch.nn.functional.cosine_similarity(a, b, 0))
+    if cosine < _CLOSE:
+        raise InvalidArgument(
+            f"the LongSpec drafter {source} was trained for a target of the same sizes with "
+            f"other weights: their embeddings have a cosine of {cosine:.2f}. Train one with "
+            "`specdec train-drafter`"
+        )
+
+
+def check_config(folder: Path, target: Target, source: str) -> None:
+    """As `Checkpoint.check`, by the folder's config alone: no weights are read.
+
+    Raises WeightsError where there is none.
+    """
+    try:
+        trained_for = json.loads((folder / CONFIG).read_text("utf-8"))["target"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"the LongSpec drafter in {folder} cannot be read: {error}") from error
+    check(trained_for, target, source)
 
 
 def _same(x: Tensor, other: Tensor | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 from specdec.decoding.cached_model import CachedModel
 from specdec.drafts.longspec.block import LongSpecBlock, pack_linear
 from specdec.drafts.longspec.checkpoint import SHIPPED as FOLDER
-from specdec.drafts.longspec.checkpoint import Checkpoint
+from specdec.drafts.longspec.checkpoint import Checkpoint, check_config
 from specdec.drafts.longspec.head_rows import head_rows
 from specdec.drafts.longspec.model import LongSpecModel
 from specdec.drafts.longspec.rotary import Rotary
@@ -48,10 +49,14 @@ _prepared: WeakKeyDictionary[PreTrainedModel, dict[Any, Prepared]] = WeakKeyDict
 def prepared(target: Target, source: Any) -> Prepared:
     """As `prepare`, but kept for as long as the target's model lives."""
     known = _prepared.setdefault(target.model, {})
-    key = str(source), target.dtype, target.device
+    key = _key(target, source)
     if key not in known:
         known[key] = prepare(target, source)
     return known[key]
+
+
+def _key(target: Target, source: Any) -> tuple[Any, ...]:
+    return str(source), target.dtype, target.device
 
 
 def prepare(target: Target, source: Any) -> Prepared:
@@ -74,15 +79,19 @@ def load(target: Target, source: Any, shipped: Path) -> Checkpoint:
             f"draft_model is a {type(source).__name__}: this drafter takes a folder or hub "
             "id of a checkpoint that `specdec train-drafter` has made"
         )
+    if source is None:
+        _check_shipped(target, shipped)
     checkpoint = Checkpoint.load(shipped if source is None else source)
-    name = "that ships with specdec" if source is None else str(source)
-    try:
-        checkpoint.check(target, name)
-    except InvalidArgument as error:
-        if source is not None:
-            raise
-        raise InvalidArgument(f"{error} and give it as draft_model=PATH") from None
+    checkpoint.check(target, str(source))
     return checkpoint
+
+
+def _check_shipped(target: Target, shipped: Path) -> None:
+    """As `Checkpoint.check`, but without its weights."""
+    try:
+        check_config(shipped, target, "that ships with specdec")
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{error} and give it as draft_model=PATH") from None
 
 
 @torch.no_grad()
@@ -104,16 +113,26 @@ class LongSpec(ModelDrafter):
 
     Its cross-attention reads the keys and values that the target has cached in one layer, so its
     own memory does not grow with the context. Without `draft_model` it takes the checkpoint that
-    ships with specdec, which fits the demo model only.
+    ships with specdec, which fits the demo model only; its weights are read when a row joins.
     """
 
     name = "longspec"
     Options: ClassVar[type[DrafterMethod]] = LongSpecOptions
 
     def __init__(self, target: Target, options: LongSpecOptions) -> None:
-        given = options.draft_model
-        self.prepared = given if isinstance(given, Prepared) else prepared(target, given)
+        self._source = options.draft_model
         self.start(target, target, options)
+        if self._source is None:
+            _check_shipped(target, SHIPPED)
+            self.is_cold = _key(target, None) not in _prepared.get(target.model, {})
+        else:
+            assert self.prepared
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The block; its weights are read, unless they were for this target."""
+        given = self._source
+        return given if isinstance(given, Prepared) else prepared(self.draft, given)
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> LongSpecModel:
         parts = self.prepared

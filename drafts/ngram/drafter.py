@@ -20,6 +20,7 @@ from specdec.method import DrafterMethod
 from specdec.sampling.prompt import MARK
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
+from specdec.sampling.verify import Verdict
 
 MAX_DEPTH = 60  # of a draft whose length is ours to choose; with its root it fits 64 nodes
 MAX_NODES = 63
@@ -122,6 +123,11 @@ class NGramDrafter(Drafter):
             return trees
         size = sizes.best([list(tree.chances.values()) for tree in trees])
         return [tree.cropped(1 + size, self._depth) for tree in trees]
+
+    def observe(
+        self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Nothing to do: what came true is in the rows' tokens."""
 
     def _text(self, row: Row) -> tuple[_Text, Match]:
         """The row's text, indexed as far as it is final, and the match of its last tokens.

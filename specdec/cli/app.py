@@ -12,7 +12,6 @@ from specdec._version import __version__
 from specdec.cli import (
     arguments,
     bench,
-    bench_image_costs,
     bench_kernels,
     bench_methods,
     bench_neighbours,
@@ -88,7 +87,6 @@ _add(
         "compare": bench.compare,
         "step": bench_step.step,
         "start": bench_start.start,
-        "image-costs": bench_image_costs.image_costs,
         "offload": bench_offload.offload,
         "kernels": bench_kernels.kernels,
         "neighbours": bench_neighbours.neighbours,

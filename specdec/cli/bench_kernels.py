@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from specdec.cli import arguments, console
+from specdec.errors import InvalidArgument
 from specdec.files import write_text
 
 
@@ -38,13 +39,8 @@ def kernels(
     from specdec.bench.kernels.profile import profile_kernels
 
     names = [name.strip() for name in shapes.split(",") if name.strip()]
-    numbers = arguments.whole_numbers
     document = profile_kernels(
-        device,
-        names,
-        numbers("--contexts", contexts),
-        numbers("--nodes", nodes),
-        repeats,
+        device, names, _counts("--contexts", contexts), _counts("--nodes", nodes), repeats
     )
     if out is not None:
         write_text(out, json.dumps(document, indent=1) + "\n")
@@ -54,6 +50,13 @@ def kernels(
         _print(document)
     if not all(row["ok"] for row in document["checks"]):
         raise typer.Exit(1)
+
+
+def _counts(option: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise InvalidArgument(f"{option} {text!r}: give numbers, as in 1,16")
+    return [int(part) for part in parts]
 
 
 def _print(document: dict[str, Any]) -> None:

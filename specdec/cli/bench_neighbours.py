@@ -11,9 +11,15 @@ from specdec.cli import arguments, console
 
 def neighbours(
     model: arguments.Model = "demo",
-    processes: Annotated[int, typer.Option(help="At once, this one's kind all.", min=2)] = 2,
+    processes: Annotated[
+        int, typer.Option(help="At once, 2 up to so many, of one engine each.", min=2)
+    ] = 2,
     seconds: Annotated[float, typer.Option(help="Of each turn.", min=0.1)] = 5.0,
     repeats: Annotated[int, typer.Option(help="Turns of each; medians count.", min=1)] = 5,
+    activations: arguments.Activations = "auto",
+    baselines: Annotated[
+        str, typer.Option(help="Peers, as in hf,llama.cpp: see `specdec bench run`.")
+    ] = "",
     as_json: arguments.AsJson = False,
 ) -> None:
     """Compare the speed of plain decoding alone and beside others, in turns.
@@ -24,20 +30,21 @@ def neighbours(
     \b
     Examples:
       specdec bench neighbours
-      specdec bench neighbours --processes 4 --seconds 10 --json
+      specdec bench neighbours --processes 3 --baselines hf,llama.cpp --json
     """
     from specdec.bench.neighbours import profile_neighbours
 
-    found = profile_neighbours(model, processes, seconds, repeats)
+    peers = [name for name in baselines.split(",") if name]
+    found = profile_neighbours(model, processes, seconds, repeats, activations, peers)
     if as_json:
         console.print_json(found)
         return
-    fixed = found["fixed"]
-    lines = [
-        f"alone: {found['alone']:.1f} tok/s; with all threads {fixed['alone']:.1f} "
-        f"({found['loss']:+.1%} lost by choosing)",
-        f"{processes} at once: {found['together']:.1f} tok/s each "
-        f"({found['together_share']:.0%} of alone); with all threads {fixed['together']:.1f} "
-        f"({fixed['together_share']:.0%})",
-    ]
+    lines = []
+    for name, rows in found["engines"].items():
+        beside = ", ".join(
+            f"{row['processes']} at once {row['speed']:.1f} each ({row['share']:.0%})"
+            for row in rows[1:]
+        )
+        lines.append(f"{name}: alone {rows[0]['speed']:.1f} tok/s; {beside}")
+    lines.append(f"{found['loss']:+.1%} of the speed alone is lost by choosing threads")
     console.out().print("\n".join(lines), markup=False)

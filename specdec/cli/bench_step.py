@@ -60,9 +60,8 @@ def step(
         from specdec.bench.random_gguf import random_gguf
 
         model = str(random_gguf(random))
-    numbers = arguments.whole_numbers
-    counts = numbers("--contexts", contexts), numbers("--widths", widths)
-    lengths = numbers("--prompts", prompts) if prompts else []
+    counts = _counts("--contexts", contexts), _counts("--widths", widths)
+    lengths = _counts("--prompts", prompts) if prompts else []
     engine = console.load_engine(model, dtype, device, False, activations=activations)
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and the text needs one")
@@ -76,6 +75,13 @@ def step(
         console.print_json(document)
     else:
         _print(document)
+
+
+def _counts(option: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise InvalidArgument(f"{option} {text!r}: give numbers, as in 500,4000")
+    return [int(part) for part in parts]
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -16,9 +16,7 @@ MOST = 63  # draft nodes of a row, at most
 STEADY = 4  # rounds for which costs of passes are taken to be what they were
 LONGEST_REST = 16  # rounds in which drafters of no use now are not asked: doubled at each answer
 HORIZON = 32  # rounds over which reading what a drafter missed is expected to pay back
-PROBE_SHARE = 0.007  # of the time may be lost on probes
-READ_SHARE = 0.01  # of the time may be spent on catching up with the text for a probe
-FIRST_CREDIT = 1.0  # plain steps that may be lost before any time has passed
+READ_SHARE = 0.01  # of the time may be spent on what a probe needs first: weights, missed text
 FIRST_WAIT, LONGEST_WAIT = 4, 64  # rounds between probes of one drafter: doubled at each
 SURE = 1.5  # speculation that promises more needs no look at what plain decoding costs now
 WORTH = 1.2  # a drafter that could not bring so much if it were always right is not even tried
@@ -32,8 +30,9 @@ class Offer:
     name: who; key: under which its costs are kept. `nodes` and `tokens` of a draft that is there
     already: nodes per row, and draft tokens that are expected to be accepted over all rows.
     Otherwise: `depth` it can reach, `width` nodes a level, `missed` tokens of text to catch up with
-    and a `guess` of its seconds per draft token, for the time before it was measured. given: the
-    user brought it, so that trying it is worth something.
+    and a `guess` of its seconds per draft token, for the time before it was measured. setup:
+    seconds before it can draft at all, in a call that may yet emit `left` tokens. given: the user
+    brought it, so that trying it is worth something.
     """
 
     name: str
@@ -44,6 +43,8 @@ class Offer:
     width: int = 1
     missed: int = 0
     guess: float = 0.0
+    setup: float = 0.0
+    left: int = 0
     given: bool = False
 
 
@@ -53,8 +54,9 @@ class Plan:
 
     depth: of the draft to ask for (0: none, or it is there already); nodes: in the target's pass.
     missed, catch_up: text to catch up with, and what that takes beyond its share in `seconds`.
-    ceiling: tokens per second if every draft token were accepted. new: the user brought a drafter
-    that was measured less often than `TUITION` asks; count: how often that was.
+    setup: as in `Offer`; `seconds` have a share of it, too. ceiling: tokens per second if every
+    draft token were accepted. new: the user brought a drafter that was measured less often than
+    `TUITION` asks; count: how often that was. is_guess: nobody brought it, or knows its cost.
     speedup: promised, over plain decoding.
     """
 
@@ -66,9 +68,11 @@ class Plan:
     depth: int = 0
     missed: int = 0
     catch_up: float = 0.0
+    setup: float = 0.0
     ceiling: float = 0.0
     count: int = 0
     new: bool = False
+    is_guess: bool = False
     speedup: float = 1.0
     is_probe: bool = False
 
@@ -94,14 +98,14 @@ class Controller:
     It never looks at a draft token, only at lengths, times and what was accepted before; so under
     every acceptance rule the text keeps the target's law. What it has not tried for a while it
     probes: each time after twice as long a wait, and only if the loss, should nothing be accepted,
-    fits into a credit of one plain step and `PROBE_SHARE` of the time spent, and the drafter can
-    catch up with the text in `READ_SHARE` of the time since it was last used.
+    is covered by the `Ledger`, and the drafter can catch up with the text in `READ_SHARE` of the
+    time since it was last used. Weights are read for a drafter that is known to pay for that in the
+    text to come, or in so much of the time; of all calls' time, where nobody knows it yet.
     """
 
     costs: PassCosts
     acceptance: dict[str, Acceptance] = field(default_factory=dict)
     history: list[Decision] = field(default_factory=list)
-    credit: float | None = None  # seconds that probes may still lose
     elapsed: float = 0.0  # seconds of all rounds
     # Of each: the round after its last one, and the seconds that had passed by then.
     _tried: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -119,17 +123,16 @@ class Controller:
         """The plan for a round of `rows` texts with `keys` tokens in all, given what is offered."""
         passes = self._passes(rows, keys)
         plain = Plan(PLAIN, rows, float(rows), passes[0])
-        if self.credit is None:
-            self.credit = FIRST_CREDIT * plain.seconds
         plans = [self._plan(offer, rows, keys, plain, passes) for offer in offers]
         plans = [plan for plan in plans if plan.nodes > rows]
-        best = max(plans, key=lambda plan: plan.rate, default=plain)
+        known = (plan for plan in plans if not plan.is_guess)
+        best = max(known, key=lambda plan: plan.rate, default=plain)
         self._promised, self._plain = best.speedup, plain
         if best.rate < MARGIN * plain.rate:
             best = plain
         self._best = plan = best
         if self._left < 0:  # all were asked
-            could_pay = any(p.depth and p.rate >= MARGIN * plain.rate for p in plans)
+            could_pay = any(p.depth and not p.is_guess and p.speedup >= MARGIN for p in plans)
             self._rest = 1 if could_pay else min(2 * self._rest, LONGEST_REST)
             self._left = self._rest - 1
         probes = [p for p in [*plans, plain] if self._may_probe(p, best, rows)]
@@ -169,13 +172,12 @@ class Controller:
 
         outcomes: (depth of the draft, accepted draft tokens, emitted tokens) of each row.
         """
-        assert self._best is not None and self.credit is not None
+        assert self._best is not None
         emitted = sum(tokens for _, _, tokens in outcomes)
         self.history.append(Decision(plan, self._promised, emitted, seconds))
         self.elapsed += seconds
-        self.credit += PROBE_SHARE * seconds
-        if plan.is_probe:
-            self.credit -= max(0.0, seconds - emitted / self._best.rate)
+        lost = max(0.0, seconds - emitted / self._best.rate) if plan.is_probe else 0.0
+        self.costs.ledger.note(seconds, lost)
         if not plan.depth:
             return
         self._faded[plan.name] = len(self.history)
@@ -228,9 +230,11 @@ class Controller:
         cost = self.costs.draft_cost(offer.key, keys, offer.guess)
         accepted = self.estimate(offer.name).expected(offer.depth)
         catch_up = cost.per_missed * offer.missed
+        per_token = offer.setup / max(offer.left, 1)
         best, best_rate, ceiling, best_s = 1, 0.0, 0.0, 1.0
         for depth in range(1, min(offer.depth, MOST // offer.width) + 1):
             seconds = passes[offer.width * depth] + cost.seconds(depth) + catch_up / HORIZON
+            seconds += per_token * rows * (1 + accepted[depth])
             ceiling = max(ceiling, rows * (1 + depth) / seconds)
             rate = rows * (1 + accepted[depth]) / seconds
             if rate > best_rate:
@@ -244,9 +248,11 @@ class Controller:
             depth=best,
             missed=offer.missed,
             catch_up=catch_up * (1 - 1 / HORIZON),
+            setup=offer.setup,
             ceiling=ceiling,
             count=cost.count,
             new=offer.given and cost.count < TUITION,
+            is_guess=not offer.given and not cost.count,
             speedup=best_rate / plain.rate,
         )
 
@@ -273,9 +279,13 @@ class Controller:
             wait = LONGEST_WAIT if plan.count > 1 else 0  # the first draft may be a cold start
         elif plan.new:
             return True
-        assert self.credit is not None
         round_, then = self._tried.get(plan.name, (0, 0.0))
         if len(self.history) - round_ < wait:
             return False
-        may_read = READ_SHARE * (self.elapsed - then)
-        return plan.seconds - rows / best.rate <= self.credit and plan.catch_up <= may_read
+        ledger, since = self.costs.ledger, self.elapsed - then
+        if plan.setup > READ_SHARE * (ledger.spent if plan.is_guess else since):
+            return False
+        if plan.catch_up > READ_SHARE * since:
+            return False
+        assert self._plain is not None
+        return ledger.covers(plan.seconds - rows / best.rate, self._plain.seconds)

@@ -11,11 +11,13 @@ import uuid
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+from specdec.control.ledger import Ledger
 
 log = logging.getLogger("specdec")
 
@@ -73,12 +75,15 @@ class PassCosts:
     Threads share it: a table is never changed, but replaced, and a note that is lost costs nothing.
 
     drafters: what whole drafts take, per drafter and octave of keys; acceptance: the share of its
-    draft tokens that each drafter saw accepted in the long run. file: where all of it is kept.
+    draft tokens that each drafter saw accepted in the long run; setups: seconds until one can draft
+    whose weights have not been read. file: where all of it is kept.
     """
 
     table: dict[int, dict[int, float]] = field(default_factory=dict)
     drafters: dict[str, DraftCost] = field(default_factory=dict)
     acceptance: dict[str, float] = field(default_factory=dict)
+    setups: dict[str, float] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
     file: Path | None = None
     drift: list[float] = field(default_factory=lambda: [0.0] * OCTAVES)
 
@@ -174,6 +179,8 @@ class PassCosts:
                 if cost.count
             },
             "acceptance": dict(self.acceptance),
+            "setups": dict(self.setups),
+            "ledger": asdict(self.ledger),
         }
         unfinished = self.file.with_name(f".{uuid.uuid4().hex}")
         try:
@@ -229,6 +236,8 @@ def _open(file: Path) -> PassCosts:
             },
             {str(k): DraftCost(*v) for k, v in document["drafters"].items()},
             {str(k): float(v) for k, v in document["acceptance"].items()},
+            {str(k): float(v) for k, v in document["setups"].items()},
+            Ledger(**document["ledger"]),
             file,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -27,6 +27,7 @@ class Asking(Drafter):
     def __init__(self, drafter: Drafter) -> None:
         self.drafter, self.name = drafter, drafter.name
         self.needs, self.traits, self.reach = drafter.needs, drafter.traits, drafter.reach
+        self.is_cold = drafter.is_cold
         self._read: dict[int, int] = {}  # leading tokens of each row that are known to have a row
         self._met: set[int] = set()
         self._asked: set[int] = set()  # in this round

@@ -77,6 +77,7 @@ class Drafter(Protocol):
     may choose it; None for one that is only asked for by name. reach: which texts it can take.
     Others are not shown to it: `join` and `propose` get the rows that it can take. width: nodes of
     a level of its trees, which a controller sets to one of `traits.widths` before `propose`.
+    is_cold: whether weights of its own are read at the first `join`, which takes its time.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Drafter(Protocol):
     traits: Traits | None = None
     reach: Reach = Reach()
     width: int = 1
+    is_cold: bool = False
 
     def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         """Meet rows that join the batch, each with its prompt, and who will verify: always the

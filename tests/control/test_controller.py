@@ -22,7 +22,7 @@ ALLOWED = {
     "a busy machine": 0.93,
     "wide passes become cheap": 0.80,  # no pass that wide is made, so nobody can know
 }
-SEEDS = range(4)
+SEEDS = range(12)
 TOKENS = 2000
 
 
@@ -46,7 +46,7 @@ def test_a_controller_that_always_speculates_fails_these_bounds():
     assert len(lost) >= len(WORLDS) // 2
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:4])
 def test_it_reacts_within_ten_rounds(seed):
     """Copying turns into prose: ten rounds later nothing much is drafted, told or not."""
     for name in ("copying turns into prose", "copying turns into prose, untold"):
@@ -62,7 +62,7 @@ def test_it_reacts_within_ten_rounds(seed):
         assert sum(drafted) <= 0.1 * len(drafted)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:4])
 def test_it_wakes_within_ten_rounds_when_told(seed):
     world = replace(WORLDS["prose turns into copying, told"], rng=random.Random(seed))
     _, controller = world.play(900)
@@ -81,7 +81,7 @@ def test_probes_are_bounded():
     probes = [i for i, d in enumerate(controller.history) if d.plan.name == "model"]
     assert 3 <= len(probes) <= 60
     assert seconds <= 1.015 * 3000
-    assert controller.credit >= -1.0
+    assert controller.costs.ledger.credit >= -1.0
 
 
 def test_a_drafter_of_no_use_at_its_best_is_left_alone():

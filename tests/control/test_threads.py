@@ -288,7 +288,10 @@ def test_neighbours_are_measured(tmp_path):
     from specdec.bench import neighbours
 
     folder = letters.save(tmp_path / "letters")
-    found = neighbours.profile_neighbours(str(folder), 2, 0.1, 1)
-    assert found["alone"] > 0 and found["together"] > 0 and len(found["turns"]) == 4
+    found = neighbours.profile_neighbours(str(folder), 2, 0.1, 1, "auto", ["hf"])
+    assert list(found["engines"]) == [neighbours.OURS, neighbours.FIXED, "hf"]
+    for rows in found["engines"].values():
+        assert [row["processes"] for row in rows] == [1, 2]
+        assert rows[0]["share"] == 1.0 and all(row["speed"] > 0 for row in rows)
     with pytest.raises(InvalidArgument, match="processes=1"):
         neighbours.profile_neighbours(str(folder), 1, 0.1, 1)

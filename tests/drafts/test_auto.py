@@ -15,7 +15,7 @@ from specdec.offload.kv_memory import KVMemory
 from specdec.offload.split import Sizes
 
 from helpers import hostile, longspec_models, models
-from helpers.contract import AutoAndBudget
+from helpers.contract import AutoAndBudget, Whim
 
 pytestmark = pytest.mark.fast
 
@@ -118,21 +118,27 @@ def test_no_rehearsal_where_a_draft_has_no_room(engine):
 
 
 class WithBlock(Small):
-    """Lets only its LongSpec block draft, if that takes part."""
+    """Lets only its LongSpec block draft, whatever it costs; says whether it has taken part."""
 
-    takes_part: list[bool] = []
+    seen: list[tuple[bool, list[bool]]] = []  # whether it was cold, and then whether it is open
 
-    def join(self, rows, verifier):
-        super().join(rows, verifier)
+    def __init__(self, target, options):
+        super().__init__(target, options, Whim)
         self.parts = [part for part in self.parts if part.drafter.name == "longspec"]
-        self.takes_part.append(bool(self.parts))
+        assert not any(part.is_open for part in self.parts)
+        self.was_cold = self.parts[0].drafter.is_cold
+
+    def leave(self, rows):
+        self.seen.append((self.was_cold, [part.is_open for part in self.parts]))
+        super().leave(rows)
 
 
-def test_a_checkpoint_that_ships_takes_part_where_its_kv_is_near(engine, tmp_path, monkeypatch):
+def test_a_checkpoint_that_ships_is_read_once_it_is_asked(engine, tmp_path, monkeypatch):
     longspec_models.checkpoint(engine.target).save(tmp_path)
     monkeypatch.setattr(drafter, "SHIPPED", tmp_path)
-    WithBlock.takes_part = []
+    WithBlock.seen = []
     want = generate(engine, "none")
+    assert generate(engine, WithBlock).token_ids == want.token_ids
     assert generate(engine, WithBlock).token_ids == want.token_ids
 
     def refuse(store, layer, device):
@@ -140,6 +146,15 @@ def test_a_checkpoint_that_ships_takes_part_where_its_kv_is_near(engine, tmp_pat
 
     monkeypatch.setattr(model, "_check_near", refuse)
     assert generate(engine, WithBlock).token_ids == want.token_ids
-    assert WithBlock.takes_part == [True, False]
+    assert WithBlock.seen == [(True, [True]), (False, [True]), (False, [])]
     with pytest.raises(InvalidArgument, match="another memory"):
         generate(engine, "longspec")
+
+
+def test_short_texts_do_not_pay_for_weights_that_nobody_asked_for(engine, tmp_path, monkeypatch):
+    """They would have to be read first, and nothing is known of them."""
+    longspec_models.checkpoint(engine.target).save(tmp_path)
+    monkeypatch.setattr(drafter, "SHIPPED", tmp_path)
+    monkeypatch.setattr(drafter, "prepare", None)
+    for _ in range(3):
+        generate(engine, "auto")
