@@ -12,6 +12,7 @@ from specdec._version import __version__
 from specdec.cli import (
     arguments,
     bench,
+    bench_images,
     bench_kernels,
     bench_methods,
     bench_neighbours,
@@ -91,6 +92,7 @@ _add(
         "kernels": bench_kernels.kernels,
         "neighbours": bench_neighbours.neighbours,
         "shared": bench_shared.shared,
+        "images": bench_images.images,
         "methods": bench_methods.methods,
     },
     bench_app,

@@ -113,8 +113,12 @@ def draw_pictures(
       specdec draw-pictures --out pictures --count 500
       specdec train-drafter -m demo-vision --images pictures/pairs.jsonl --out drafter
     """
+    from specdec.bench.toy import pages
     from specdec.bench.toy.pairs import draw_pairs
+    from specdec.bench.toy.settings import Settings
+    from specdec.loading.loader import load
 
+    words = pages.vocabulary(load("demo").tokenizer, Settings().words)
     with progress_bar("Drawing", time_left=True) as progress:
-        written = draw_pairs(out, count, seed, progress)
+        written = draw_pairs(out, words, count, seed, progress)
     typer.echo(f"{written}: {count} pairs")

@@ -12,6 +12,7 @@ from specdec.decoding.drafter import Drafter
 from specdec.forward.full_view import FullView
 from specdec.model.target import Target
 from specdec.sampling.noise import Noise
+from specdec.sampling.prompt import Prompt
 from specdec.sampling.sampler import Sampler
 from specdec.sampling.sequence import Row
 
@@ -43,13 +44,16 @@ class Gain:
 
 
 class Written:
-    """A verifier that has read a whole text, and shows as much of its KV as was committed."""
+    """A verifier that has read a whole text, and shows as much of its KV as was committed.
+
+    content: what its prompt holds besides ids.
+    """
 
     @torch.inference_mode()
-    def __init__(self, target: Target, text: Sequence[int]) -> None:
-        self.target, self.text = target, list(text)
+    def __init__(self, target: Target, text: Sequence[int], content: Prompt | None = None) -> None:
+        self.target, self.text, self.content = target, list(text), content
         self.store = target.new_store(1, len(text) + 1)
-        target.prefill(self.store, FullView(), 0, text)
+        target.prefill(self.store, FullView(), 0, text, content=content)
 
     @property
     def holder(self) -> Written:
@@ -70,7 +74,7 @@ def replay(drafter: Drafter, written: Written, start: int) -> Gain:
     """
     verifier: Any = written
     text = written.text
-    row = Row(0, 0, list(text[:start]), start, len(text), _greedy(), start)
+    row = Row(0, 0, list(text[:start]), start, len(text), _greedy(), start, content=written.content)
     drafter.join([row], verifier)
     gain = Gain()
     while len(row.tokens) < len(text):
