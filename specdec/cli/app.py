@@ -12,6 +12,7 @@ from specdec._version import __version__
 from specdec.cli import (
     arguments,
     bench,
+    bench_image_costs,
     bench_images,
     bench_kernels,
     bench_methods,
@@ -93,6 +94,7 @@ _add(
         "neighbours": bench_neighbours.neighbours,
         "shared": bench_shared.shared,
         "images": bench_images.images,
+        "image-costs": bench_image_costs.image_costs,
         "methods": bench_methods.methods,
     },
     bench_app,

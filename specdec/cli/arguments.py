@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from specdec.errors import InvalidArgument
+
 Model = Annotated[
     str, typer.Option("--model", "-m", help="'demo', a hub id, a folder, or a .gguf file.")
 ]
@@ -81,3 +83,11 @@ SavedPrompt = Annotated[
         help="A folder with what has been read of this prompt; made if it is not there.",
     ),
 ]
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Numbers from 1 on, separated by commas. Raises InvalidArgument, which names the option."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise InvalidArgument(f"{option} {text!r}: give numbers, as in 1,16")
+    return [int(part) for part in parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from transformers import PreTrainedModel
@@ -31,6 +32,15 @@ class ReadsImages(Protocol):
 
     @property
     def encoder_cache(self) -> EncoderCache: ...
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """A model and its processor, to ask `with_images` where there is no engine."""
+
+    model: PreTrainedModel
+    processor: Any
+    encoder_cache: EncoderCache = field(default_factory=EncoderCache)
 
 
 def with_images(prompt: Any, host: ReadsImages) -> Any:

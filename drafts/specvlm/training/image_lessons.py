@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from specdec.decoding.prompt_images import with_images
+from specdec.decoding.prompt_images import ImageReader, with_images
 from specdec.drafts.longspec.training.kept_lessons import KeptLessons
 from specdec.drafts.longspec.training.lessons import ends
 from specdec.drafts.specvlm.training.pairs import Pair
@@ -39,6 +39,7 @@ class ImageLessons(KeptLessons[ImageLesson]):
     ) -> None:
         super().__init__(viewer.target, ImageLesson, folder)
         self.viewer, self.loaded, self.pairs = viewer, loaded, pairs
+        self.reader = ImageReader(loaded.model, loaded.processor)
         self.seed, self.rows, self.most = seed, rows, most
         self.stop = ends(viewer.target, loaded.tokenizer)
 
@@ -58,7 +59,7 @@ class ImageLessons(KeptLessons[ImageLesson]):
         )  # fmt: skip
 
     def _prompt(self, pair: Pair) -> Prompt:
-        made: Prompt = with_images(pair.messages(), self.loaded)
+        made: Prompt = with_images(pair.messages(), self.reader)
         return made
 
     def _answer(self, pair: Pair, rng: random.Random) -> list[int] | None:
