@@ -57,10 +57,10 @@ def random_gguf(name: str) -> Path:
     return build_folder(folder, lambda out: _write(SHAPES[shape_name], kind, out / _FILE)) / _FILE
 
 
-def _write(shape: Shape, kind: str, path: Path) -> None:
+def _write(shape: Shape, mix: str, path: Path) -> None:
     import gguf
 
-    chosen = _types(shape, kind)
+    chosen = _types(shape, mix)
     sizes = {name: gguf.GGMLQuantizationType[name] for name in set(chosen.values())}
     needed = sum(_bytes(gguf, sizes[chosen[name]], dims) for name, dims in _shapes(shape).items())
     check_room(path.parent, needed)
@@ -82,14 +82,21 @@ def _write(shape: Shape, kind: str, path: Path) -> None:
     norms = ["output_norm"] + [
         f"blk.{i}.{norm}" for i in range(shape.layers) for norm in ("attn_norm", "ffn_norm")
     ]
+    ones = np.ones(shape.hidden, np.float32)
     for name in norms:
-        writer.add_tensor(f"{name}.weight", np.ones(shape.hidden, np.float32))
+        writer.add_tensor_info(f"{name}.weight", ones.shape, ones.dtype, ones.nbytes)
     for name, dims in _shapes(shape).items():
-        writer.add_tensor(name, _blocks(gguf, sizes[chosen[name]], dims, rng),
-                          raw_dtype=sizes[chosen[name]])  # fmt: skip
+        kind = sizes[chosen[name]]
+        nbytes = _bytes(gguf, kind, dims)
+        bytes_ = (dims[0], nbytes // dims[0])
+        writer.add_tensor_info(name, bytes_, np.dtype(np.uint8), nbytes, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for _ in norms:
+        writer.write_tensor_data(ones)
+    for name, dims in _shapes(shape).items():  # one after the other: all of them may not fit
+        writer.write_tensor_data(_blocks(gguf, sizes[chosen[name]], dims, rng))
     writer.close()
 
 

@@ -94,13 +94,14 @@ class Engine:
         local_files_only: bool = False,
         threads: int | None = None,
         activations: str = "auto",
+        weights: str = "auto",
         **others: Any,
     ) -> Engine:
         """Load "demo", "demo-vision" (a toy that takes images), a hub id, a folder or a .gguf file;
         weights from safetensors or GGUF only.
 
-        dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU, where the blocks of a
-        GGUF are read as they are stored; "float32" reads their dequantised values instead.
+        dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU, where weights of a GGUF
+        or checkpoint are read as they are stored; "float32" reads them as float32 instead.
         `engine.packing` says how weights are read. device "auto" is CUDA if there is one. Raises
         WeightsError, UnsupportedModel or InvalidArgument.
 
@@ -116,6 +117,10 @@ class Engine:
         8 bits, row by row, as llama.cpp does, in less memory and time; "float32" does not round;
         "auto" takes int8 where a file is quantised so. Text is exact against plain decoding with
         the same choice.
+
+        weights: on a CPU, "q4" or "q8" rounds the linear layers of a safetensors checkpoint to
+        groups of 4 or 8 bits while it is loaded: less memory and time, and another model, against
+        whose plain decoding text is exact. "auto" changes no number.
 
         threads: of the CPU, exactly so many; by default as many as PyTorch has, or fewer as long as
         other programs want the CPUs.
@@ -139,6 +144,7 @@ class Engine:
             tensor_parallel=tensor_parallel,
             local_files_only=local_files_only,
             activations=activations,
+            weights=weights,
         )
         engine = cls(
             loaded.model, loaded.tokenizer, loaded.processor, name=loaded.source, kv_tier=kv_tier,

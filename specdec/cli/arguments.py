@@ -35,6 +35,13 @@ Activations = Annotated[
         "rounds activations to 8 bits, and auto takes it for quantised files."
     ),
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="auto, q4 or q8: round a safetensors checkpoint to 4 or 8 bits on a CPU, which is "
+        "another model."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 # Heeded by `app.Command`, around all that a command does.
 Threads = Annotated[

@@ -69,6 +69,7 @@ def run(
     ] = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
+    weights: arguments.Weights = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -92,7 +93,9 @@ def run(
 
     if out is not None:
         check_free(out)
-    engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
+    engine = console.load_engine(
+        model, dtype, device, trust_remote_code, activations=activations, weights=weights
+    )
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and prompts need one")
     workloads = workloads_of(

@@ -23,6 +23,7 @@ def start(
     out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
+    weights: arguments.Weights = "auto",
     as_json: arguments.AsJson = False,
 ) -> None:
     """Start in fresh processes: seconds to the first token, and the most memory on the way.
@@ -45,7 +46,7 @@ def start(
     else:
         found = gguf_of(model)
         names = [str(found[0] if found else Path(model).expanduser())]
-    settings = {"device": "cpu", "dtype": dtype, "activations": activations}
+    settings = {"device": "cpu", "dtype": dtype, "activations": activations, "weights": weights}
     documents = [profile_starts(name, repeats, **settings) for name in names]
     if out is not None:
         write_text(out, json.dumps({"models": documents}, indent=1) + "\n")

@@ -35,6 +35,7 @@ def step(
     out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
+    weights: arguments.Weights = "auto",
     as_json: arguments.AsJson = False,
 ) -> None:
     """Time passes of several widths, on a CPU op by op, against the memory bandwidth.
@@ -62,7 +63,9 @@ def step(
         model = str(random_gguf(random))
     counts = _counts("--contexts", contexts), _counts("--widths", widths)
     lengths = _counts("--prompts", prompts) if prompts else []
-    engine = console.load_engine(model, dtype, device, False, activations=activations)
+    engine = console.load_engine(
+        model, dtype, device, False, activations=activations, weights=weights
+    )
     if engine.tokenizer is None:
         raise InvalidArgument("this model has no tokenizer, and the text needs one")
     tokens = engine.tokenizer(manual())["input_ids"]

@@ -41,6 +41,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Of sampling; default: a new one.")] = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
+    weights: arguments.Weights = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -58,7 +59,9 @@ def chat(
       specdec chat --system "You are brief." --temperature 0.7
       printf 'Hello\\nWhat did I say?\\n' | specdec chat --json
     """
-    engine = console.load_engine(model, dtype, device, trust_remote_code, activations=activations)
+    engine = console.load_engine(
+        model, dtype, device, trust_remote_code, activations=activations, weights=weights
+    )
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     settings |= {k: v for k, v in {"top_p": top_p, "seed": seed}.items() if v is not None}
     settings |= options.drafting(engine, call)

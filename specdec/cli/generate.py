@@ -66,6 +66,7 @@ def generate(
     ] = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
+    weights: arguments.Weights = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -106,7 +107,7 @@ def generate(
         console.err().print(note, style="dim", markup=False)
     memory = console.memory(gpu_memory, cpu_memory, offload_folder, kv_tier, device_map)
     engine = console.load_engine(
-        model, dtype, device, trust_remote_code, activations=activations, **memory
+        model, dtype, device, trust_remote_code, activations=activations, weights=weights, **memory
     )
     if text is None and (images or video):
         raise InvalidArgument("--image and --video need a prompt: say what to do with them")

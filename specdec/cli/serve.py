@@ -30,6 +30,7 @@ def serve(
     drafter: arguments.Drafter = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
+    weights: arguments.Weights = "auto",
     device: arguments.Device = "auto",
     threads: arguments.Threads = None,
     trust_remote_code: arguments.TrustRemoteCode = False,
@@ -62,7 +63,7 @@ def serve(
     kept = parse_bytes(kept_memory, "--kept-memory")
     with listening(host, port) as socket:
         engine = console.load_engine(
-            model, dtype, device, trust_remote_code, activations=activations
+            model, dtype, device, trust_remote_code, activations=activations, weights=weights
         )
         settings = options.drafting(engine, call)
         if drafter is not None:

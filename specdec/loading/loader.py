@@ -9,27 +9,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoTokenizer, PreTrainedModel
 
 from specdec import ranks
 from specdec.errors import InvalidArgument, WeightsError
 from specdec.kernels.dispatch import has_numba
 from specdec.loading import checkpoint_files, demo
-from specdec.loading.gguf.load import load_gguf, read_gguf, spread_gguf
-from specdec.loading.processor import (
-    is_for_images,
-    load_processor,
-    processor_at_hand,
+from specdec.loading.checkpoint_model import (
+    can_hold,
+    check_all_held,
+    config_of_checkpoint,
+    load_checkpoint,
 )
+from specdec.loading.gguf.load import load_gguf, read_gguf, spread_gguf
+from specdec.loading.processor import load_processor, processor_at_hand
+from specdec.loading.quantised import check_weights, no_quantising, packs_of, story_of
 from specdec.model.released import released_in
 from specdec.placement import check_activations, no_integers, resolve_device, resolve_dtype
-from specdec.progress import progress_bar, quiet_transformers
 
 DEMO_VISION = "demo-vision"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -62,26 +58,31 @@ def load(
     tensor_parallel: bool = False,
     local_files_only: bool = False,
     activations: str = "auto",
+    weights: str = "auto",
 ) -> Loaded:
     """Load `model`: "demo", "demo-vision", a folder, a path ending in .gguf, a hub id, or a loaded
     model.
 
     dtype "auto" is float32 on the CPU and the checkpoint's own elsewhere, where a GGUF's
     dequantised values count as float32; device "auto" is CUDA if there is one. On the CPU, "auto"
-    also gives a GGUF's linear weights as they are stored. A loaded model is taken as it is and
-    where it is. device_map, max_memory (bytes by device) and offload_folder spread the weights, as
-    transformers and accelerate do. tensor_parallel: divide the heads among the processes that were
-    launched together, if there are several. local_files_only: take what the hub's
-    cache has. activations: "float32", or "int8" for products of a GGUF's blocks as they are with
-    inputs rounded to 8 bits, which "auto" takes where it can.
+    also keeps weights of linear layers and embeddings as they are stored. A loaded model is taken
+    as it is and where it is. device_map, max_memory (bytes by device) and offload_folder spread the
+    weights, as transformers and accelerate do. tensor_parallel: divide the heads among the
+    processes that were launched together, if there are several. local_files_only: take what the
+    hub's cache has. activations: "float32", or "int8" for products of a GGUF's blocks as they are
+    with inputs rounded to 8 bits, which "auto" takes where it can. weights: "q4" or "q8" rounds a
+    safetensors checkpoint to groups of 4 or 8 bits, which is another model.
 
     Raises InvalidArgument for a bad argument, WeightsError for weights that are missing, damaged,
     incomplete or pickled, UnsupportedModel for what is no causal LM of transformers.
     """
     if isinstance(model, PreTrainedModel):
         check_activations(activations)
+        check_weights(weights)
         if activations == "int8":
             raise no_integers("this model is loaded already")
+        if weights != "auto":
+            raise no_quantising(weights, "this model is loaded already")
         if device_map is not None:
             raise InvalidArgument(
                 "device_map is for models to be loaded; this one is there already"
@@ -95,6 +96,9 @@ def load(
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     check_activations(activations)
+    check_weights(weights)
+    if weights != "auto" and (str(model) == DEMO_VISION or gguf_of(str(model))):
+        raise no_quantising(weights, f"{model} is a GGUF, which has its own precision")
     if str(model) == DEMO_VISION:
         processes = ranks.world_size() if tensor_parallel else 1
         if device_map is not None or revision is not None or processes > 1:
@@ -121,10 +125,10 @@ def load(
     if device_map is not None:
         spread = {"device_map": device_map, "max_memory": max_memory and dict(max_memory),
                   "offload_folder": offload_folder and str(offload_folder)}  # fmt: skip
+    as_stored = dtype == "auto" and place.type == "cpu" and has_numba()
     if found := gguf_of(str(model)):
         path, source = found
         gguf = read_gguf(path)
-        as_stored = dtype == "auto" and place.type == "cpu" and has_numba()
         if processes > 1:
             spread = _split(gguf.blueprint.config, place, processes)
         if activations == "int8" and (spread or not as_stored):
@@ -134,28 +138,38 @@ def load(
             return _ready(spread_gguf(gguf, kind or torch.float32, spread), gguf.tokenizer, source)
         rounds = as_stored and activations != "float32"
         loaded = load_gguf(gguf, kind or torch.float32, as_stored, rounds)
-        held = list(released_in(loaded))
-        is_rounded = any(panels.is_stored for panels in held)
+        story, is_rounded = _held(loaded)
         if activations == "int8" and not is_rounded:
             raise no_integers(f"none of {path.name} are in blocks that we multiply so")
-        story = ", weights as stored" if held else ""
-        story += ", activations in 8 bits" if is_rounded else ""
         if not as_stored:  # what is stored is on the CPU, and is to stay there
             loaded.to(place)  # type: ignore[arg-type]
         return _ready(loaded, gguf.tokenizer, source + story)
-    if activations == "int8":
-        raise no_integers(f"{model} is no GGUF")
+    if activations == "int8" and weights == "auto":
+        raise no_integers(f"{model} is no GGUF, and weights are not given as 'q4' or 'q8'")
     where, source = str(model), f"hub: {model}"
     if local:
         where = str(Path(model).expanduser())
         source = f"folder: {where}"
         checkpoint_files.check_folder(Path(where))
+    config = config_of_checkpoint(where, options, local)
     if processes > 1:
-        spread = _split(AutoConfig.from_pretrained(where, **options), place, processes)
-    loaded = _load_model(where, local, kind, {**options, **spread})
-    if not spread:
+        spread = _split(config, place, processes)
+    as_stored = as_stored and not spread and can_hold(config)
+    if weights != "auto" and not as_stored:
+        raise no_quantising(
+            weights, "these weights are not read as they are stored on a CPU: leave dtype, device "
+            "and device_map at auto, and give a checkpoint of floats that needs no code of its own"
+        )  # fmt: skip
+    packs = packs_of(weights, activations != "float32") if as_stored else None
+    loaded = load_checkpoint(where, local, config, kind, options, spread, packs)
+    if weights != "auto":
+        check_all_held(loaded, weights)
+    story, _ = _held(loaded)
+    if not (spread or story):
         loaded.to(place)  # type: ignore[arg-type]
-    ready = _ready(loaded, _load_tokenizer(where, local, options), source)
+    if weights != "auto":
+        story = story.replace(", weights as stored", story_of(weights))
+    ready = _ready(loaded, _load_tokenizer(where, local, options), source + story)
     eyes = load_processor(loaded, where, local, options)
     return ready._replace(processor=eyes.processor, no_processor=eyes.reason)
 
@@ -199,6 +213,14 @@ def _ready(model: PreTrainedModel, tokenizer: Any, source: str) -> Loaded:
     return Loaded(model.requires_grad_(False), tokenizer, source)
 
 
+def _held(model: PreTrainedModel) -> tuple[str, bool]:
+    """What is told of weights that are kept in panels, and whether products with them round."""
+    held = list(released_in(model))
+    is_rounded = any(panels.is_stored for panels in held)
+    story = ", weights as stored" if held else ""
+    return story + (", activations in 8 bits" if is_rounded else ""), is_rounded
+
+
 def _split(config: Any, place: torch.device, processes: int) -> dict[str, Any]:
     """Options that load this process's part of a model, once the others are met."""
     ranks.check_split(config, processes)
@@ -221,36 +243,6 @@ def _is_local(name: str) -> bool:
             f"there is no folder {path}, and {name!r} cannot be a hub id (owner/name) either"
         )
     return False
-
-
-def _load_model(
-    where: str, local: bool, kind: torch.dtype | None, options: dict[str, Any]
-) -> PreTrainedModel:
-    try:
-        auto: Any = AutoModelForCausalLM
-        if is_for_images(AutoConfig.from_pretrained(where, **_of_config(options))):
-            auto = AutoModelForImageTextToText
-        with progress_bar("Loading weights") as progress, quiet_transformers(progress):
-            model, report = auto.from_pretrained(
-                where,
-                dtype="auto" if kind is None else kind,
-                use_safetensors=True,
-                output_loading_info=True,
-                **options,
-            )
-    except Exception as error:  # of many libraries: what they say is passed on
-        raise checkpoint_files.explained(
-            error, where, local, options["local_files_only"]
-        ) from error
-    mismatched = [str(entry[0]) for entry in report["mismatched_keys"]]
-    missing, left = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    checkpoint_files.check_loaded(where, missing, sorted(mismatched), left)
-    return model
-
-
-def _of_config(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that say where files come from."""
-    return {name: options[name] for name in ("trust_remote_code", "revision", "local_files_only")}
 
 
 def _load_tokenizer(where: str, local: bool, options: dict[str, Any]) -> Any:
