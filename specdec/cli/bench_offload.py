@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from specdec.cli import arguments, console
 from specdec.decoding.prompt_files import read_text
-from specdec.engine import Engine
 from specdec.errors import InvalidArgument
 from specdec.files import write_text
 from specdec.progress import progress_bar
+
+if TYPE_CHECKING:
+    from specdec.engine import Engine
 
 INTERRUPTED = 130
 
