@@ -41,10 +41,10 @@ def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> li
     found = [Ours(engine, PLAIN, "none")]
     used: set[str] = set()
     for spec in drafters:
-        drafter, *own = spec.split(":")
+        drafter, own = named(spec)
         useful = set().union(*(DRAFTERS[name].options for name in drafter_names(drafter)))
         mine = {name: value for name, value in options.items() if name in useful}
-        mine |= dict(_setting(spec, text) for text in own)
+        mine |= own
         used |= mine.keys()
         Request.parse(engine, ANY_PROMPT, {"drafter": drafter, **mine})
         found.append(Ours(engine, spec, drafter, mine))
@@ -52,6 +52,12 @@ def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> li
     if unused and drafters:
         raise InvalidArgument(f"none of {', '.join(drafters)} has a use for {unused[0]}")
     return found
+
+
+def named(spec: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of "name:option=value:option=value"."""
+    name, *own = spec.split(":")
+    return name, dict(_setting(spec, text) for text in own)
 
 
 class Place(Protocol):
@@ -116,10 +122,10 @@ def _steps(peer: Contestant) -> TypeGuard[Stepper]:
 
 
 def _setting(spec: str, text: str) -> tuple[str, Any]:
-    """One "name=value" of a drafter's spec."""
+    """One "option=value" of a spec."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise InvalidArgument(f"drafter {spec!r}: write its options as name:option=value")
+        raise InvalidArgument(f"{spec!r}: write options as name:option=value")
     return name, read_option(name, value) if name in holders() else value
 
 

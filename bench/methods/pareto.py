@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specdec.bench.methods.study import FULL
-from specdec.bench.methods.summary import Line, acceptance, contexts, frontier, lines
-from specdec.registry import VIEWS
+from specdec.bench.methods.summary import acceptance, contexts, family, frontier, lines
 
 _MARKS = "osD^v<>pP*Xhd8"
 
@@ -28,12 +27,12 @@ def draw(document: Mapping[str, Any], path: Path) -> list[Path]:
     figure = Figure(figsize=(12, 8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    families = list(dict.fromkeys(_family(x) for x in known))
-    for place, family in enumerate(families):
-        mine = [x for x in known if _family(x) == family]
+    families = list(dict.fromkeys(family(x) for x in known))
+    for place, name in enumerate(families):
+        mine = [x for x in known if family(x) == name]
         axes.plot(
             [x.moved or 0.0 for x in mine], [acceptance(x) for x in mine],
-            _MARKS[place % len(_MARKS)], color=f"C{place % 10}", label=family, markersize=6,
+            _MARKS[place % len(_MARKS)], color=f"C{place % 10}", label=name, markersize=6,
             linestyle="none",
         )  # fmt: skip
     best = frontier(known)
@@ -49,7 +48,3 @@ def draw(document: Mapping[str, Any], path: Path) -> list[Path]:
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
     return [path]
-
-
-def _family(line: Line) -> str:
-    return str(VIEWS[line.method].load().family) if line.method in VIEWS else "gone"

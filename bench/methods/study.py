@@ -13,6 +13,7 @@ from specdec.bench.methods.drafting import Cell, drafts_along, own_text
 from specdec.bench.methods.kept import Kept
 from specdec.bench.methods.shared_context import SharedContext, asked
 from specdec.bench.methods.texts import prompt
+from specdec.bench.roster import named
 from specdec.bench.views.attention_mass import Walk
 from specdec.bench.views.drafted import DraftedView
 from specdec.bench.workloads import ANY_PROMPT, Workload
@@ -33,7 +34,7 @@ MODES = ("greedy", "sampled")
 FULL = "full"
 ROOM = 256  # tokens behind a prompt
 
-Setting = tuple[str, int | None]  # a method, and its budget in percent if it has one
+Setting = tuple[str, int | None]  # a method's spec, and its budget in percent if it has one
 Step = Callable[[], None]
 
 
@@ -41,7 +42,8 @@ Step = Callable[[], None]
 class Study:
     """All that was measured of an engine's model, as JSON can hold it, by name of the cell.
 
-    texts: token ids to cut prompts from. tasks: prompts with the question in them, as RULER has
+    names: of methods, with options of their own, as in "kivi:kv_bits=2", if any. texts: token ids
+    to cut prompts from. tasks: prompts with the question in them, as RULER has
     them; shared: contexts that several questions share, which a method chooses from before it has
     seen one. budgets: percent of a text's tokens. depth, rounds: of drafts, greedy and sampled.
     """
@@ -63,7 +65,7 @@ class Study:
         """Every method with every budget, or once where it has none."""
         found: list[Setting] = []
         for name in self.names:
-            has_budget = "budget" in VIEWS[name].options
+            has_budget = "budget" in VIEWS[named(name)[0]].options
             found += [(name, b) for b in self.budgets] if has_budget else [(name, None)]
         return found
 
@@ -208,10 +210,12 @@ class Study:
         """The views of methods; one that cannot be made has an error for its cell instead."""
         found: dict[Setting, View] = {}
         for setting in settings:
-            method, budget = setting
-            given = {} if budget is None else {"budget": round(budget * len(ids) / 100)}
+            spec, budget = setting
+            view, given = named(spec)
+            if budget is not None:
+                given["budget"] = round(budget * len(ids) / 100)
             try:
-                made = VIEWS[method].method(given)
+                made = VIEWS[view].method(given)
                 made = made.resolved(self.engine.target, self.engine.tokenizer)
                 found[setting] = made.view(self.engine.target)
             except SpecdecError as error:
@@ -230,10 +234,16 @@ def methods_for_texts() -> list[str]:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise InvalidArgument for a name that is no method which can be measured."""
-    for name in names:
+    """Raise InvalidArgument for a name that is no method which can be measured, or has an option
+    that the method has not."""
+    for spec in names:
+        name, given = named(spec)
         if name not in known_methods():
             raise unknown_name("view", name, known_methods())
+        for option in given:
+            if option not in VIEWS[name].options or option == "budget":
+                have = ", ".join(VIEWS[name].options.keys() - {"budget"})
+                raise InvalidArgument(f"{spec!r}: view {name!r} has {have} to set here")
 
 
 def key(setting: Setting, name: str) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from specdec.bench.methods.study import FULL, MODES
+from specdec.bench.roster import named
 from specdec.bench.ruler import TASKS
+from specdec.registry import VIEWS
 
 Document = Mapping[str, Any]
 
@@ -19,7 +21,8 @@ class Line:
     """A method at a budget: means over the texts and tasks that there are of it; None: none.
 
     accepted: drafts kept of those made, by mode; tokens: for each pass of the target; overlap: at
-    each draft position. read, chosen, kept: shares of the bytes of a text's keys and values.
+    each draft position. rounds: drafts kept of each chain, over both modes. depth: of the chains.
+    read, chosen, kept: shares of the bytes of a text's keys and values.
     ruler, shared: right answers where the question was known, or not, when tokens were chosen;
     agreed: with the full cache's answers. errors: why there are cells without figures.
     """
@@ -37,11 +40,35 @@ class Line:
     shared: float | None
     agreed: float | None
     errors: tuple[str, ...] = ()
+    rounds: Sequence[int] = ()
+    depth: int = 0
 
     @property
     def moved(self) -> float | None:
         """Bytes that a draft token reads, those read to choose included."""
         return None if self.read is None else self.read + (self.chosen or 0.0)
+
+    @property
+    def gain(self) -> tuple[float, int] | None:
+        """Tokens for as many bytes as one reading of the whole cache has, and the length of chain
+        up to `depth` that brings most. Plain decoding has 1, a chain of n
+
+            (1 + mean of min(kept, n)) / (1 + n * moved),
+
+        which is the gain in time where nothing but keys and values takes any."""
+        if self.moved is None or not self.rounds:
+            return None
+        sizes = range(1, self.depth + 1)
+        kept = [1 + sum(min(x, n) for x in self.rounds) / len(self.rounds) for n in sizes]
+        return max((x / (1 + n * self.moved), n) for n, x in zip(sizes, kept, strict=True))
+
+    @property
+    def doubt(self) -> float:
+        """Standard error of the share of drafts kept, as if rounds had nothing to do with each
+        other; nan of less than two."""
+        if len(self.rounds) < 2:
+            return float("nan")
+        return float(np.std(self.rounds, ddof=1)) / len(self.rounds) ** 0.5 / self.depth
 
     @property
     def name(self) -> str:
@@ -93,12 +120,26 @@ def _line(
         _mean(x["score"] for w, x in asked.items() if not is_ruler(w)),
         _mean(x["agreed"] for x in asked.values()),
         tuple(sorted(errors)),
+        [n for found in runs.values() for n in found],
+        depth,
     )
+
+
+def family(line: Line) -> str:
+    """That of the line's method; none for one that the registry does not have any more."""
+    name = named(line.method)[0]
+    return str(VIEWS[name].load().family) if name in VIEWS else ""
 
 
 def is_ruler(where: str) -> bool:
     """Whether a cell is of one of RULER's tasks."""
     return where.partition(" @ ")[0] in TASKS
+
+
+def per_byte(found: Iterable[Line]) -> list[Line]:
+    """Those with a gain, the greatest first."""
+    known = [(x.gain, x) for x in found if x.gain is not None and x.method != FULL]
+    return [x for _, x in sorted(known, key=lambda pair: -pair[0][0])]
 
 
 def frontier(found: Iterable[Line]) -> list[Line]:

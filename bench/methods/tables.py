@@ -11,19 +11,22 @@ from specdec.bench.methods.summary import (
     Line,
     acceptance,
     contexts,
+    family,
     frontier,
     lines,
+    per_byte,
     rank_correlation,
 )
-from specdec.registry import VIEWS
 
+BEST = 15  # lines of a ranking
 _HEAD = (
     "method", "family", "budget", "kept greedy", "kept T = 1", "tokens/pass greedy",
-    "tokens/pass T = 1", "overlap 1 to 8", "read", "choosing", "beside", "pace", "RULER", "shared",
-    "agrees",
+    "tokens/pass T = 1", "gain", "overlap 1 to 8", "read", "choosing", "beside", "pace", "RULER",
+    "shared", "agrees",
 )  # fmt: skip
 _NOTES = """\
 - **kept**: drafts that the target keeps, of chains of {depth}; **tokens/pass**: what a pass of the target brings, its own token included.
+- **gain**: tokens for as many bytes as one reading of the whole cache has, where plain decoding has 1: (1 + drafts kept of n) / (1 + n (read + choosing)), for the n up to {depth} that brings most, over greedy and drawn texts.
 - **overlap**: sum of min(p, q) with the full view's law at draft positions 1, 2, 4 and {depth} of texts drawn at temperature 1.
 - **read**: bytes of keys and values that a draft token reads; **choosing**: bytes that are read to choose anew, of indices or of all keys, without the first choice behind a prompt; **beside**: bytes kept besides the cache. All as shares of the cache's bytes.
 - **pace**: time of a draft's first pass, which may choose anew, in passes of the full view; the two take turns. On a busy machine it says no more than which passes are much slower.
@@ -32,14 +35,17 @@ _NOTES = """\
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """All methods at all budgets, the frontier at each context, and what is missing."""
+    """All methods at all budgets, what is best per byte at each context, and what is missing."""
     found = _sorted(document)
     parts = [caption(document), comparison(document), _NOTES.format(**document)]
     at = {context: lines(document, context) for context in contexts(document)}
     if len(at) > 1:
         parts += ["## By context", table(_by_context(found, at))]
     for context, known in at.items():
-        parts += [f"## What nothing beats per byte at {context} tokens", table(_frontier(known))]
+        parts += [
+            f"## Best per byte behind {context} tokens", table(ranking(known, BEST)),
+            f"## What nothing beats per byte behind {context} tokens", table(_frontier(known)),
+        ]  # fmt: skip
     shortest = lines(document, min(at)) if at else found
     parts += ["## What a lossy score says about drafts", *correlations(shortest)]
     errors = _errors(found)
@@ -54,7 +60,7 @@ def comparison(document: Mapping[str, Any]) -> str:
 
 
 def _sorted(document: Mapping[str, Any]) -> list[Line]:
-    return sorted(lines(document), key=lambda x: (x.method != FULL, _family(x), x.method))
+    return sorted(lines(document), key=lambda x: (x.method != FULL, family(x), x.method))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -102,15 +108,31 @@ def _row(line: Line) -> list[str]:
     tokens = [_figure(line.tokens.get(m), ".2f") for m in ("greedy", "sampled")]
     return [
         f"`{line.method}`",
-        _family(line),
+        family(line),
         "-" if line.budget is None else f"{line.budget} %",
         *rates,
         *tokens,
+        _gain(line)[0],
         overlap or "-",
         *(_figure(x, ".1%") for x in (line.read, line.chosen, line.kept)),
         _figure(line.pace, ".2f"),
         *(_figure(x, ".0%") for x in (line.ruler, line.shared, line.agreed)),
     ]
+
+
+def families(known: Iterable[Line]) -> list[list[str]]:
+    """The line of each family that has the greatest gain."""
+    return ranking({family(x): x for x in reversed(per_byte(known))}.values())
+
+
+def ranking(known: Iterable[Line], count: int | None = None) -> list[list[str]]:
+    """The `count` lines (None: all) with the greatest gain, and how sure their acceptance is."""
+    rows = [["method", "family", "gain", "chain", "kept", "bytes"]]
+    for line in per_byte(known)[:count]:
+        kept = f"{acceptance(line):.0%} ± {line.doubt:.0%}"
+        what = family(line), *_gain(line), kept, _figure(line.moved, ".1%")
+        rows.append([f"`{line.name}`", *what])
+    return rows
 
 
 def _by_context(found: Sequence[Line], at: Mapping[int, Sequence[Line]]) -> list[list[str]]:
@@ -140,9 +162,10 @@ def _errors(found: Iterable[Line]) -> list[str]:
     return ["\n".join(said)] if said else []
 
 
+def _gain(line: Line) -> tuple[str, str]:
+    """The gain, and the length of chain that has it."""
+    return ("-", "-") if line.gain is None else (f"{line.gain[0]:.2f}", str(line.gain[1]))
+
+
 def _figure(x: float | None, how: str) -> str:
     return "-" if x is None else format(x, how)
-
-
-def _family(line: Line) -> str:
-    return str(VIEWS[line.method].load().family) if line.method in VIEWS else ""

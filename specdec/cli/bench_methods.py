@@ -19,7 +19,11 @@ def methods(
     model: arguments.Model = "demo",
     names: Annotated[
         str | None,
-        typer.Option("--names", "-d", help="Separated by commas. Default: all for texts."),
+        typer.Option(
+            "--names",
+            "-d",
+            help="By commas, as name:option=value if need be. Default: all for texts.",
+        ),
     ] = None,
     budgets: Annotated[
         str, typer.Option(help="Percent of the context that a method may read, by commas.")

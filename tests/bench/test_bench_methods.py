@@ -19,7 +19,7 @@ from specdec.bench.methods.drafting import drafts_along, own_text
 from specdec.bench.methods.kept import Kept
 from specdec.bench.methods.shared_context import shared_contexts
 from specdec.bench.methods.study import needs_of
-from specdec.bench.methods.summary import Line, frontier, rank_correlation
+from specdec.bench.methods.summary import Line, frontier, per_byte, rank_correlation
 from specdec.bench.views.attention_mass import Walk
 from specdec.bench.views.drafted import DraftedView, selects_in_passes
 from specdec.cli.app import app
@@ -202,6 +202,15 @@ def test_ranks_and_frontier() -> None:
     def line(name: str, read: float, kept: float) -> Line:
         return Line(name, 10, {"greedy": kept, "sampled": kept}, {}, [], read, 0.1, 0, 1, 0, 0, 0)
 
+    def drafted(moved: float, rounds: list[int]) -> Line:
+        return Line("a", 10, {}, {}, [], moved, 0.0, 0, 1, 0, 0, 0, (), rounds, 8)
+
+    assert drafted(0.0, [8, 8]).gain == (9.0, 8)  # for nothing
+    assert drafted(1.0, [8, 8]).gain == (1.0, 8)  # the target itself
+    assert drafted(0.1, [1, 1]).gain == (2 / 1.1, 1)  # nothing is kept of a longer one
+    assert drafted(0.25, [8, 0]).gain == (pytest.approx(5 / 3), 8)
+    assert drafted(0.25, [8, 0]).doubt == pytest.approx(0.5)  # of two chains, all or nothing
+    assert per_byte([drafted(0.3, [4]), drafted(0.1, [4])])[0].moved == 0.1
     known = [line("a", 0.2, 0.5), line("b", 0.1, 0.4), line("c", 0.3, 0.5), line("d", 0.4, 0.9)]
     assert [x.method for x in frontier(known)] == ["b", "a", "d"]
 
@@ -252,10 +261,14 @@ def test_what_refuses_a_text_says_so_in_the_table(folder: str, tmp_path: Path) -
 
 
 def test_tasks_alone(folder: str, tmp_path: Path) -> None:
-    """No contexts are no drafts, and no plot of them."""
-    result = run(folder, "--names", "streaming", "--contexts", "", "--out", str(tmp_path))
+    """No contexts are no drafts, and no plot of them; options of a name are its method's."""
+    names = "kivi,kivi:kv_bits=8"
+    result = run(folder, "--names", names, "--contexts", "", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     cells = files.read(tmp_path)["cells"]
+    some = [cells[f"{name} | - | key-value, turn 2"] for name in names.split(",")]
+    assert some[0]["read"] < some[1]["read"]
+    assert f"| `{names.split(',')[1]}` | codec | - |" in (tmp_path / "methods.md").read_text()
     assert {name.split(" | ")[2].split(",")[0] for name in cells} == {"key-value"}
     assert {x.name for x in tmp_path.iterdir()} == {"methods.json", "methods.md"}
 
@@ -264,6 +277,9 @@ def test_mistakes_are_explained(folder: str, tmp_path: Path) -> None:
     for arguments, message in [
         (("--names", "quests"), "did you mean 'quest'"),
         (("--names", "cacheblend"), "unknown view 'cacheblend'"),
+        (("--names", "kivi:bits=2"), "view 'kivi' has"),
+        (("--names", "quest:budget=9"), "view 'quest' has"),
+        (("--names", "kivi:2"), "write options as name:option=value"),
         (("--budgets", "0"), "give whole numbers from 1 to 100"),
         (("--budgets", "many"), "give whole numbers"),
         (("--tasks", "scbench"), "give ruler, shared, or nothing"),
