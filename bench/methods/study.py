@@ -28,13 +28,15 @@ from specdec.registry import VIEWS
 from specdec.sampling.noise import Noise
 from specdec.sparse.importances.running import Together
 
+Setting = tuple[str, int | None]  # a method's spec, and its budget in percent if it has one
+
 SCHEMA = 1
 TOGETHER = 8  # views that draft side by side: each has a level of its own
 MODES = ("greedy", "sampled")
 FULL = "full"
+WHOLE: Setting = (FULL, None)  # what a method that leaves nothing out would have
 ROOM = 256  # tokens behind a prompt
 
-Setting = tuple[str, int | None]  # a method's spec, and its budget in percent if it has one
 Step = Callable[[], None]
 
 
@@ -75,7 +77,7 @@ class Study:
         run has the same of all methods, as far as it got."""
         drafts = [(n, name) for name in self.texts for n in self.contexts]
         missing = sum(
-            2 * self.rounds * len(self._missing(f"{name} @ {n}")) for n, name in drafts
+            2 * self.rounds * len(self._missing(f"{name} @ {n}", WHOLE)) for n, name in drafts
         ) + sum(len(self._missing(name)) for name in self._questions())
         done = 0
 
@@ -124,10 +126,7 @@ class Study:
             self._draft(f"{name} @ {context}", ids, step, save)
 
     def _draft(self, name: str, ids: list[int], step: Step, save: Step) -> None:
-        missing = self._missing(name)
-        if not missing:
-            return
-        views, walk = self._views(name, missing, ids), None
+        views = self._views(name, self._missing(name, WHOLE), ids)
         if views:
             room = self.rounds * (self.depth + 1)
             walk = Walk(self.engine.target, ids, self.depth, room, needs_of(views.values()))
@@ -164,7 +163,7 @@ class Study:
         known = [answer(full, one.question, ends, longest=one.longest) for one in questions]
         for one, theirs in zip(questions, known, strict=True):
             right = score(tokenizer, theirs.tokens, one.wanted)
-            self.cells[key((FULL, None), one.name)] = {
+            self.cells[key(WHOLE, one.name)] = {
                 "score": right, "agreed": 1.0, "tokens": len(theirs.tokens), "read": 1.0,
             }  # fmt: skip
         before = None
@@ -201,8 +200,9 @@ class Study:
             one.name for shared in self.shared for one in asked(shared, tokenizer)
         ]
 
-    def _missing(self, name: str) -> list[Setting]:
-        return [setting for setting in self.settings if key(setting, name) not in self.cells]
+    def _missing(self, name: str, *more: Setting) -> list[Setting]:
+        settings = (*more, *self.settings)
+        return [setting for setting in settings if key(setting, name) not in self.cells]
 
     def _views(
         self, name: str, settings: Sequence[Setting], ids: Sequence[int]

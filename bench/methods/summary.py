@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class Line:
     accepted: drafts kept of those made, by mode; tokens: for each pass of the target; overlap: at
     each draft position. rounds: drafts kept of each chain, over both modes. depth: of the chains.
     read, chosen, kept: shares of the bytes of a text's keys and values.
+    pace: the median, since a machine that is held up is so for long.
     ruler, shared: right answers where the question was known, or not, when tokens were chosen;
     agreed: with the full cache's answers. errors: why there are cells without figures.
     """
@@ -115,7 +117,7 @@ def _line(
         _mean(x["read"] for x in both),
         _mean(x["chosen"] for x in both),
         _mean(x["kept"] for x in both),
-        _mean(x["pace"] for x in both if x["pace"] is not None),
+        _median(x["pace"] for x in both if x["pace"] is not None),
         _mean(x["score"] for w, x in asked.items() if is_ruler(w)),
         _mean(x["score"] for w, x in asked.items() if not is_ruler(w)),
         _mean(x["agreed"] for x in asked.values()),
@@ -172,6 +174,11 @@ def _ranks(x: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype
     below, upto = (x[:, None] > x).sum(1), (x[:, None] >= x).sum(1)
     ranks: np.ndarray[Any, np.dtype[np.float64]] = (below + upto + 1) / 2.0
     return ranks
+
+
+def _median(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return median(known) if known else None
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -127,10 +127,11 @@ def families(known: Iterable[Line]) -> list[list[str]]:
 
 def ranking(known: Iterable[Line], count: int | None = None) -> list[list[str]]:
     """The `count` lines (None: all) with the greatest gain, and how sure their acceptance is."""
-    rows = [["method", "family", "gain", "chain", "kept", "bytes"]]
+    rows = [["method", "family", "gain", "chain", "kept", "overlap", "bytes"]]
     for line in per_byte(known)[:count]:
         kept = f"{acceptance(line):.0%} ± {line.doubt:.0%}"
-        what = family(line), *_gain(line), kept, _figure(line.moved, ".1%")
+        overlap = f"{sum(line.overlap) / len(line.overlap):.2f}" if line.overlap else "-"
+        what = family(line), *_gain(line), kept, overlap, _figure(line.moved, ".1%")
         rows.append([f"`{line.name}`", *what])
     return rows
 
