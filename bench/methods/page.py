@@ -12,6 +12,7 @@ from specdec.bench.methods.tables import (
     caption,
     comparison,
     correlations,
+    coverage,
     families,
     ranking,
     table,
@@ -40,4 +41,5 @@ def parts(document: Mapping[str, Any]) -> dict[str, str]:
         "best of each family": table(families(longest)),
         "correlations": "\n".join(correlations(lines(document, sizes[0]))),
         "table": comparison(document),
+        "coverage": coverage(document),
     }

@@ -144,6 +144,14 @@ def per_byte(found: Iterable[Line]) -> list[Line]:
     return [x for _, x in sorted(known, key=lambda pair: -pair[0][0])]
 
 
+def best_of_families(found: Iterable[Line]) -> list[Line]:
+    """The line of each family that has the greatest gain, the best family first."""
+    best: dict[str, Line] = {}
+    for line in per_byte(found):
+        best.setdefault(family(line), line)
+    return list(best.values())
+
+
 def frontier(found: Iterable[Line]) -> list[Line]:
     """Those that no other beats: nobody reads less and has more of its drafts kept, greedy and
     sampled together; by bytes."""

@@ -10,6 +10,7 @@ from specdec.bench.methods.study import FULL
 from specdec.bench.methods.summary import (
     Line,
     acceptance,
+    best_of_families,
     contexts,
     family,
     frontier,
@@ -48,6 +49,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         ]  # fmt: skip
     shortest = lines(document, min(at)) if at else found
     parts += ["## What a lossy score says about drafts", *correlations(shortest)]
+    parts += ["## What there is", coverage(document)]
     errors = _errors(found)
     if errors:
         parts += ["## Refused", *errors]
@@ -68,6 +70,20 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     ruled = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+
+
+def coverage(document: Mapping[str, Any]) -> str:
+    """How many methods there are of each text and task, by budget; those refused count, too."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for name in document["cells"]:
+        method, budget, where = name.split(" | ")
+        if method != FULL:
+            found.setdefault(where.split(",")[0], {}).setdefault(budget, set()).add(method)
+    budgets = sorted({b for known in found.values() for b in known}, key=lambda b: (len(b), b))
+    budgets = [*(b for b in budgets if b != "-"), *(b for b in budgets if b == "-")]
+    rows = [["text or task", *(b if b != "-" else "without a budget" for b in budgets)]]
+    rows += [[w, *(str(len(known.get(b, ()))) for b in budgets)] for w, known in found.items()]
+    return table(rows)
 
 
 def correlations(found: Sequence[Line]) -> list[str]:
@@ -122,7 +138,7 @@ def _row(line: Line) -> list[str]:
 
 def families(known: Iterable[Line]) -> list[list[str]]:
     """The line of each family that has the greatest gain."""
-    return ranking({family(x): x for x in reversed(per_byte(known))}.values())
+    return ranking(best_of_families(known))
 
 
 def ranking(known: Iterable[Line], count: int | None = None) -> list[list[str]]:

@@ -262,7 +262,7 @@ def test_what_refuses_a_text_says_so_in_the_table(folder: str, tmp_path: Path) -
 
 def test_tasks_alone(folder: str, tmp_path: Path) -> None:
     """No contexts are no drafts, and no plot of them; options of a name are its method's."""
-    names = "kivi,kivi:kv_bits=8"
+    names = "kivi:recent=0,kivi:recent=0:kv_bits=8"
     result = run(folder, "--names", names, "--contexts", "", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     cells = files.read(tmp_path)["cells"]
