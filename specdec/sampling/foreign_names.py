@@ -28,6 +28,10 @@ _GRAMMAR = (
 )
 _TOOLS = "put the tools into the prompt: tokenizer.apply_chat_template(messages, tools=...)"
 _PROMPT = "give the prompt as text, token ids or chat messages, as the first argument"
+_IMAGES = (
+    "show images in chat messages, as in [{'role': 'user', 'content': [{'type': 'image', 'image': "
+    "path}, {'type': 'text', 'text': question}]}], or give what the model's processor returns"
+)
 _CACHE = "specdec keeps keys and values in a store of its own; see kv_tier and saved_prompt"
 _OWN_WAY = "choose a drafter and its options instead (`specdec list`)"
 _PROCESSOR = "give transformers' own processor for it in logits_processor=[...]"
@@ -37,6 +41,7 @@ _OFF = (False,)
 
 # Keywords of a call.
 CALL: dict[str, Foreign] = {
+    **dict.fromkeys(("image", "images", "video", "videos", "multi_modal_data"), Foreign(_IMAGES)),
     # transformers
     "num_beams": Foreign(_BEAMS, (1,)),
     "num_beam_groups": Foreign(_BEAMS, (1,)),
@@ -107,9 +112,6 @@ CALL: dict[str, Foreign] = {
     "messages": Foreign(_PROMPT),
     "prompts": Foreign(_PROMPT),
     "prompt_token_ids": Foreign(_PROMPT),
-    "multi_modal_data": Foreign(
-        "put images into chat messages, or give what the processor returns"
-    ),
     "stream": Foreign(_STREAM, _OFF),
     "echo": Foreign("the prompt is not repeated; Generation.text is what is new", _OFF),
     "suffix": Foreign("text is only continued; put both ends into the prompt"),

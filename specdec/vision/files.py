@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ import torch
 
 from specdec.errors import InvalidArgument
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)  # no drive of one letter
 _ANIMATED = {".gif", ".webp", ".apng", ".png"}  # moving images that PIL reads by itself
 
 
@@ -23,6 +25,11 @@ def image(given: Any, name: str) -> Any:
     Raises InvalidArgument for what is no image, cannot be read, or is too large to be one.
     """
     if isinstance(given, (np.ndarray, torch.Tensor)):
+        if given.ndim != 3 or not all(given.shape) or not {1, 3, 4} & {*given.shape}:
+            raise InvalidArgument(
+                f"{name} is an array of shape {tuple(given.shape)}: give [height, width, 3] or "
+                "[3, height, width]"
+            )
         return given
     if not isinstance(given, (str, os.PathLike)):
         if hasattr(given, "convert") and hasattr(given, "size"):
@@ -30,7 +37,7 @@ def image(given: Any, name: str) -> Any:
         raise InvalidArgument(
             f"{name} is a {type(given).__name__}: give a PIL image, an array, or the path of a file"
         )
-    if "://" in str(given) or str(given).startswith("data:"):
+    if _ADDRESS.match(str(given)):
         raise InvalidArgument(
             f"{name} is an address, and nothing is fetched here: give the path of a file, or a "
             "PIL image"

@@ -39,6 +39,11 @@ def read_processed(
     if not holds_images(given):
         return text_alone(given)
     only_known(given)
+    if isinstance(given.get("input_ids"), str):
+        raise InvalidArgument(
+            "tensors of images were given beside a text: give all that the processor returned, its "
+            "input_ids among it, or chat messages that hold the images"
+        )
     inputs = as_tensors(given, model)
     ids = inputs.get("input_ids")
     if ids is None or ids.dim() not in (1, 2) or not ids.numel():

@@ -240,8 +240,12 @@ def test_tensors_that_do_not_fit(pair_of):
         ({**row, "pixel_values": None}, "image_grid_thw was given and no pixel_values"),
         ({**row, "foo": 1}, "foo, which is not understood"),
         ({"pixel_values": row["pixel_values"]}, "without input_ids"),
+        ({**row, "input_ids": "what ?"}, "beside a text: give all that the processor returned"),
         ({**row, "pixel_attention_mask": row["attention_mask"]}, "does not take pixel_attention"),
     ):
         with pytest.raises(InvalidArgument, match=message):
             engine.generate({k: v for k, v in given.items() if v is not None})
+    for name in ("images", "image", "videos"):
+        with pytest.raises(InvalidArgument, match="show images in chat messages"):
+            engine.generate("what ?", max_new_tokens=2, **{name: [processors.picture()]})
     assert engine.generate(row, max_new_tokens=2)  # as if nothing had been

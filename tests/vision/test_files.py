@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,14 @@ def test_what_is_no_video(tmp_path):
         with pytest.raises(InvalidArgument, match=message):
             frames(given, "it", 8)
     assert image(processors.picture(), "it").size == (30, 20)
+
+
+def test_addresses_and_arrays():
+    for given in ("https://x.org/a.png", Path("https://x.org/a.png"), "data:image/png;base64,x"):
+        with pytest.raises(InvalidArgument, match="nothing is fetched here"):
+            image(given, "it")
+    with pytest.raises(InvalidArgument, match="there is no file C:/a.png"):
+        image("C:/a.png", "it")
+    for shape in ((8, 8), (1, 1, 3, 8, 8), (0, 8, 3), (8, 8, 5)):
+        with pytest.raises(InvalidArgument, match=r"give \[height, width, 3\]"):
+            image(np.zeros(shape, dtype=np.uint8), "it")
