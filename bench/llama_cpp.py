@@ -19,12 +19,14 @@ log = logging.getLogger("specdec")
 
 _FILE = "model.gguf"
 _FORMAT = 1
+LOOKUP = 10  # its default, which is also that of transformers' prompt lookup here
 
 
 class LlamaCpp:
-    """Plain decoding by llama.cpp with as many threads as we use."""
+    """Decoding by llama.cpp with as many threads as we use: plain, or with its prompt lookup."""
 
-    def __init__(self, name: str, file: Path, context: int) -> None:
+    def __init__(self, name: str, file: Path, context: int, lookup: int = 0) -> None:
+        """lookup: draft tokens of a step of its prompt lookup; 0 for plain decoding."""
         llama_cpp = _package()
         threads = torch.get_num_threads()
         self.name = name
@@ -34,6 +36,7 @@ class LlamaCpp:
             n_threads=threads,
             n_threads_batch=threads,
             n_gpu_layers=-1 if torch.cuda.is_available() else 0,
+            draft_model=_lookup(lookup) if lookup else None,
             verbose=False,
         )
 
@@ -63,7 +66,8 @@ class LlamaCpp:
 
 
 def contestant(name: str, model: Any, context: int) -> LlamaCpp:
-    """`llama.cpp` on the GGUF that `model` came from; `llama.cpp-f32` on its values as float32.
+    """`llama.cpp` on the GGUF that `model` came from, `llama.cpp-pld` with prompt lookup besides;
+    `llama.cpp-f32` on its values as float32.
 
     Raises InvalidArgument if the package is missing, or the model did not come from a GGUF.
     """
@@ -71,7 +75,8 @@ def contestant(name: str, model: Any, context: int) -> LlamaCpp:
     file = file_of(model, name)
     if name == "llama.cpp-f32":
         return LlamaCpp(name, float32_gguf(file), context)
-    return LlamaCpp(f"{name}-{_kind(file)}", file, context)
+    lookup = LOOKUP if name == "llama.cpp-pld" else 0
+    return LlamaCpp(f"{name}-{_kind(file)}", file, context, lookup)
 
 
 def file_of(model: Any, baseline: str) -> Path:
@@ -129,6 +134,13 @@ def _kind(file: Path) -> str:
 
     kinds = [str(t.tensor_type.name).lower() for t in gguf.GGUFReader(file).tensors]
     return max(set(kinds) - {"f32"} or {"f32"}, key=kinds.count)
+
+
+def _lookup(tokens: int) -> Any:
+    _package()
+    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+    return LlamaPromptLookupDecoding(num_pred_tokens=tokens)
 
 
 def _package() -> Any:

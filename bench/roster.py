@@ -24,11 +24,12 @@ HUGGING_FACE: dict[str, dict[str, Any]] = {
     "hf-pld": {"prompt_lookup_num_tokens": 10},
     "hf-assisted": {},
 }
-LLAMA_CPP = ["llama.cpp", "llama.cpp-f32"]
+LLAMA_CPP = ["llama.cpp", "llama.cpp-pld", "llama.cpp-f32"]
 OPENVINO = ["openvino", "openvino-pld"]
 BASELINES = [*HUGGING_FACE, *LLAMA_CPP, *OPENVINO]
 IK_LLAMA_CPP = "ik_llama.cpp"
-STEPPERS = ["hf", *LLAMA_CPP, IK_LLAMA_CPP]  # whose passes can be timed one by one
+# Those whose passes can be timed one by one.
+STEPPERS = ["hf", "llama.cpp", "llama.cpp-f32", IK_LLAMA_CPP]
 
 
 def ours(engine: Engine, drafters: Sequence[str], options: dict[str, Any]) -> list[Ours]:

@@ -34,8 +34,8 @@ def run(
     baselines: Annotated[
         str,
         typer.Option(
-            help="Of hf, hf-pld, hf-assisted, llama.cpp, llama.cpp-f32, openvino, "
-            "openvino-pld; empty for none."
+            help="Of hf, hf-pld, hf-assisted, llama.cpp, llama.cpp-pld, llama.cpp-f32, "
+            "openvino, openvino-pld; empty for none."
         ),
     ] = "hf,hf-pld",
     prompt_file: Annotated[
@@ -75,7 +75,9 @@ def run(
     trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Decode a suite's prompts with everyone in turn, and compare speed, acceptance and text.
+    """Decode a suite's prompts with everyone in turn.
+
+    Speed, acceptance and text are compared.
 
     Plain decoding by the same engine always takes part. Ctrl-C keeps what was measured.
 
@@ -83,9 +85,9 @@ def run(
     Examples:
       specdec bench run
       specdec bench run --suite depth --baselines hf,llama.cpp --out depth
-      specdec bench run --suite long --contexts 4000 -d quest,snapkv --num-draft-tokens 4 \\
-          --budget 512 -t 0,1 --baselines ""
-      specdec bench run --suite spec-bench -f question.jsonl --limit 26 -d auto,ngram
+      specdec bench run --suite long --contexts 4000 -d quest,snapkv \\
+          --num-draft-tokens 4 --budget 512 -t 0,1 --baselines ""
+      specdec bench run --suite spec-bench -f question.jsonl --limit 26 -d auto
     """
     from specdec.bench import runner
     from specdec.bench.report.files import check_free, write
@@ -133,9 +135,10 @@ def compare(
     after: Annotated[Path, typer.Argument(help="The same of a later run.")],
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Compare two measurements; ends with status 1 if something became slower.
+    """Compare two measurements of `specdec bench run`.
 
-    A change counts if it exceeds 5 % and half the spread of the repeats.
+    Ends with status 1 if something became slower. A change counts if it exceeds 5 % and half the
+    spread of the repeats.
 
     \b
     Examples:

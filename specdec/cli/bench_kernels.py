@@ -27,14 +27,16 @@ def kernels(
     out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Check every op's kernel against plain PyTorch, and time attention against a device copy.
+    """Check every op's kernel, and time attention.
+
+    Against plain PyTorch, and against a copy within the device.
 
     Ends with status 1 if a kernel is wrong. Goals are printed as met or missed.
 
     \b
     Examples:
       specdec bench kernels --out kernels.json
-      specdec bench kernels --device cpu --shapes smollm2-135m --contexts 2000,8000 --nodes 1,8
+      specdec bench kernels --device cpu --shapes smollm2-135m --contexts 2000
     """
     from specdec.bench.kernels.profile import profile_kernels
 

@@ -58,7 +58,9 @@ def methods(
     trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Measure KV methods side by side: drafts kept, bytes read and kept, and lossy answers.
+    """Measure KV methods side by side.
+
+    Drafts kept, bytes read and kept, and lossy answers.
 
     The model reads each text once and writes how it goes on, greedily and at temperature 1. Each
     method then drafts along that, and stands for the model in answering questions. Ctrl-C keeps

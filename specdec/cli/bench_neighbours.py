@@ -22,7 +22,7 @@ def neighbours(
     ] = "",
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Compare the speed of plain decoding alone and beside others, in turns.
+    """Compare plain decoding alone and beside others.
 
     An engine uses fewer threads while others want the CPUs; "all threads" does not. On a machine
     where nothing else runs, the two should be equally fast alone.

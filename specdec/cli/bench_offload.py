@@ -74,7 +74,9 @@ def offload(
     ] = None,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Time passes by width, and texts by drafter, with older KV in host memory or on disk.
+    """Time passes and texts with older KV off the device.
+
+    Passes by width, texts by drafter; KV in host memory or on disk.
 
     Plain decoding always takes part. Ctrl-C and --time-limit keep what was measured; with --out the
     same command goes on.
@@ -82,9 +84,9 @@ def offload(
     \b
     Examples:
       specdec bench offload
-      specdec bench offload --rates 1 --no-near -d snapkv,triforce-chunks,auto --texts code,prose
-      specdec bench offload --rates 25,12,3 --tier host --device cuda --out offload.json
-      specdec bench offload -m meta-llama/Llama-3.1-8B --random-weights --context 131072 --tier host
+      specdec bench offload --rates 1 --no-near -d snapkv,auto --texts code,prose
+      specdec bench offload --rates 25,12,3 --tier host --device cuda --json
+      specdec bench offload -m ./my-model --random-weights --context 131072
     """
     from specdec.bench.offload.random_model import random_engine
     from specdec.bench.offload.study import Study

@@ -30,7 +30,7 @@ def shared(
     trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Compare prompts that share their beginning with the same prompts apart.
+    """Compare prompts that begin alike with the same apart.
 
     Reading, decoding and the bytes of keys and values, by numbers of rows. The texts are the same,
     but where activations are rounded to 8 bits (--dtype float32 does without): sums are in another

@@ -26,7 +26,9 @@ def start(
     weights: arguments.Weights = "auto",
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Start in fresh processes: seconds to the first token, and the most memory on the way.
+    """Time the start in fresh processes, and its memory.
+
+    Seconds to the first token, and the most memory on the way.
 
     The first start compiles the kernels and has an empty cache folder; memory counts all that is
     resident, mapped pages of the file included.

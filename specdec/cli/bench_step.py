@@ -38,15 +38,17 @@ def step(
     weights: arguments.Weights = "auto",
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Time passes of several widths, on a CPU op by op, against the memory bandwidth.
+    """Time passes of several widths, on a CPU op by op.
+
+    Beside it stands what the memory bandwidth allows.
 
     \b
     Examples:
       specdec bench step
-      specdec bench step --device cuda --contexts 4000 --widths 1,4,16 --out step.json
-      specdec bench step --dtype float32 --contexts 7500 --widths 1 --views quest,streaming
+      specdec bench step --device cuda --contexts 4000 --widths 1,4,16 --json
+      specdec bench step --contexts 7500 --widths 1 --views quest,streaming
       specdec bench step --dtype float32 --widths 1,4,8 --baselines hf,llama.cpp
-      specdec bench step --random llama-1b:q4_k_m --prompts 512 --baselines llama.cpp
+      specdec bench step --random llama-1b:q4_k_m --baselines llama.cpp
     """
     from specdec.bench.roster import steppers
     from specdec.bench.step_profile import profile_steps

@@ -17,7 +17,9 @@ _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def listing(as_json: arguments.AsJson = False) -> None:
-    """List what the cache folder holds, with sizes and ages; SPECDEC_CACHE names another folder.
+    """List what the cache folder holds, with sizes and ages.
+
+    SPECDEC_CACHE names another folder.
 
     \b
     Examples:
@@ -52,7 +54,9 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Delete entries of the cache folder; files there that are not ours are left alone.
+    """Delete entries of the cache folder.
+
+    Files there that are not ours are left alone.
 
     \b
     Examples:

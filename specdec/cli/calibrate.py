@@ -27,7 +27,9 @@ def calibrate(
     trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Measure heads and layers of a model for a KV method, or train its retaining heads.
+    """Measure heads and layers of a model for a KV method.
+
+    Or train its retaining heads.
 
     Methods do so by themselves when they are first used with a model, and keep the result in the
     cache folder; a file of your own is measured on your own text.
@@ -35,7 +37,7 @@ def calibrate(
     \b
     Examples:
       specdec calibrate razor heads.json
-      specdec calibrate compresskv heads.json --model ./my-model --prompt-file corpus.txt
+      specdec calibrate compresskv heads.json -m ./my-model -f corpus.txt
       specdec generate --drafter compresskv --calibration heads.json
     """
     from specdec.sparse.calibrations.finding import measured, sample

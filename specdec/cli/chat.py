@@ -10,7 +10,7 @@ import typer
 from specdec.cli import arguments, console, options
 from specdec.cli.generate import print_steps
 from specdec.cli.summary import print_summary
-from specdec.errors import SpecdecError
+from specdec.errors import InvalidArgument, SpecdecError
 
 if TYPE_CHECKING:
     from specdec.decoding.conversation import Conversation
@@ -62,6 +62,11 @@ def chat(
     engine = console.load_engine(
         model, dtype, device, trust_remote_code, activations=activations, weights=weights
     )
+    if engine.tokenizer is not None and not getattr(engine.tokenizer, "chat_template", None):
+        raise InvalidArgument(
+            f"{model} has no chat template, so nobody can talk with it: `specdec generate` goes on "
+            "from a text"
+        )
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     settings |= {k: v for k, v in {"top_p": top_p, "seed": seed}.items() if v is not None}
     settings |= options.drafting(engine, call)

@@ -53,7 +53,9 @@ def check(
     trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Compare speculative with plain decoding: greedy, and sampled with coupled noise.
+    """Compare speculative with plain decoding on this machine.
+
+    Greedy, and sampled with coupled noise.
 
     Prints the first divergence of each text, and ends with status 1 if there is one.
 
@@ -61,7 +63,7 @@ def check(
     Examples:
       specdec check
       specdec check --draft-model random --dtype float64
-      specdec check --model ./my-model --prompt-file questions.jsonl --limit 20 --chat
+      specdec check -m ./my-model -f questions.jsonl --limit 20 --chat
     """  # fmt: skip
     texts = prompts.SHORT if prompt_file is None else prompts.read_prompts(prompt_file, limit)
     texts = texts[:limit]

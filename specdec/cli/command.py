@@ -69,7 +69,12 @@ class Command(typer.core.TyperCommand):
         if not any(param.param_type_name == "argument" for param in self.params):
             args = _apart(args, several)
         ctx.meta[_ARGUMENTS] = tuple(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # of Click, which some releases of Typer bring along
+            if "unexpected extra argument" in getattr(error, "message", ""):
+                error.message += ": a text with spaces stands in quotes"  # type: ignore[attr-defined]
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         try:

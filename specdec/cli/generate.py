@@ -88,7 +88,9 @@ def generate(
         ),
     ] = None,
 ) -> None:
-    """Generate text, with accepted draft tokens in green and a summary at the end.
+    """Generate text, with accepted draft tokens in green.
+
+    A summary stands at the end.
 
     The text goes to standard output, everything else to standard error.
     Ends with status 1 if it differs from plain decoding.

@@ -25,7 +25,9 @@ def listing(
     ] = None,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """List drafters, views and acceptance rules, each with what it is; of one, its options.
+    """List drafters, views and acceptance rules.
+
+    Of one that is named, its options.
 
     \b
     Examples:

@@ -35,15 +35,17 @@ def measure_drafter(
     seed: Annotated[int, typer.Option(help="Of the choice of texts.")] = 0,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Measure agreement and acceptance length on chat, code and prose, and at long contexts.
+    """Measure a drafter's agreement and acceptance length.
+
+    On chat, code and prose, and at long contexts.
 
     The target's greedy texts are written first; drafts are then counted against them.
 
     \b
     Examples:
       specdec measure-drafter --out shipped.json
-      specdec measure-drafter -m ./my-model --checkpoint ./my-drafter --out mine.json
-      specdec measure-drafter -f questions.jsonl --count 16 --lengths 500,2000 --out q.json
+      specdec measure-drafter -m ./my-model --checkpoint ./my-drafter --json
+      specdec measure-drafter -f questions.jsonl --count 16 --lengths 500,2000
     """
     from specdec.drafts.longspec.training.measure import measure
 

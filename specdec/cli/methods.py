@@ -22,7 +22,9 @@ def methods(
     ] = None,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """List the KV methods by family: the paper, what is kept, and options that few others have.
+    """List the KV methods of the literature by family.
+
+    The paper, what is kept, and options that few others have.
 
     Each drafts losslessly under its name, as in `specdec generate --drafter quest`. Those that are
     views, too, can be what the model itself reads (`--view quest`), which changes the text.

@@ -45,14 +45,16 @@ def plan(
     disk_rate: Annotated[float | None, typer.Option(help="Disk, GB/s. Default: measured.")] = None,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Say what fits where and what speed to expect; nothing is downloaded or allocated.
+    """Say what fits where, and what speed to expect.
+
+    Nothing is downloaded or allocated.
 
     Ends with status 2, and the smallest change that would do, where it cannot work.
 
     \b
     Examples:
-      specdec plan --model meta-llama/Llama-3.1-8B-Instruct --context 128k --gpu-memory 24GiB
-      specdec plan --model ./my-model --context 1M --cpu-memory 16GiB --offload-folder /scratch
+      specdec plan -m meta-llama/Llama-3.1-8B --context 128k --gpu-memory 24GiB
+      specdec plan -m ./my-model --context 1M --offload-folder /scratch
     """
     import torch
 

@@ -38,7 +38,9 @@ def serve(
         bool, typer.Option("--json", help="Say in JSON where the server listens.")
     ] = False,
 ) -> None:
-    """Serve a model at /v1/chat/completions and /v1/completions, as OpenAI's clients expect.
+    """Serve a model over HTTP, as OpenAI's clients expect it.
+
+    It answers at /v1/chat/completions and /v1/completions.
 
     Requests are decoded together and come and go at any time. Fields that are not understood are
     refused by name. There is no authentication: put a proxy before it, or keep it on this machine.

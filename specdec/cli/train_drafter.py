@@ -92,7 +92,7 @@ def train_drafter(
     ] = None,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Train a LongSpec drafter for a model, or a SpecVLM where images are given.
+    """Train a LongSpec drafter, or SpecVLM's with images.
 
     The target continues texts cut from the data, and answers questions about images; the drafter
     learns what it would say. Runs plainly, or under `accelerate launch`.
@@ -101,8 +101,8 @@ def train_drafter(
     Examples:
       specdec train-drafter --model ./my-model --out my-drafter
       specdec train-drafter --model ./my-model --data texts code --out my-drafter
-      specdec train-drafter -m demo-vision --images pairs.jsonl --start longspec-demo --out d
-      accelerate launch --num_processes 4 $(which specdec) train-drafter -m M --out my-drafter
+      specdec train-drafter -m demo-vision --images pairs.jsonl --out my-drafter
+      accelerate launch --num_processes 4 $(which specdec) train-drafter --out d
     """
     from specdec.drafts.longspec.training.run import train
 

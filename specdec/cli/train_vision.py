@@ -36,7 +36,7 @@ def train_vision(
         typer.Option(help="Leave off after so many steps; the same command goes on from there."),
     ] = None,
 ) -> None:
-    """Train a small vision tower and projector for the demo model: `demo-vision`, a toy.
+    """Train demo-vision, a toy: a small tower for the demo.
 
     Pictures are made here: pages of words, shapes to count, and those of easy-VQA.
 
@@ -83,7 +83,9 @@ def measure_vision(
     count: Annotated[int, typer.Option(min=1, help="Pictures of each kind.")] = 40,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Measure what demo-vision reads, counts and answers right, on pictures held out.
+    """Measure what demo-vision reads and counts right.
+
+    On pictures that were held out.
 
     \b
     Examples:
@@ -105,13 +107,16 @@ def draw_pictures(
     out: Annotated[Path, typer.Option(help="New folder of the pairs.")],
     count: Annotated[int, typer.Option(min=2, help="Pairs of images and a question.")] = 1000,
     seed: Annotated[int, typer.Option(help="Same seed: same pictures.")] = 0,
+    as_json: arguments.AsJson = False,
 ) -> None:
-    """Draw pictures with questions and answers, as those that demo-vision has learned from.
+    """Draw pictures with questions and answers.
+
+    As those that demo-vision has learned from.
 
     \b
     Examples:
       specdec draw-pictures --out pictures --count 500
-      specdec train-drafter -m demo-vision --images pictures/pairs.jsonl --out drafter
+      specdec train-drafter -m demo-vision --images pictures/pairs.jsonl --out d
     """
     from specdec.bench.toy import pages
     from specdec.bench.toy.pairs import draw_pairs
@@ -121,4 +126,7 @@ def draw_pictures(
     words = pages.vocabulary(load("demo").tokenizer, Settings().words)
     with progress_bar("Drawing", time_left=True) as progress:
         written = draw_pairs(out, words, count, seed, progress)
-    typer.echo(f"{written}: {count} pairs")
+    if as_json:
+        console.print_json({"out": str(written), "pairs": count})
+    else:
+        typer.echo(f"{written}: {count} pairs")

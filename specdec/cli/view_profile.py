@@ -63,7 +63,9 @@ def view_profile(
     trust_remote_code: arguments.TrustRemoteCode = False,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Compare sparse views with the full one on a text: agreement, recall, and bytes read.
+    """Compare sparse views with the full one on a text.
+
+    Agreement, recall, and bytes read.
 
     The model reads the text once; then each view drafts along its last part, fed the text's own
     tokens, and is asked how far its predictions are those of the full view. The sum of min(p, q) is
@@ -72,7 +74,7 @@ def view_profile(
     \b
     Examples:
       specdec profile --prompt-file LICENSE --out profile
-      specdec profile --views quest,verified --budgets 256,512 --depth 4 --positions 16
+      specdec profile --views quest,verified --budgets 256,512 --positions 16
       specdec profile --find-anchors 3 --budgets 512
       specdec profile --views tidal --anchors 2,10,20
       specdec profile --calibrate-channels channels.json --prompt-file corpus.txt

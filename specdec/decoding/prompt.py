@@ -166,7 +166,10 @@ def _ids(prompt: Any, place: int, tokenizer: Any, vocab_size: int) -> list[int]:
     """Token ids of one prompt, all of them inside the vocabulary."""
     if isinstance(prompt, str) or is_chat(prompt):
         if tokenizer is None:
-            raise InvalidArgument("this engine has no tokenizer: give the prompt as token ids")
+            raise InvalidArgument(
+                "this engine has no tokenizer: put the files of the model's (tokenizer.json and "
+                "its like) into its folder, or give the prompt as token ids"
+            )
         name = f"prompt {place}"
         ids = (
             text_ids(prompt, tokenizer, name)

@@ -66,7 +66,8 @@ def explained(error: Exception, name: str, local: bool, cached: bool = False) ->
         )
     if isinstance(error, OSError) and not local:
         return WeightsError(
-            f"there is no folder {name} here, and it could not be had from the hub: {first}"
+            f"there is no folder {name} here, and it could not be had from the hub: {first} Give a "
+            "folder or a .gguf file, or set HF_HUB_OFFLINE=1 to look in the hub's cache alone"
         )
     if isinstance(error, (ValueError, ImportError, KeyError)):
         return UnsupportedModel(f"{name} cannot be loaded as a causal LM: {first}")

@@ -108,6 +108,28 @@ def test_a_step_of_llama_cpp_is_one_pass_behind_what_was_read(
     assert calls == [90, "reset", [1, 2, 3], [4]]
 
 
+def test_llama_cpp_looks_prompts_up_where_it_is_asked_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drafts: dict[str, Any] = {}
+
+    class Llama:
+        def __init__(self, file: str, *, draft_model: Any, **settings: Any) -> None:
+            drafts[file] = draft_model
+
+    package, inside = ModuleType("llama_cpp"), ModuleType("llama_cpp.llama_speculative")
+    package.Llama = Llama  # type: ignore[attr-defined]
+    inside.LlamaPromptLookupDecoding = SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "llama_cpp", package)
+    monkeypatch.setitem(sys.modules, "llama_cpp.llama_speculative", inside)
+    monkeypatch.setattr(llama_cpp, "_kind", lambda file: "q8_0")
+    for name in ("llama.cpp", "llama.cpp-pld"):
+        peer = llama_cpp.contestant(name, tmp_path / f"{name}.gguf", 90)
+        assert peer.name == f"{name}-q8_0"
+    plain, lookup = drafts.values()
+    assert plain is None and lookup.num_pred_tokens == llama_cpp.LOOKUP
+
+
 def test_passes_of_ik_llama_cpp_go_on_where_the_last_one_ended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -131,9 +131,17 @@ def test_help_fits_a_terminal_and_speaks_its_language(command: str) -> None:
     """No types of Python, no name cut off, a word about every option, and two screens at most."""
     shown = run(*command.split(), "--help", COLUMNS="80").stdout
     assert "…" not in shown and not re.search(r"<(str|int|float|path|list)", shown)
-    assert max(map(len, shown.splitlines())) <= 100 and shown.count("\n") <= 90
+    assert max(map(len, shown.splitlines())) <= 80 and shown.count("\n") <= 90
     for option in re.split(r"\n  (?=-)", shown.partition("Options:\n")[2])[1:]:
         assert re.search(r"(  |\n {10,})\S", option), f"{command}: nothing is said of {option}"
+
+
+@pytest.mark.parametrize("group", ["", "bench", "cache"])
+def test_lists_of_commands_say_whole_sentences(group: str) -> None:
+    shown = run(*group.split(), "--help", COLUMNS="80").stdout.partition("Commands:\n")[2]
+    lines = shown.splitlines()
+    assert lines and all(re.fullmatch(r"  [\w-]+ +\S.*\.", line) for line in lines), shown
+    assert "..." not in shown
 
 
 def test_help_has_the_options_of_what_is_named() -> None:

@@ -56,6 +56,16 @@ def test_errors_name_options(folder: str, arguments: list[str], message: str) ->
     assert "_" not in result.stderr.replace(folder, ""), "a name of Python"
 
 
+def test_a_prompt_without_quotes_is_told_about_them(folder: str) -> None:
+    result = run("generate", "-m", folder, "Once", "upon", "a", "time")
+    assert result.exit_code == 2 and "stands in quotes" in result.stderr
+
+
+def test_a_model_without_a_template_is_no_partner(folder: str) -> None:
+    result = run("chat", "-m", folder)
+    assert result.exit_code == 2 and "`specdec generate` goes on" in result.stderr
+
+
 def options_of(name: str) -> list[Any]:
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     return list(command.params)
