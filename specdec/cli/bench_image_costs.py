@@ -32,12 +32,14 @@ def image_costs(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Time the tower, the same images again, the reading of the prompt, and passes behind it.
+    """Time what images cost at the shapes of real models.
+
+    The tower, the same images again, the reading of the prompt, and passes behind it.
 
     \b
     Examples:
       specdec bench image-costs
-      specdec bench image-costs --random qwen2.5-vl-3b --layers 9 --images 1 --json
+      specdec bench image-costs --random qwen2.5-vl-3b --layers 9 --images 1
     """
     import torch
 

@@ -29,8 +29,9 @@ def images(
     threads: arguments.Threads = None,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Compare SpecVLM's branches, its gate, and the same block that reads whole images.
+    """Compare SpecVLM's branches and its gate.
 
+    The same block that reads whole images stands beside them.
     Acceptance length (tokens a pass of the target) with chains of 4 and trees of 32 on pages to be
     read, and bytes that are kept for an image. Nothing is timed.
 

@@ -35,6 +35,7 @@ def train_vision(
         int | None,
         typer.Option(help="Leave off after so many steps; the same command goes on from there."),
     ] = None,
+    as_json: arguments.AsJson = False,
 ) -> None:
     """Train demo-vision, a toy: a small tower for the demo.
 
@@ -73,7 +74,10 @@ def train_vision(
             progress(step, steps)
 
         done = train(out, settings, easy_vqa, stop_after, report)
-    typer.echo(f"{out}: {last or 'nothing left to train'}{'' if done else '; not done yet'}")
+    if as_json:
+        console.print_json({"out": str(out), "done": done, "last": last or None})
+    else:
+        typer.echo(f"{out}: {last or 'nothing left to train'}{'' if done else '; not done yet'}")
 
 
 def measure_vision(
