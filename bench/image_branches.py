@@ -15,7 +15,6 @@ from specdec.bench.toy.pictures import HELD_OUT
 from specdec.bench.toy.settings import Settings
 from specdec.decoding.prompt_images import with_images
 from specdec.drafts.longspec.drafter import LongSpec
-from specdec.drafts.longspec.training.measure import SHAPES
 from specdec.drafts.longspec.training.replay import Gain, Written, replay
 from specdec.drafts.methods.longspec import LongSpecOptions
 from specdec.drafts.methods.specvlm import SpecVlmOptions
@@ -25,6 +24,7 @@ from specdec.drafts.specvlm.prepared import PreparedImages, prepared
 from specdec.errors import InvalidArgument
 
 WHOLE = "whole"  # the same block without a compressor
+CHAIN = 4  # draft tokens
 Progress = Callable[[int, int], None]
 
 
@@ -50,7 +50,7 @@ def measure(
     ways += [GATE] if images.is_trained else []
     done, cells = 0, []
     for count in counts:
-        gains = {(way, shape): Gain() for way in ways for shape in SHAPES}
+        gains = {way: Gain() for way in ways}
         kept: dict[str, list[float]] = {way: [] for way in ways}
         chosen: Counter[str] = Counter()
         lengths = []
@@ -60,9 +60,8 @@ def measure(
             written = Written(engine.target, [*prompt.ids, *out.token_ids], prompt)
             lengths.append(len(prompt.ids))
             for way in ways:
-                for shape, options in SHAPES.items():
-                    drafter = _drafter(engine, images, way, image_tokens, options)
-                    gains[way, shape] += replay(drafter, written, len(prompt.ids))
+                drafter = _drafter(engine, images, way, image_tokens)
+                gains[way] += replay(drafter, written, len(prompt.ids))
                 model: Any = drafter._model
                 if way != WHOLE:
                     kept[way].append((model.nbytes - model.window.nbytes) / count)
@@ -74,11 +73,11 @@ def measure(
             {
                 "images": count,
                 "prompt_tokens": round(mean(lengths)),
-                "new_tokens": gains[WHOLE, next(iter(SHAPES))].tokens,
+                "new_tokens": gains[WHOLE].tokens,
                 "gate": dict(chosen),
                 "ways": {
                     way: {
-                        **{s: round(gains[way, s].acceptance_length, 3) for s in SHAPES},
+                        "acceptance_length": round(gains[way].acceptance_length, 3),
                         **({"bytes": max(kept[way])} if kept[way] else {}),
                     }
                     for way in ways
@@ -90,7 +89,7 @@ def measure(
         "model": engine.name,
         "checkpoint": checkpoint or "that ships",
         "image_tokens": image_tokens,
-        "shapes": SHAPES,
+        "draft_tokens": CHAIN,
         "cells": cells,
     }
 
@@ -111,17 +110,14 @@ def conversations(tokenizer: Any, images: int, count: int) -> list[list[dict[str
 
 
 def table(found: dict[str, Any]) -> str:
-    """The figures as Markdown: acceptance length of the first shape / the second."""
+    """Acceptance lengths and bytes as Markdown."""
     ways = list(found["cells"][0]["ways"])
     lines = [
         "| images | " + " | ".join(ways) + " |",
         "|" + "---|" * (len(ways) + 1),
     ]
     for cell in found["cells"]:
-        figures = [
-            " / ".join(f"{cell['ways'][way][shape]:.2f}" for shape in found["shapes"])
-            for way in ways
-        ]
+        figures = [f"{cell['ways'][way]['acceptance_length']:.2f}" for way in ways]
         lines.append(f"| {cell['images']} | " + " | ".join(figures) + " |")
     last = found["cells"][-1]["ways"]
     sizes = [f"{last[way]['bytes'] / 1e3:.1f}" if "bytes" in last[way] else "" for way in ways]
@@ -129,13 +125,13 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _drafter(
-    engine: Engine, images: PreparedImages, way: str, tokens: int, options: dict[str, Any]
-) -> LongSpec:
+def _drafter(engine: Engine, images: PreparedImages, way: str, tokens: int) -> LongSpec:
     if way == WHOLE:
-        whole = LongSpecOptions(draft_model=images.parts, **options)
+        whole = LongSpecOptions(draft_model=images.parts, num_draft_tokens=CHAIN)
         return LongSpec(engine.target, whole)
-    small = SpecVlmOptions(draft_model=images, image_branch=way, image_tokens=tokens, **options)
+    small = SpecVlmOptions(
+        draft_model=images, image_branch=way, image_tokens=tokens, num_draft_tokens=CHAIN
+    )
     return SpecVlm(engine.target, small)
 
 

@@ -20,8 +20,8 @@ class SpecVlm(LongSpec):
 
     Unlike the paper, whose drafter is EAGLE's layer on compressed embeddings of images, what is
     compressed are the target's own cached keys and values of one layer. Texts without images are
-    drafted as LongSpec drafts them. Without `draft_model` it takes the block that ships with
-    specdec, which fits the demo models and has seen no images.
+    drafted as LongSpec drafts them. Without `draft_model` it takes the checkpoint that ships with
+    specdec, which fits the demo models.
     """
 
     name = "specvlm"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
 from specdec.drafts.longspec.checkpoint import Checkpoint
-from specdec.drafts.longspec.drafter import SHIPPED, Prepared, fitted, load
+from specdec.drafts.longspec.drafter import Prepared, fitted, load
 from specdec.drafts.specvlm.compressor import BRANCHES, GATE, Compressor, compressor_of
 from specdec.drafts.specvlm.image import ImageSizes
 from specdec.errors import InvalidArgument, WeightsError
 from specdec.model.target import Target
+
+SHIPPED = Path(__file__).parent / "weights" / "specvlm-demo-vision"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from specdec.cli import arguments, console
-from specdec.errors import InvalidArgument
 from specdec.files import write_text
 from specdec.progress import progress_bar
 
@@ -32,8 +31,8 @@ def images(
     """Compare SpecVLM's branches and its gate.
 
     The same block that reads whole images stands beside them.
-    Acceptance length (tokens a pass of the target) with chains of 4 and trees of 32 on pages to be
-    read, and bytes that are kept for an image. Nothing is timed.
+    Acceptance length (tokens a pass of the target) with chains of 4 on pages to be read, and bytes
+    that are kept for an image. Nothing is timed.
 
     \b
     Examples:
@@ -42,12 +41,7 @@ def images(
     """
     from specdec.bench.image_branches import measure, table
 
-    try:
-        counts = [int(part) for part in images.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise InvalidArgument(f"--images {images!r}: give whole numbers from 1 on, as in 1,4,16")
+    counts = arguments.whole_numbers("--images", images)
     engine = console.load_engine(model, dtype, "cpu", False, activations=activations)
     with progress_bar("Measuring", time_left=True) as progress:
         found = measure(engine, checkpoint, counts, count, max_new_tokens, image_tokens, progress)

@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 
 from specdec import Engine
 from specdec.drafts.longspec.checkpoint import Checkpoint
+from specdec.drafts.longspec.drafter import SHIPPED as LONGSPEC
 from specdec.drafts.longspec.training import run
 from specdec.drafts.longspec.training.progress import FILE
-from specdec.drafts.specvlm.compressor import BRANCHES
+from specdec.drafts.specvlm.compressor import BRANCHES, compressor_of
+from specdec.drafts.specvlm.prepared import SHIPPED
 from specdec.drafts.specvlm.training.pairs import QUESTION, gather_pairs, split_pairs
 from specdec.drafts.specvlm.training.settings import ImageSettings
 from specdec.errors import InvalidArgument, WeightsError
@@ -115,6 +117,21 @@ def test_what_is_learned_alone_is_changed_alone(train, tmp_path):
     }  # fmt: skip
     assert changed == {"cross_q.weight", "cross_o.weight", "cross_norm.weight"}
     assert second.parts == first.parts and second.base is None
+
+
+def test_the_checkpoint_that_ships(loaded):
+    """It stores what it changed of LongSpec's block, and is refused for another target."""
+    shipped, block = Checkpoint.load(SHIPPED), Checkpoint.load(LONGSPEC)
+    stored = load_file(SHIPPED / "model.safetensors")
+    assert sum(x.nbytes for x in stored.values()) < 5e6
+    same = [
+        name for name in block.weights if torch.equal(block.weights[name], shipped.weights[name])
+    ]
+    assert set(same).isdisjoint(stored) and "mlp_up.weight" in same
+    assert torch.equal(shipped.ids, block.ids) and compressor_of(shipped) is not None
+    engine = Engine(loaded.model, processor=loaded.processor)
+    with pytest.raises(InvalidArgument, match="trained for another target"):
+        engine.generate("a of to", drafter="specvlm", max_new_tokens=3)
 
 
 def test_images_of_a_checkpoint_that_do_not_fit_are_damage(train, tmp_path, loaded):
