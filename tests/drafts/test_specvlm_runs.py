@@ -131,7 +131,7 @@ def test_the_checkpoint_that_ships(loaded):
     assert torch.equal(shipped.ids, block.ids) and compressor_of(shipped) is not None
     engine = Engine(loaded.model, processor=loaded.processor)
     with pytest.raises(InvalidArgument, match="trained for another target"):
-        engine.generate("a of to", drafter="specvlm", max_new_tokens=3)
+        engine.generate([1, 2, 3], drafter="specvlm", max_new_tokens=3)
 
 
 def test_images_of_a_checkpoint_that_do_not_fit_are_damage(train, tmp_path, loaded):
@@ -141,7 +141,7 @@ def test_images_of_a_checkpoint_that_do_not_fit_are_damage(train, tmp_path, load
     made.save(tmp_path / "made")
     engine = Engine(loaded.model, processor=loaded.processor)
     with pytest.raises(WeightsError, match="image part"):
-        engine.generate("a", drafter="specvlm", draft_model=tmp_path / "made", max_new_tokens=3)
+        engine.generate([1], drafter="specvlm", draft_model=tmp_path / "made", max_new_tokens=3)
 
 
 BAD = [

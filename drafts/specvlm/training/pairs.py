@@ -103,7 +103,7 @@ def _read(line: str, source: Path, place: str) -> Pair:
     names = given if isinstance(given, list) else [given]
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidArgument(f"{place}: give image, a path, or images, a list of such")
-    paths = tuple(source.parent / name for name in names)
+    paths = tuple(source.parent / str(name) for name in names)
     for path in paths:
         if not path.is_file():
             raise InvalidArgument(f"{place}: there is no image {path}")
