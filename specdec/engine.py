@@ -220,8 +220,8 @@ class Engine:
             prompt; each may have been read alone. drafter="cacheblend" drafts from what they hold,
             and view="cacheblend" reads them so, and changes the text.
         share_prefixes: read and keep what several rows begin with once (True), or each by itself.
-            By default once, unless `engine.packing.activations` are int8: rounding differs with how
-            a text was read, so near ties would go by who is beside it.
+            By default once, unless activations are int8 and `engine.target.keeps_bits` is not true:
+            then rounding differs with how a text was read, and near ties would go by who is beside.
         Every other keyword is a field of SamplingParams, an option of the drafter or view (`specdec
         list NAME`), or a synonym of one; an unknown one raises InvalidArgument with the nearest.
         With `num_return_sequences` n > 1 the list holds n texts for each prompt in turn.

@@ -32,9 +32,7 @@ def shared(
 ) -> None:
     """Compare prompts that begin alike with the same apart.
 
-    Reading, decoding and the bytes of keys and values, by numbers of rows. The texts are the same,
-    but where activations are rounded to 8 bits (--dtype float32 does without): sums are in another
-    order.
+    Reading, decoding and the bytes of keys and values, by numbers of rows. The texts are the same.
 
     \b
     Examples:
@@ -64,6 +62,6 @@ def shared(
             f"{cell['rows']} rows: read in {one['read_s']:.2f} s (apart {two['read_s']:.2f}), "
             f"{one['tokens_per_s']:.1f} tok/s ({two['tokens_per_s']:.1f}), KV "
             f"{one['kv_bytes'] / 1e6:.0f} MB ({two['kv_bytes'] / 1e6:.0f})"
-            f"{'' if cell['texts_equal'] else '; texts part where rounding decides'}"
+            f"{'' if cell['texts_equal'] else '; texts part at near ties'}"
         )
     console.out().print("\n".join(lines), markup=False)

@@ -21,7 +21,8 @@ from specdec.kernels.linear.stored.formats import BYTES, FORMATS, OUTPUTS, Store
 COLUMNS = PANEL // OUTPUTS
 HALF = ir.HalfType()
 LINE = 64  # bytes
-AHEAD = 2048  # bytes from what is read to what is asked for
+AHEAD = 1024  # bytes for a row of a tile from what is read to what is asked for
+LEAST_AHEAD = 4096
 
 
 @intrinsic(prefer_literal=True)
@@ -70,6 +71,11 @@ class _Column:
     rows: range
     lane: int
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no other part of the tile has passed over the column before."""
+        return self.lane == 0 and self.rows.start == 0
+
     def products(self, records: Any, x: Any, blocks: Any) -> list[Any]:
         """records: pointer to the column's first; x: to the first words of the tile."""
         b, kind = self.b, self._floats
@@ -110,7 +116,6 @@ class _Column:
         """`parts`, if any, plus the products of a chunk's groups."""
         b, form = self.b, self.form
         dots = Dots(b, 8 if form.values else form.bits)
-        chunk.prefetch(self.lane == 0)
         for g in range(form.chunk):
             sums = self._group(dots, chunk, g)
             here = b.fmul(scale, self._small(chunk, "scales", g)) if form.is_super else scale
@@ -145,6 +150,8 @@ class _Column:
     def _codes(self, dots: Dots, chunk: _Chunk, j: int) -> Any:
         """Four codes of each output, a byte each."""
         b, form, step = self.b, self.form, self.form.steps[j]
+        if self.is_first:
+            chunk.prefetch(j)
         codes = self._words(chunk.words, step.word)
         if form.bits == 8:
             return codes
@@ -238,16 +245,17 @@ class _Chunk:
         first = self.form.rounding.sum_at(0) * self.height
         return self._by(self.x, first, self.form.chunk * self.height)
 
-    def prefetch(self, is_first: bool) -> None:
-        """Ask for what will be read some time after."""
-        if not is_first:
-            return
+    def prefetch(self, j: int) -> None:
+        """Ask at step j for its share of what will be read some time after: line by line, since a
+        core has few requests open at a time, and the further ahead the longer rows take."""
+        ahead = max(LEAST_AHEAD, AHEAD * self.height)
         size = self.form.record.itemsize // (self.form.groups // self.form.chunk)
+        steps = self.form.chunk * self.form.group // BYTES
+        lines = -(-size // LINE)
         here = self._by(self.record, 0, size)
-        kind = ir.VoidType()
-        for at in range(0, size, LINE):
-            place = self.b.gep(here, [I64(AHEAD + at)])
-            _called(self.b, "llvm.prefetch.p0", kind, place, I32(0), I32(3), I32(1))
+        for line in range(lines * j // steps, lines * (j + 1) // steps):
+            place = self.b.gep(here, [I64(ahead + line * LINE)])
+            _called(self.b, "llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(3), I32(1))
 
     def _by(self, pointer: Any, first: int, stride: int) -> Any:
         return self.b.gep(pointer, [self.b.add(I64(first), self.b.mul(self.index, I64(stride)))])
