@@ -22,6 +22,6 @@ def test_starts_are_measured(tmp_path):
     first, second = document["starts"]
     assert document["file"] == start.file_bytes(folder) > 0
     for entry in (first, second):
-        parts = entry["imports"] + entry["load"] + entry["token"]
-        assert 0 < parts < entry["whole"] and entry["resident"] <= entry["peak"]
+        assert min(entry[name] for name in ("imports", "load", "token", "step")) > 0
+        assert entry["resident"] <= entry["peak"]
     assert second["load"] < first["load"]  # nothing is compiled any more
