@@ -29,9 +29,9 @@ def profile_starts(model: str, repeats: int, **settings: str) -> dict[str, Any]:
 
     model: a path; settings: of `Engine.from_pretrained`. Seconds: `imports` (Python, PyTorch,
     transformers and ours), `load`, `token` (the first one, its prompt of 8 included), and `whole`,
-    from the start of the process to the first token; `step` for each further token. Bytes: `peak` of what was resident, pages of the file that
-    were mapped in at that time included, and `resident` at the end. The file itself may be in the
-    system's cache, and is from the second start on.
+    from the start of the process to the first token; `step` for each further token. Bytes: `peak`
+    of what was resident, pages of the file that were mapped in at that time included, and
+    `resident` at the end. The file may be in the system's cache, and is from the second start on.
     """
     with tempfile.TemporaryDirectory() as folder:
         made = {"SPECDEC_CACHE": f"{folder}/cache", "NUMBA_CACHE_DIR": f"{folder}/kernels"}
