@@ -32,4 +32,5 @@ def as_demo(demo: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(Engine, "from_pretrained", tiny)
     shutil.copy(pages.ROOT / "LICENSE", tmp_path)
+    shutil.copytree(demo, tmp_path / "my-model")
     monkeypatch.chdir(tmp_path)
