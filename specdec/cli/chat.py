@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from specdec.engine import Engine
 
 _COMMANDS = {
+    "/image FILE": "show a picture with the next message; may be repeated",
     "/drafter NAME": "who drafts from now on",
     "/stats": "what the last answer cost",
     "/clear": "forget what was said",
@@ -51,7 +52,8 @@ def chat(
 ) -> None:
     """Talk with a model. Each line is a message; a turn reads only what is new.
 
-    /drafter NAME, /stats, /clear, /help and /exit are commands. Messages may come from a pipe.
+    /image FILE, /drafter NAME, /stats, /clear, /help and /exit are commands. Messages may come from
+    a pipe.
 
     \b
     Examples:
@@ -62,7 +64,10 @@ def chat(
     engine = console.load_engine(
         model, dtype, device, trust_remote_code, activations=activations, weights=weights
     )
-    if engine.tokenizer is not None and not getattr(engine.tokenizer, "chat_template", None):
+    templates = (engine.tokenizer, engine.processor)
+    if engine.tokenizer is not None and not any(
+        getattr(x, "chat_template", None) for x in templates
+    ):
         raise InvalidArgument(
             f"{model} has no chat template, so nobody can talk with it: `specdec generate` goes on "
             "from a text"
@@ -76,12 +81,15 @@ def chat(
     asks = sys.stdin.isatty() and not as_json
     if asks:
         console.err().print(f"{engine!r}. /help lists commands.", style="dim", markup=False)
+    shown: list[dict[str, Any]] = []  # pictures that go with the next message
     while (line := _line(asks)) is not None:
-        if line.startswith("/"):
+        if line.startswith("/image "):
+            _show(line.removeprefix("/image ").strip(), shown, engine)
+        elif line.startswith("/"):
             if not _command(line, conversation, engine):
                 return
-        elif line.strip():
-            _turn(line, conversation, as_json)
+        elif line.strip() and _turn(line, shown, conversation, as_json):
+            shown.clear()
 
 
 def _line(asks: bool) -> str | None:
@@ -95,9 +103,26 @@ def _line(asks: bool) -> str | None:
         return None
 
 
-def _turn(line: str, conversation: Conversation, as_json: bool) -> None:
-    """One answer. Ctrl-C ends it, and leaves the conversation as it was before."""
-    stream = conversation.stream(line)
+def _show(path: str, shown: list[dict[str, Any]], engine: Engine) -> None:
+    """Have a picture go with the next message, if this model takes it and it can be read."""
+    from specdec.vision.files import image
+    from specdec.vision.inputs import reads_images
+
+    try:
+        if not reads_images(engine.model):
+            raise InvalidArgument(f"{type(engine.model).__name__} reads text alone")
+        shown.append({"type": "image", "image": image(path, "/image")})
+    except SpecdecError as error:
+        console.err().print(f"error: {error}", style="red", markup=False)
+
+
+def _turn(
+    line: str, shown: list[dict[str, Any]], conversation: Conversation, as_json: bool
+) -> bool:
+    """One answer, and whether it came to its end. Ctrl-C ends it, and leaves the conversation as it
+    was before."""
+    content = [*shown, {"type": "text", "text": line}] if shown else line
+    stream = conversation.stream(content)
     try:
         if as_json:
             for _ in stream:
@@ -108,8 +133,10 @@ def _turn(line: str, conversation: Conversation, as_json: bool) -> None:
             print_steps(stream)
     except KeyboardInterrupt:
         console.err().print("\ninterrupted: the answer is forgotten", style="dim")
+        return False
     finally:
         stream.close()
+    return True
 
 
 def _command(line: str, conversation: Conversation, engine: Engine) -> bool:

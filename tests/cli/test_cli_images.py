@@ -51,6 +51,24 @@ def test_a_video_is_shown_by_frames(folder: Path) -> None:
     assert "LlavaProcessor reads no videos here: 8 frames as images" in result.stderr
 
 
+def test_a_chat_about_pictures(folder: Path) -> None:
+    """A picture goes with the message behind it, and the tower sees it once."""
+    one, no = folder / "one.png", folder / "nothing.png"
+    lines = f"/image {no}\n/image {one}\nwhat ?\nand that ?\n"
+    model = ("-m", str(folder / "model"), "-n", "6", "--json")
+    result = run("chat", *model, stdin=lines)
+    assert result.exit_code == 0, result.output
+    assert f"there is no file {no}" in " ".join(result.stderr.split())
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(answers) == 2
+    engine = Engine.from_pretrained(folder / "model")
+    chat = engine.chat(max_new_tokens=6, temperature=0.0)
+    shown = [{"type": "image", "image": one}, {"type": "text", "text": "what ?"}]
+    wanted = [chat.send(shown).token_ids, chat.send("and that ?").token_ids]
+    assert [x["token_ids"] for x in answers] == wanted
+    assert answers[0]["prompt_tokens"] > 16
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
