@@ -54,9 +54,11 @@ class Part:
     trees: list[TokenTree] = field(default_factory=list)  # this round's
 
 
-def candidates(target: Target, options: AutoOptions) -> Iterator[Part]:
+def candidates(target: Target, options: AutoOptions, ships: bool = False) -> Iterator[Part]:
     """The drafters that this call has something for.
 
+    ships: those with weights that ship with specdec, which are made later, if at all; else the
+    others.
     Those of `FAR` are left out where no KV can be elsewhere, and where that depends on the text
     those that want to see all passes, which would slow it down where it is near.
     """
@@ -65,7 +67,7 @@ def candidates(target: Target, options: AutoOptions) -> Iterator[Part]:
     tier = memory.tier if isinstance(memory, KVMemory) else "device"
     for name in (*CANDIDATES, *(() if tier == "device" else FAR)):
         kind, mine = DRAFTERS[name].load(), {**given, **FAR.get(name, {})}
-        if kind.needs_model and options.draft_model is None:
+        if kind.own_format is not ships or (kind.needs_model and options.draft_model is None):
             continue
         mine["num_draft_tokens"] = (
             None if name == "ngram" else given["num_draft_tokens"] or MAX_DEPTH

@@ -21,6 +21,7 @@ from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import Verdict
 
 GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
+SHIPPED = 0.1  # seconds until it is known which drafters that ship fit, where nobody knows
 SETUP = 0.5  # seconds until weights that ship have been read, where that was never timed
 REHEARSED, KNOWN = 2, 2  # draft tokens of a rehearsal; drafts that tell the cost: one may be cold
 
@@ -47,12 +48,14 @@ class AutoDrafter(Drafter):
         controller: Callable[[PassCosts], Controller] = Controller,
     ) -> None:
         self.parts = list(candidates(target, options))
+        self._shipped: Iterator[Part] | None = candidates(target, options, ships=True)
         self.limit = options.num_draft_tokens or 255
         self.needs = Needs.all_of([Needs(costs=True), *(part.drafter.needs for part in self.parts)])
         self._make_controller = controller
         self._controller: Controller | None = None
         self._rows: dict[int, Row] = {}
         self._clock = target.clock
+        self.started = self._clock()
         self._rotation = target.rotation
 
     def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
@@ -100,6 +103,8 @@ class AutoDrafter(Drafter):
         if rests and not is_told and (again := controller.again(len(rows))) is not None:
             self.plan = again
             return trees
+        if not rests:
+            self.take_shipped()
         self.keys = sum(len(row.tokens) for row in rows)
         offers = {
             offer.name: (part, offer)
@@ -197,6 +202,18 @@ class AutoDrafter(Drafter):
                 kind, key, depth=depth, width=width, missed=missed, guess=guess, setup=setup,
                 left=len(rows) * (limit + 1), given=part.given,
             )  # fmt: skip
+
+    def take_shipped(self) -> None:
+        """Have those take part whose weights ship, once this process can afford to find out who
+        they are: importing their code takes its time, too."""
+        costs = self.controller.costs
+        if self._shipped is None or not costs.ledger.affords(costs.setups.get("shipped", SHIPPED)):
+            return
+        started = self._clock()
+        parts, self._shipped = list(self._shipped), None
+        self.parts += [part for part in parts if part.drafter.needs == Needs()]
+        costs.setups["shipped"] = self._clock() - started
+        self.started += self._clock() - started
 
     def _open(self, part: Part, rows: Sequence[Row]) -> bool:
         """Have a candidate read its weights and meet all rows; whether it can take part."""

@@ -43,6 +43,7 @@ class Prepared:
     ids: Tensor | None
 
 
+_faults: WeakKeyDictionary[PreTrainedModel, dict[Path, str | None]] = WeakKeyDictionary()
 _prepared: WeakKeyDictionary[PreTrainedModel, dict[Any, Prepared]] = WeakKeyDictionary()
 
 
@@ -87,11 +88,16 @@ def load(target: Target, source: Any, shipped: Path) -> Checkpoint:
 
 
 def _check_shipped(target: Target, shipped: Path) -> None:
-    """As `Checkpoint.check`, but without its weights."""
-    try:
-        check_config(shipped, target, "that ships with specdec")
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{error} and give it as draft_model=PATH") from None
+    """As `Checkpoint.check`, but without its weights; looked at once for each model."""
+    known = _faults.setdefault(target.model, {})
+    if shipped not in known:
+        try:
+            check_config(shipped, target, "that ships with specdec")
+            known[shipped] = None
+        except InvalidArgument as error:
+            known[shipped] = f"{error} and give it as draft_model=PATH"
+    if (fault := known[shipped]) is not None:
+        raise InvalidArgument(fault)
 
 
 @torch.no_grad()

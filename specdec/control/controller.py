@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from specdec.control.acceptance import IDLE, PRIOR, Acceptance
 from specdec.control.costs import PassCosts
+from specdec.control.ledger import READ_SHARE
 from specdec.control.sizes import MARGIN, Sizes
 
 PLAIN = "plain"
@@ -16,7 +17,6 @@ MOST = 63  # draft nodes of a row, at most
 STEADY = 4  # rounds for which costs of passes are taken to be what they were
 LONGEST_REST = 16  # rounds in which drafters of no use now are not asked: doubled at each answer
 HORIZON = 32  # rounds over which reading what a drafter missed is expected to pay back
-READ_SHARE = 0.01  # of the time may be spent on what a probe needs first: weights, missed text
 FIRST_WAIT, LONGEST_WAIT = 4, 64  # rounds between probes of one drafter: doubled at each
 SURE = 1.5  # speculation that promises more needs no look at what plain decoding costs now
 WORTH = 1.2  # a drafter that could not bring so much if it were always right is not even tried

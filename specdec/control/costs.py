@@ -11,10 +11,11 @@ import uuid
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from time import perf_counter
 from typing import Any
 
 from specdec.control.ledger import Ledger
@@ -26,6 +27,7 @@ SPIKE = 0.7  # a single pass counts as at most e ** 0.7 = 2 times as slow or fas
 OCTAVES = 10  # drift is kept for 1, 2, 4 ... 512 nodes
 REACH = 3.0  # octaves over which a measurement speaks of its neighbours more than of all
 _lock = Lock()  # of whoever replaces a table
+SAVE_SHARE = 0.01  # of the time may be spent on writing them down
 BATCH = 32  # a model reads a token of a long chunk so many times as fast as it drafts one: a guess
 
 # Before anything was measured: 63 more nodes are as dear as two more passes.
@@ -75,8 +77,8 @@ class PassCosts:
     Threads share it: a table is never changed, but replaced, and a note that is lost costs nothing.
 
     drafters: what whole drafts take, per drafter and octave of keys; acceptance: the share of its
-    draft tokens that each drafter saw accepted in the long run; setups: seconds until one can draft
-    whose weights have not been read. file: where all of it is kept.
+    draft tokens that each drafter saw accepted in the long run; setups: seconds of what has to be
+    done once in a process, by name, such as reading a drafter's weights. file: where all is kept.
     """
 
     table: dict[int, dict[int, float]] = field(default_factory=dict)
@@ -86,6 +88,8 @@ class PassCosts:
     ledger: Ledger = field(default_factory=Ledger)
     file: Path | None = None
     drift: list[float] = field(default_factory=lambda: [0.0] * OCTAVES)
+    _saved: float = 0.0  # what was spent by then
+    _save_s: float = 0.0  # what the last time took
 
     def seconds(self, nodes: int, keys: int) -> float:
         """The expected time of one pass, as things are now."""
@@ -161,10 +165,16 @@ class PassCosts:
                 self.drafters[name] = DraftCost(guess, guess / BATCH)
         return self.drafters[name]
 
-    def save(self) -> None:
-        """Write everything to `file`, drift included; a folder that cannot be written is let be."""
+    def save(self, is_due: bool = True) -> None:
+        """Write everything to `file`, drift included; a folder that cannot be written is let be.
+
+        is_due: otherwise only where that takes less than `SAVE_SHARE` of what was spent meanwhile.
+        """
         if self.file is None or not self.table:
             return
+        if not is_due and self._save_s > SAVE_SHARE * (self.ledger.spent - self._saved):
+            return
+        start = perf_counter()
         with _lock:
             self.table = {
                 keys: dict(zip(sorted(row), self.curve(sorted(row), keys), strict=True))
@@ -180,7 +190,7 @@ class PassCosts:
             },
             "acceptance": dict(self.acceptance),
             "setups": dict(self.setups),
-            "ledger": asdict(self.ledger),
+            "ledger": [self.ledger.spent, self.ledger.credit],
         }
         unfinished = self.file.with_name(f".{uuid.uuid4().hex}")
         try:
@@ -191,6 +201,7 @@ class PassCosts:
             log.info("costs of passes are not kept: %s", error)
             with suppress(OSError):
                 unfinished.unlink()
+        self._saved, self._save_s = self.ledger.spent, perf_counter() - start
 
 
 def _line(points: dict[int, float], xs: Sequence[int]) -> list[float]:
@@ -237,7 +248,7 @@ def _open(file: Path) -> PassCosts:
             {str(k): DraftCost(*v) for k, v in document["drafters"].items()},
             {str(k): float(v) for k, v in document["acceptance"].items()},
             {str(k): float(v) for k, v in document["setups"].items()},
-            Ledger(**document["ledger"]),
+            Ledger(*map(float, document["ledger"])),
             file,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

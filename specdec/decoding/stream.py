@@ -173,7 +173,7 @@ class GenerationStream:
         self._is_left = True
         try:
             if self.scheduler.model is not None and self._needs.costs:
-                self.model.costs.save()
+                self.model.costs.save(is_due=False)
         finally:
             if self.request.streamer is not None:
                 self.request.streamer.end()

@@ -180,8 +180,9 @@ class Packing:
 
     def __str__(self) -> str:
         """As in "98 MB a pass: q4_k 66 MB, q6_k 32 MB; activations int8; 30 layers fused"."""
-        parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in self.nbytes.items())
-        total = sum(self.nbytes.values()) / 1e6
+        sizes = self.nbytes
+        parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in sizes.items())
+        total = sum(sizes.values()) / 1e6
         return (
             f"{total:.0f} MB a pass: {parts or 'none packed'}; activations {self.activations}; "
             f"{len(self.fused)} layers fused"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from specdec.control.acceptance import IDLE, Acceptance, Trust
 from specdec.control.calibration import settled
 from specdec.control.costs import DraftCost, PassCosts, _open, open_costs
+from specdec.control.ledger import Ledger
 from specdec.control.sizes import Sizes
 from specdec.sampling.tree import TokenTree
 
@@ -147,6 +148,8 @@ def test_costs_are_kept(tmp_path):
     costs.acceptance["model"] = 0.4
     for _ in range(50):
         costs.note(1, KEYS, 1.5)
+    costs.setups["weights"] = 0.2
+    costs.ledger.note(10.0, lost=0.05)
     costs.save()
     assert open_costs(tmp_path, about) is costs
     assert open_costs(tmp_path, {**about, "threads": 1}) is not costs
@@ -157,7 +160,8 @@ def test_costs_are_kept(tmp_path):
         again.seconds(1, KEYS) == pytest.approx(costs.seconds(1, KEYS)) == pytest.approx(1.5, 0.01)
     )
     assert again.seconds(8, KEYS) == pytest.approx(costs.seconds(8, KEYS))
-    assert again.acceptance == {"model": 0.4}
+    assert again.acceptance == {"model": 0.4} and again.setups == {"weights": 0.2}
+    assert again.ledger == Ledger(10.0, pytest.approx(0.02))
     assert again.draft_cost("model", 4 * KEYS, 9.0).per_token == pytest.approx(0.3)
     assert again.measured_near(KEYS + 200) and not again.measured_near(5 * KEYS)
     assert [file.suffix for file in tmp_path.iterdir()] == [".json"]

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from specdec.control.ledger import Ledger
 from specdec.drafts.auto import candidates
 from specdec.drafts.auto.drafter import AutoDrafter
 from specdec.drafts.longspec import drafter, model
@@ -124,9 +125,14 @@ class WithBlock(Small):
 
     def __init__(self, target, options):
         super().__init__(target, options, Whim)
-        self.parts = [part for part in self.parts if part.drafter.name == "longspec"]
-        assert not any(part.is_open for part in self.parts)
-        self.was_cold = self.parts[0].drafter.is_cold
+        self.parts = []
+
+    def join(self, rows, verifier):
+        super().join(rows, verifier)
+        self.take_shipped()
+        (part,) = self.parts
+        assert part.drafter.name == "longspec" and not part.is_open
+        self.was_cold = part.drafter.is_cold
 
     def leave(self, rows):
         self.seen.append((self.was_cold, [part.is_open for part in self.parts]))
@@ -136,6 +142,7 @@ class WithBlock(Small):
 def test_a_checkpoint_that_ships_is_read_once_it_is_asked(engine, tmp_path, monkeypatch):
     longspec_models.checkpoint(engine.target).save(tmp_path)
     monkeypatch.setattr(drafter, "SHIPPED", tmp_path)
+    monkeypatch.setattr(Ledger, "affords", lambda *_: True)
     WithBlock.seen = []
     want = generate(engine, "none")
     assert generate(engine, WithBlock).token_ids == want.token_ids
@@ -152,9 +159,10 @@ def test_a_checkpoint_that_ships_is_read_once_it_is_asked(engine, tmp_path, monk
 
 
 def test_short_texts_do_not_pay_for_weights_that_nobody_asked_for(engine, tmp_path, monkeypatch):
-    """They would have to be read first, and nothing is known of them."""
+    """They would have to be read first, which this process has not the time for."""
     longspec_models.checkpoint(engine.target).save(tmp_path)
     monkeypatch.setattr(drafter, "SHIPPED", tmp_path)
-    monkeypatch.setattr(drafter, "prepare", None)
+    monkeypatch.setattr(Ledger, "affords", lambda *_: False)
+    monkeypatch.setattr(drafter, "LongSpec", None)  # nor is anybody made
     for _ in range(3):
         generate(engine, "auto")

@@ -104,7 +104,11 @@ def auto(
         made = [NGramDrafter(None, NGramOptions()), *(one(future) for one in more)]
         parts = [Part(Asking(drafter), drafter.traits) for drafter in made]
         target: Any = SimpleNamespace(clock=lambda: machine.now, rotation=Rotation())
-        with patch("specdec.drafts.auto.drafter.candidates", lambda *_: parts):
+
+        def candidates(target: Any, options: AutoOptions, ships: bool = False) -> list[Part]:
+            return [] if ships else parts
+
+        with patch("specdec.drafts.auto.drafter.candidates", candidates):
             return AutoDrafter(target, AutoOptions())
 
     return make
