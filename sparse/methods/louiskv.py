@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from specdec.errors import UnsupportedModel
 from specdec.method import option
 from specdec.option_kinds import Number, Rounds
 from specdec.sparse.methods.calibrated import Calibrated
@@ -47,6 +48,11 @@ class LouisKV(Calibrated):
         turn = self.turn
         if turn is None:
             found = [x["turn"][0] for x in self.measured(target).layers if x]
+            if not found:
+                raise UnsupportedModel(
+                    "view 'louiskv' has nothing to leave out: every layer of this model reads a "
+                    "sliding window already"
+                )
             turn = sum(found) / len(found)
         refresh = QueryTurn(turn, and_rounds=True) if self.refresh == "turn" else self.refresh
         return self.policy(

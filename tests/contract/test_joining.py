@@ -18,6 +18,7 @@ from specdec.decoding.drafting import make_drafter
 from specdec.decoding.stream import GenerationStream
 from specdec.errors import InvalidArgument, OutOfMemory, SpecdecError
 from specdec.offload.kv_memory import KVMemory
+from specdec.offload.saved_documents import SavedDocuments
 from specdec.offload.split import Sizes
 from specdec.registry import DRAFTERS as REGISTERED
 
@@ -88,7 +89,7 @@ def comes_and_goes(tried, drafter, **how):
     engine, prompts = tried.engine, (FIRST, MIDDLE, LATER)
     options = {**how, **drafter}
     a, b, c = requests(engine, prompts, (LONG, SHORT, LONG), **options)
-    stream = stream_of(engine, a, tokens=len(FIRST) + LONG)
+    stream = stream_of(engine, a, tokens=len(a.prompts[0]) + LONG)
     stream.add(b)
     seen = 0
     for step in stream:
@@ -141,6 +142,23 @@ def test_methods_forget_who_leaves(tried, method, mode, tier):
         alone = tried.engine.generate(LATER, max_new_tokens=LONG, **how, **MODES[mode]).stats
     assert (later.accepted, later.drafted) == (alone.accepted, alone.drafted)
     assert later.reads[method].bytes == alone.reads[method].bytes
+
+
+@crossed(together=1, mode=MODES, tier=TIERS)
+def test_fused_documents_forget_who_leaves(tried, mode, tier, tmp_path):
+    """Questions about documents that were read apart: `cacheblend` drafts from what is fused."""
+    folders, rng = [], random.Random(2)
+    for number, size in enumerate((23, 31)):
+        folders.append(tmp_path / str(number))
+        tried.engine.save_prompt([rng.randrange(models.VOCAB) for _ in range(size)], folders[-1])
+    documents = SavedDocuments(folders)
+    how = {**MODES[mode], "saved_documents": documents}
+    with patch.object(tried.engine.target, "kv_memory", KVMemory(tier, sizes=SIZES)):
+        later = check(tried, {"drafter": "cacheblend"}, **how)[2].stats
+        alone = tried.engine.generate(LATER, drafter="cacheblend", max_new_tokens=LONG, **how).stats
+    assert later.num_draft_tokens and (later.accepted, later.drafted) == (
+        alone.accepted, alone.drafted
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("drafter", ["none", "ngram", "triforce-chunks", "snapkv"])

@@ -7,7 +7,6 @@ import torch
 
 from specdec import Engine
 from specdec.errors import InvalidArgument
-from specdec.registry import page_views
 
 from helpers import hostile, models
 
@@ -39,14 +38,3 @@ def test_what_a_method_cannot_take_is_refused(drafter, options, message):
     engine = Engine(model, hostile.tokenizer(models.VOCAB))
     with pytest.raises(InvalidArgument, match=message):
         engine.generate([1, 2, 3], drafter=drafter, max_new_tokens=2, **options)
-
-
-def test_a_text_shorter_than_the_budget_is_read_whole():
-    model = models.build("llama", dtype=torch.float32)
-    engine = Engine(model, hostile.tokenizer(models.VOCAB))
-    for name in page_views():
-        how = {"max_new_tokens": 6, "eos_token_id": []}
-        out = engine.generate([1, 2, 3] * 9, drafter=name, budget=112, **how)
-        reads = out.stats.reads[name]
-        assert reads.passes == reads.full_passes > 0
-        assert out.token_ids == engine.generate([1, 2, 3] * 9, drafter="none", **how).token_ids
