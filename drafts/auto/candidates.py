@@ -22,11 +22,14 @@ from specdec.sampling.tree import TokenTree
 
 log = logging.getLogger("specdec")
 
-MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller asks for less
+# Draft tokens of a drafter that runs a model, and of one where verifying may have to fetch what it
+# reads, which costs the same for many; the controller asks for less.
+MAX_DEPTH, FAR_DEPTH = 12, 32
 # In the order in which they are asked. Those that need nothing but the target are left alone until
 # they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
 # and one with a format of its own where what it ships fits the target.
 CANDIDATES = ("ngram", "model", "triforce-chunks", "longspec")
+NEAR = ("triforce-chunks",)  # what has its better among those of FAR
 # Where keys and values lie in slower memory, those besides that draft best there (measured in
 # docs/decisions/offload.md), told to fetch little.
 FAR: dict[str, dict[str, Any]] = {
@@ -39,15 +42,16 @@ FAR: dict[str, dict[str, Any]] = {
 class Part:
     """One candidate, whether the user brought it, how it does, and how far it read each row.
 
-    is_far: it takes part only where some of the text's KV lies in slower memory. is_open: whether
-    it meets rows as they join; one with weights of its own that nobody brought meets them when it
-    is first asked, since that takes its time.
+    is_far: it takes part only where some of the text's KV lies in slower memory; is_near: only
+    where none does. is_open: whether it meets rows as they join; one with weights of its own that
+    nobody brought meets them when it is first asked, since that takes its time.
     """
 
     drafter: Asking
     traits: Traits
     given: bool = False
     is_far: bool = False
+    is_near: bool = False
     is_open: bool = True
     trust: Trust = field(default_factory=Trust)
     read: dict[int, int] = field(default_factory=dict)
@@ -65,13 +69,12 @@ def candidates(target: Target, options: AutoOptions, ships: bool = False) -> Ite
     given = {name: getattr(options, name) for name in options.options()}
     memory = target.kv_memory
     tier = memory.tier if isinstance(memory, KVMemory) else "device"
-    for name in (*CANDIDATES, *(() if tier == "device" else FAR)):
+    far, deepest = ((), MAX_DEPTH) if tier == "device" else (FAR, FAR_DEPTH)
+    for name in (*CANDIDATES, *far):
         kind, mine = DRAFTERS[name].load(), {**given, **FAR.get(name, {})}
         if kind.own_format is not ships or (kind.needs_model and options.draft_model is None):
             continue
-        mine["num_draft_tokens"] = (
-            None if name == "ngram" else given["num_draft_tokens"] or MAX_DEPTH
-        )
+        mine["num_draft_tokens"] = None if name == "ngram" else given["num_draft_tokens"] or deepest
         if kind.own_format:
             mine["draft_model"] = None
         try:
@@ -86,14 +89,15 @@ def candidates(target: Target, options: AutoOptions, ships: bool = False) -> Ite
             continue
         assert drafter.traits is not None, name
         yield Part(
-            Asking(drafter), drafter.traits, kind.needs_model, name in FAR, not kind.own_format
-        )
+            Asking(drafter), drafter.traits, kind.needs_model, name in FAR, name in NEAR,
+            not kind.own_format,
+        )  # fmt: skip
 
 
 def joins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:
     """Whether a candidate that nobody asked for can work here: it may need KV that is elsewhere,
     or be of no use where it is near."""
-    if part.is_far and not verifier.store.places:
+    if part.is_near if verifier.store.places else part.is_far:
         return False
     try:
         part.drafter.join(rows, verifier)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from specdec.control.controller import Controller, Offer, Plan
@@ -10,7 +11,8 @@ from specdec.control.costs import PassCosts
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter
 from specdec.decoding.stats import Stats
-from specdec.drafts.auto.candidates import Part, candidates, joins
+from specdec.drafts.auto.candidates import FAR_DEPTH, MAX_DEPTH, Part, candidates, joins
+from specdec.drafts.auto.contest import OWN, Contest
 from specdec.drafts.methods.auto import AutoOptions
 from specdec.forward.plan import Needs
 from specdec.forward.view_reads import ReadStats
@@ -50,6 +52,9 @@ class AutoDrafter(Drafter):
         self.parts = list(candidates(target, options))
         self._shipped: Iterator[Part] | None = candidates(target, options, ships=True)
         self.limit = options.num_draft_tokens or 255
+        self._given_depth = options.num_draft_tokens
+        self._may_contest = False
+        self.contest: Contest | None = None
         self.needs = Needs.all_of([Needs(costs=True), *(part.drafter.needs for part in self.parts)])
         self._make_controller = controller
         self._controller: Controller | None = None
@@ -62,6 +67,9 @@ class AutoDrafter(Drafter):
         is_first = self._controller is None
         if is_first:
             self._controller, self._verifier = self._make_controller(verifier.costs), verifier
+            self._may_contest = is_far = bool(verifier.store.places)
+            self.deepest = self._given_depth or (FAR_DEPTH if is_far else MAX_DEPTH)
+            self._hope()
         self._rows |= {row.index: row for row in rows}
         for part in [part for part in self.parts if part.is_open]:
             self._meet(part, rows, is_first)
@@ -92,7 +100,7 @@ class AutoDrafter(Drafter):
         return self._controller
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
-        self.started, self.part, is_told = self._clock(), None, False
+        self.started, self.part, self.contest, is_told = self._clock(), None, None, False
         limits = [min(limit, self.limit) for limit in limits]
         for part in self.parts:
             if part.traits.instant:
@@ -113,7 +121,13 @@ class AutoDrafter(Drafter):
             for offer in self._offers(part, rows, max(limits))
         }
         self.plan = controller.choose(len(rows), self.keys, [offer for _, offer in offers.values()])
-        if self.plan.name in offers:
+        if self._may_contest:
+            self.contest = Contest.of(list(offers.values()), rows, controller)
+            self._may_contest = False
+        if self.contest is not None:
+            trees = self.contest.propose(rows, limits, self._clock)
+            self.plan = replace(self.plan, name=self.contest.name, depth=0, is_probe=False)
+        elif self.plan.name in offers:
             self.part, offer = offers[self.plan.name]
             trees = self._draft(self.part, offer, self.plan, rows, limits)
             self.drafted = self._clock()
@@ -136,6 +150,8 @@ class AutoDrafter(Drafter):
             for tree, verdict in zip(trees, verdicts, strict=True)
         ]
         self.controller.learn(self.plan, self.keys, draft_s, seconds, outcomes)
+        if self.contest is not None:
+            self.contest.observe(rows, trees, verdicts, self.controller, self.keys)
 
     def explain(self) -> list[str]:
         """What was chosen in which rounds, and why."""
@@ -154,6 +170,13 @@ class AutoDrafter(Drafter):
         for part in self.parts:
             found |= part.drafter.reads(row)
         return found
+
+    def _hope(self) -> None:
+        """Expect something of drafts of the target's own weights where rounds are long and few."""
+        if self._may_contest:
+            for part in self.parts:
+                if part.traits.reads is not None:
+                    self.controller.costs.acceptance.setdefault(part.drafter.name, OWN)
 
     def _rehearse(self, part: Part, rows: Sequence[Row]) -> None:
         """Time drafts of one that is new to this machine and length of text, as passes are.
@@ -181,7 +204,7 @@ class AutoDrafter(Drafter):
             nodes = max(map(len, part.trees)) - 1
             yield Offer(name, nodes=nodes, tokens=part.trust.factor * promised)
             return
-        depth = min(limit, traits.max_depth)
+        depth = min(limit, traits.max_depth, self.deepest)
         if depth < 1 or (part.is_open and not any(part.drafter.takes(row) for row in rows)):
             return
         costs, missed, setup = self.controller.costs, 0, 0.0

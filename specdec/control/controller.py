@@ -178,15 +178,21 @@ class Controller:
         self.elapsed += seconds
         lost = max(0.0, seconds - emitted / self._best.rate) if plan.is_probe else 0.0
         self.costs.ledger.note(seconds, lost)
-        if not plan.depth:
-            return
-        self._faded[plan.name] = len(self.history)
-        deepest = max(depth for depth, _, _ in outcomes)
-        self.costs.draft_cost(plan.key, keys, 0.0).note(deepest, plan.missed, draft_s)
-        for depth, accepted, _ in outcomes:
+        if plan.depth:
+            self._faded[plan.name] = len(self.history)
+            self.note(plan, keys, draft_s, [outcome[:2] for outcome in outcomes])
+
+    def note(
+        self, draft: Plan | Offer, keys: int, seconds: float, outcomes: Sequence[tuple[int, int]]
+    ) -> None:
+        """Take up what a draft took and what became of it, in place: its depth and how much of it
+        was accepted, of each row."""
+        deepest = max(depth for depth, _ in outcomes)
+        self.costs.draft_cost(draft.key, keys, 0.0).note(deepest, draft.missed, seconds)
+        for depth, accepted in outcomes:
             if depth:
-                self.estimate(plan.name).note(depth, accepted)
-                self.costs.acceptance[plan.name] = self.estimate(plan.name).prior
+                self.estimate(draft.name).note(depth, accepted)
+                self.costs.acceptance[draft.name] = self.estimate(draft.name).prior
 
     def estimate(self, name: str) -> Acceptance:
         """The live acceptance of a drafter, which starts from what it was in earlier calls."""

@@ -8,12 +8,14 @@ import pytest
 
 from specdec.control.ledger import Ledger
 from specdec.drafts.auto import candidates
+from specdec.drafts.auto.contest import right
 from specdec.drafts.auto.drafter import AutoDrafter
 from specdec.drafts.longspec import drafter, model
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.split import Sizes
+from specdec.sampling.tree import TokenTree
 
 from helpers import hostile, longspec_models, models
 from helpers.contract import AutoAndBudget, Whim
@@ -36,7 +38,7 @@ class Watched(Small):
     rehearsed: list[int] = []
 
     def join(self, rows, verifier):
-        (part,) = [part for part in self.parts if part.drafter.name == "triforce-chunks"]
+        (part,) = [part for part in self.parts if part.drafter.name == "shadowkv"]
         propose, calls = part.drafter.propose, []
 
         def counted(rows, limits):
@@ -65,7 +67,31 @@ def test_behind_a_slow_link_it_drafts_for_itself_at_once(engine):
     out = generate(engine, Small)
     assert out.token_ids == want.token_ids
     first = out.stats.explanation[0]
-    assert any(f": {name} (promised" in first for name in ("triforce-chunks", *candidates.FAR))
+    assert first.startswith("round 1: snapkv+shadowkv (promised")
+
+
+def test_all_that_was_drafted_at_once_is_judged(engine):
+    """Where KV is far the first round verifies the drafts of all; what was drawn at random for one
+    could tell of another, so then there is no such round."""
+    want = generate(engine, "none")
+    engine.target.kv_memory = KVMemory("disk", link=2.5 * SLOW, sizes=SMALL)  # nobody's costs yet
+    first = generate(engine, Small)
+    assert first.token_ids == want.token_ids
+    drawn = engine.generate(
+        PROMPT, drafter=Small, max_new_tokens=8, eos_token_id=[], temperature=1.0, seed=1,
+        acceptance="rejection", budget=12, sink=2, recent=2,
+    )  # fmt: skip
+    assert "+" in first.stats.steps[0].proposer and "+" in first.stats.explanation[0]
+    assert not any("+" in line for line in drawn.stats.explanation)
+
+
+def test_how_far_a_draft_was_right():
+    tree = TokenTree.chain(1, [2, 3, 4])
+    assert right(tree, [2, 3, 4, 5]) == (3, 3)
+    assert right(tree, [2, 9]) == (3, 1)
+    assert right(tree, [2, 3]) == (2, 2), "what came after is not known yet"
+    tree.add(0, 7)
+    assert right(tree, [7]) == (1, 1) and right(tree, [8]) == (3, 0)
 
 
 class Listed(Small):
@@ -79,20 +105,20 @@ class Listed(Small):
 
 
 @pytest.mark.parametrize(
-    ("memory", "far"),
+    ("memory", "own"),
     [
-        ({"tier": "device"}, []),
+        ({"tier": "device"}, ["triforce-chunks"]),
         ({"tier": "disk", "link": 1e8}, ["snapkv", "shadowkv"]),
         ({"tier": ["device", "disk"]}, ["snapkv", "shadowkv"]),
-        ({"tier": "auto"}, []),  # it fits
+        ({"tier": "auto"}, ["triforce-chunks"]),  # it fits
     ],
     ids=str,
 )
-def test_those_who_draft_best_out_of_slower_memory_take_part_there(engine, memory, far):
+def test_those_who_draft_best_out_of_slower_memory_take_part_there(engine, memory, own):
     want, Listed.names = generate(engine, "none"), []
     engine.target.kv_memory = KVMemory(**memory, sizes=SMALL)
     assert generate(engine, Listed).token_ids == want.token_ids
-    assert Listed.names == [{"ngram", "triforce-chunks", *far}]
+    assert Listed.names == [{"ngram", *own}]
 
 
 def test_nobody_who_looks_at_all_passes_is_asked_where_a_text_may_be_near(engine):
