@@ -67,14 +67,14 @@ def test_behind_a_slow_link_it_drafts_for_itself_at_once(engine):
     out = generate(engine, Small)
     assert out.token_ids == want.token_ids
     first = out.stats.explanation[0]
-    assert first.startswith("round 1: snapkv+shadowkv (promised")
+    assert any(f"{name} (promised" in first for name in candidates.FAR)
 
 
 def test_all_that_was_drafted_at_once_is_judged(engine):
     """Where KV is far the first round verifies the drafts of all; what was drawn at random for one
     could tell of another, so then there is no such round."""
     want = generate(engine, "none")
-    engine.target.kv_memory = KVMemory("disk", link=2.5 * SLOW, sizes=SMALL)  # nobody's costs yet
+    engine.target.kv_memory = KVMemory("disk", link=SLOW / 8, sizes=SMALL)  # nodes are free
     first = generate(engine, Small)
     assert first.token_ids == want.token_ids
     drawn = engine.generate(
