@@ -39,7 +39,7 @@ def loaded():
     school = toy_vision.school()
     school.model.generation_config = school.text.generation_config
     processor = demo_vision.processor(school.tokenizer)
-    return Loaded(school.model, school.tokenizer, "a toy", {}, processor)
+    return Loaded(school.model, school.tokenizer, "a toy", processor=processor)
 
 
 @pytest.fixture(scope="module")
