@@ -31,15 +31,13 @@ def filled(page: str, document: Mapping[str, Any]) -> str:
 
 
 def parts(document: Mapping[str, Any]) -> dict[str, str]:
-    """What a page can hold, by name; rankings are of drafts behind the longest context, what is
-    compared with answers those behind the shortest, where answers were asked for."""
-    sizes = contexts(document)
-    longest = lines(document, sizes[-1])
+    """What a page can hold, by name; rankings are of drafts behind the longest context."""
+    longest = lines(document, contexts(document)[-1])
     return {
         "caption": caption(document),
         "best per byte": table(ranking(longest, BEST)),
         "best of each family": table(families(longest)),
-        "correlations": "\n".join(correlations(lines(document, sizes[0]))),
+        "correlations": correlations(lines(document)),
         "table": comparison(document),
         "coverage": coverage(document),
     }

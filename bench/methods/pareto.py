@@ -27,7 +27,7 @@ def draw(document: Mapping[str, Any], path: Path) -> list[Path]:
     to draw."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import LogLocator, PercentFormatter
 
     found = contexts(document)
     known = [x for x in lines(document, found[-1]) if x.moved is not None] if found else []
@@ -62,7 +62,9 @@ def draw(document: Mapping[str, Any], path: Path) -> list[Path]:
     axes.set_ylim(0.0, 1.1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, 0))
+    axes.xaxis.set_minor_locator(LogLocator(10, (2.0, 5.0)))
     axes.xaxis.set_minor_formatter(PercentFormatter(1.0, 0))
+    axes.set_xlim(0.8 * min(x.moved or most for x in known), 1.1 * most)
     axes.set(xlabel="bytes that a draft token reads, as a share of the cache's",
              ylabel=f"drafts kept, of chains of {depth}")  # fmt: skip
     axes.set_title(f"{document['model']}, {found[-1]} tokens of context")

@@ -47,8 +47,7 @@ def markdown(document: Mapping[str, Any]) -> str:
             f"## Best per byte behind {context} tokens", table(ranking(known, BEST)),
             f"## What nothing beats per byte behind {context} tokens", table(_frontier(known)),
         ]  # fmt: skip
-    shortest = lines(document, min(at)) if at else found
-    parts += ["## What a lossy score says about drafts", *correlations(shortest)]
+    parts += ["## What a lossy score says about drafts: rank correlations", correlations(found)]
     parts += ["## What there is", coverage(document)]
     errors = _errors(found)
     if errors:
@@ -86,26 +85,32 @@ def coverage(document: Mapping[str, Any]) -> str:
     return table(rows)
 
 
-def correlations(found: Sequence[Line]) -> list[str]:
-    """Rank correlation over methods, at each budget, of what a lossy method answers and of how many
-    of its drafts are kept; of drafts behind one context, so that all stand on the same."""
-    said = []
-    for budget in dict.fromkeys(x.budget for x in found if x.method != FULL):
-        mine = [x for x in found if x.budget == budget and x.method != FULL]
-        mine = [x for x in mine if x.read is not None and x.agreed is not None]
-        what: dict[str, Callable[[Line], float | None]] = {
-            "RULER": lambda x: x.ruler, "shared": lambda x: x.shared, "agrees": lambda x: x.agreed,
-            "bytes read": lambda x: x.moved,
-        }  # fmt: skip
-        figures = []
-        for name, of in what.items():
-            known = [(y, acceptance(x)) for x in mine if (y := of(x)) is not None]
-            rho = rank_correlation(*zip(*known, strict=True)) if len(known) > 2 else math.nan
-            shown = "-" if math.isnan(rho) else f"{rho:+.2f}"
-            figures.append(f"{name} {shown} ({len(known)} methods)")
-        where = "without a budget" if budget is None else f"at {budget} %"
-        said.append(f"- {where}: rank correlation of drafts kept with {', '.join(figures)}")
-    return ["\n".join(said)]
+def correlations(found: Sequence[Line]) -> str:
+    """Rank correlation over methods, at each budget, of what a lossy method answers, and of the
+    bytes that it reads, with the drafts that are kept and with the overlap."""
+    drafted: dict[str, Callable[[Line], float]] = {
+        "drafts kept": acceptance, "overlap": lambda x: sum(x.overlap) / len(x.overlap)
+    }  # fmt: skip
+    lossy: dict[str, Callable[[Line], float | None]] = {
+        "RULER": lambda x: x.ruler, "shared": lambda x: x.shared, "agrees": lambda x: x.agreed,
+        "bytes": lambda x: x.moved,
+    }  # fmt: skip
+    rows = [["budget", "drafts", "methods", *lossy]]
+    known = [x for x in found if x.method != FULL and x.overlap and x.agreed is not None]
+    for budget in dict.fromkeys(x.budget for x in known):
+        mine = [x for x in known if x.budget == budget]
+        for name, rate in drafted.items():
+            pairs = (
+                [(y, rate(x)) for x in mine if (y := of(x)) is not None] for of in lossy.values()
+            )
+            where = "none" if budget is None else f"{budget} %"
+            rows.append([where, name, str(len(mine)), *map(_correlation, pairs)])
+    return table(rows)
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> str:
+    rho = rank_correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
+    return "-" if math.isnan(rho) else f"{rho:+.2f}"
 
 
 def caption(document: Mapping[str, Any]) -> str:

@@ -91,7 +91,7 @@ def methods(
     known = texts.prompts(engine.tokenizer, more, sizes) if sizes else {}
     study = Study(
         engine, chosen, shares, sizes, dict(list(known.items())[:limit]),
-        _ruler(engine.tokenizer, task_context)[:limit] if "ruler" in kinds else [],
+        _ruler(engine.tokenizer, task_context, limit) if "ruler" in kinds else [],
         _shared(engine.tokenizer, task_context)[:limit] if "shared" in kinds else [],
         depth, rounds, seed,
     )  # fmt: skip
@@ -144,10 +144,10 @@ def _numbers(option: str, text: str, most: int) -> list[int]:
     return numbers
 
 
-def _ruler(tokenizer: object, context: int) -> Sequence:  # type: ignore[type-arg]
-    from specdec.bench.ruler import ruler
+def _ruler(tokenizer: object, context: int, limit: int | None) -> Sequence:  # type: ignore[type-arg]
+    from specdec.bench.ruler import TASKS, ruler
 
-    return ruler(tokenizer, [context])
+    return ruler(tokenizer, [context], TASKS[:limit])
 
 
 def _shared(tokenizer: object, context: int) -> Sequence:  # type: ignore[type-arg]
