@@ -15,7 +15,6 @@ from specdec.forward.forward_pass import View
 from specdec.forward.view_reads import PassRead
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.codecs.coded_view import CodedView
-from specdec.sparse.codecs.kivi_view import QuantizedView
 from specdec.sparse.codecs.mixed_view import MixedView
 from specdec.sparse.tails.tail_view import TailView
 from specdec.sparse.triggers.base import Moment
@@ -91,7 +90,7 @@ def selects_in_passes(view: View, is_lossy: bool = False) -> bool:
     if isinstance(view, MixedView):
         view = view.policy
     if not isinstance(view, SparseView):
-        return not isinstance(view, (CodedView, QuantizedView, TailView))
+        return not isinstance(view, (CodedView, TailView))
     by_own = view.groups is not None or (view.importance is None and view.queries == "draft")
     is_due = view.trigger.is_due(Moment(age=int(is_lossy)))
     return view.trigger.looks or (is_due and by_own)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from specdec.forward.plan import Partial
 from specdec.sparse.codecs.base import Parts, Place, Side
 
 Coded = tuple[Parts, ...]
@@ -30,9 +31,24 @@ class Codec(Protocol):
 
     def decode(self, coded: Coded, at: Place, learned: Any) -> tuple[Tensor, Tensor]: ...
 
+    def attend(
+        self, coded: Coded, q: Tensor, end: int, scale: float, softcap: float | None
+    ) -> Partial | None:
+        """Attention of `q[B, H, N, D]` over the first `end` tokens of buffers of one layer, which
+        may be longer, as a kernel reads them; None where they have to be decoded first."""
+
+
+class Decoded:
+    """A codec whose blocks are given back before they are read."""
+
+    def attend(
+        self, coded: Coded, q: Tensor, end: int, scale: float, softcap: float | None
+    ) -> Partial | None:
+        return None
+
 
 @dataclass(frozen=True, eq=False)
-class TwoSides:
+class TwoSides(Decoded):
     """Keys by one side, values by another."""
 
     keys: Side
@@ -52,7 +68,7 @@ class TwoSides:
 
 
 @dataclass(frozen=True, eq=False)
-class KeysAlone:
+class KeysAlone(Decoded):
     """Keys by a side; values are left where they are."""
 
     keys: Side

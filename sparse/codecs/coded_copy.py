@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec.cache.store import Level
+from specdec.forward.plan import Partial
 from specdec.sparse.codecs.base import Place
 from specdec.sparse.codecs.codec import Codec
 
@@ -89,6 +90,11 @@ class CodedRow:
         at = Place(self.layers, heads, positions, which=self.layers.index(layer))
         k, v = self.codec.decode(coded, at, self.learned)
         return k.flatten(1, 2), v.flatten(1, 2)
+
+    def attend(self, q: Tensor, end: int, scale: float, softcap: float | None) -> Partial | None:
+        """Attention over the first `end` tokens, where the codec reads them as they are kept."""
+        coded = tuple(tuple(parts) for parts in self.coded)
+        return self.codec.attend(coded, q, end, scale, softcap)
 
     @property
     def tokens(self) -> int:

@@ -46,6 +46,18 @@ class CodedRead:
                 own[head.to(own.device), token.to(own.device)] = some.to(own)
         return k[None].to(call.q), v[None].to(call.q)
 
+    def attend(self, call: AttentionCall, members: list[int]) -> Partial:
+        """Attention of some sequences of a call over it."""
+        q = call.q[members]
+        if not self.num_exact:
+            found = self.copy.attend(q, self.end, call.scale, call.softcap)
+            if found is not None:
+                return found
+        k, v = self.read(call)
+        end = torch.tensor([self.end], dtype=torch.int32, device=q.device)
+        rows = torch.zeros(len(members), dtype=torch.int32)
+        return prefix_attention(q, k, v, end, rows, scale=call.scale, softcap=call.softcap)
+
     def _exact(self, layer: int, heads: int) -> tuple[Tensor, Tensor]:
         """What is better than the copy, `[Hkv, >= end, D]`, wherever it lies."""
         if self.high is not None:
@@ -84,10 +96,5 @@ class CodedReads:
         lse = o.new_full(shape[:3], -torch.inf)
         for read in {id(x): x for x in self.reads if x is not None and x.end}.values():
             members = [b for b, x in enumerate(self.reads) if x is read]
-            k, v = read.read(call)
-            end = torch.tensor([read.end], dtype=torch.int32, device=call.q.device)
-            o[members], lse[members] = prefix_attention(
-                call.q[members], k, v, end, torch.zeros(len(members), dtype=torch.int32),
-                scale=call.scale, softcap=call.softcap,
-            )  # fmt: skip
+            o[members], lse[members] = read.attend(call, members)
         return o, lse

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from specdec.errors import UnsupportedModel
 from specdec.sparse.codecs.base import Place, Side
-from specdec.sparse.codecs.codec import Coded
+from specdec.sparse.codecs.codec import Coded, Decoded
 from specdec.sparse.maths.key_rotation import KeyRotation
 
 
 @dataclass(frozen=True, eq=False)
-class Joint:
+class Joint(Decoded):
     """[R(t)^-1 k; v] of all heads through one side; a `Codec`.
 
     rotation: the model's own, which is undone before keys join values, and done again after.

@@ -5,29 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from specdec.method import ViewMethod, option
-from specdec.option_kinds import OneOf, Tokens
+from specdec.method import option
+from specdec.option_kinds import OneOf
+from specdec.sparse.methods.coded import Coded
 
 if TYPE_CHECKING:
     from specdec.model.target import Target
-    from specdec.sparse.codecs.kivi_view import QuantizedView
+    from specdec.sparse.codecs.coded_view import CodedView
 
 
 @dataclass(frozen=True)
-class Kivi(ViewMethod):
+class Kivi(Coded):
     """Keys are scaled by channel over a group of tokens, values by token."""
 
     paper = "2402.02750"
-    family = "codec"
     keeps = "every token, in few bits"
 
     kv_bits: int = option(4, "Bits of keys and values.", OneOf(2, 4, 8))
     kv_group: int = option(
         64, "Tokens that share the scale of a key's channel.", OneOf(32, 64, 128, unit="tokens")
     )
-    recent: int = option(128, "Last tokens that are read as they are.", Tokens())
 
-    def view(self, target: Target) -> QuantizedView:
-        from specdec.sparse.codecs.kivi_view import QuantizedView
+    def view(self, target: Target) -> CodedView:
+        from specdec.sparse.codecs.packed import PackedGroups
 
-        return QuantizedView(bits=self.kv_bits, group=self.kv_group, recent=self.recent)
+        return self.coded("kivi", target, PackedGroups(self.kv_bits, self.kv_group))

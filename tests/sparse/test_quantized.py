@@ -13,7 +13,8 @@ from specdec import Engine
 from specdec.cache.store import KVStore
 from specdec.errors import InvalidArgument
 from specdec.kernels.cache.quantize_kv import QuantizedKV, dequantize, quantize_kv
-from specdec.sparse.codecs.kivi_cache import QuantizedCopy
+from specdec.sparse.codecs.coded_copy import CodedCopy
+from specdec.sparse.codecs.packed import PackedGroups
 
 from helpers import hostile, models
 from helpers.dense import dense
@@ -154,17 +155,22 @@ def test_the_copy_follows_the_store(data):
         for level in store.levels:
             if level.k[0] is None or not data.draw(st.booleans()):
                 continue
-            copy = QuantizedCopy.of(level, 0, bits, group)
-            copy.update(level, 0, recent)
-            fresh = QuantizedKV.empty(level.k[0], level.v[0], bits, group)
-            zero = torch.zeros_like(level.length)
-            quantize_kv(level.k[0], level.v[0], fresh, zero, copy.covered, groups=99)
-            for row, (length, covered) in enumerate(zip(level.length, copy.covered.tolist())):
-                assert length - recent - group < covered <= length or covered == 0
-                for ours, want in zip(
-                    dequantize(copy.kv, row, covered), dequantize(fresh, row, covered)
-                ):
-                    assert torch.equal(ours, want)
+            copy = CodedCopy.of(level, "kivi", PackedGroups(bits, group), (0,))
+            for row, length in enumerate(level.length.tolist()):
+                held = copy.row(row)
+                held.update(level, row, recent, 0, None, None, torch.device("cpu"))
+                assert length - recent - group < held.tokens <= length or held.tokens == 0
+                if not held.tokens:
+                    continue
+                fresh = QuantizedKV.empty(level.k[0], level.v[0], bits, group)
+                zero, covered = (
+                    torch.zeros_like(level.length),
+                    torch.full_like(level.length, held.tokens),
+                )
+                quantize_kv(level.k[0], level.v[0], fresh, zero, covered, groups=99)
+                ours = held.decode(0, 2, 0)
+                for mine, want in zip(ours, dequantize(fresh, row, held.tokens)):
+                    assert torch.equal(mine, want)
 
 
 def test_more_bits_are_nearer():
