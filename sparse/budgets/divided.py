@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
-from specdec.forward.view_state import ViewState
+from specdec.forward.view_state import Divided, ViewState
 from specdec.sparse.budgets.layer_budget import LayerBudget
 from specdec.sparse.text import Text
 
 Judge = Callable[[Text], Tensor | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Divided:
-    """Tokens of each layer, by layer: one number, or one for each KV head. round: when."""
-
-    round: int
-    tokens: dict[int, int | Tensor]
 
 
 def tokens_of(

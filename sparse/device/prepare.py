@@ -43,6 +43,7 @@ def prepare(policy: Policy, ahead: PassAhead) -> Hashable | None:
     selections = ahead.state.static
     if selections is None:
         selections = ahead.state.static = StaticSelections(store, selects, index, ahead.device)
+    assert isinstance(selections, StaticSelections)
     selections.allocate(store, anchors, size, policy.budget)
     selections.hold(held)
     extents = {}

@@ -19,7 +19,8 @@ from specdec.sparse.triggers.every_pass import EveryPass
 
 def static_plan(policy: Policy, pass_: ForwardPass, layer: int, anchor: int) -> LayerPlan:
     """The plan of a layer that reads an anchor's selection, its own perhaps."""
-    held: StaticSelections = pass_.state.static
+    held = pass_.state.static
+    assert isinstance(held, StaticSelections)
     reads = StaticReads.of(pass_, pass_.positions.device)
 
     def pages() -> Tensor:

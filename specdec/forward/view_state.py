@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 from torch import Tensor
 
@@ -12,6 +12,21 @@ from specdec.cache.cached_tokens import CachedTokens
 from specdec.forward.plan import Selection
 from specdec.forward.query_recorder import QueryRecorder
 from specdec.forward.view_reads import ReadStats
+
+
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """A view's budget as a round divided it: tokens of each layer, by layer, one number or one for
+    each KV head."""
+
+    round: int
+    tokens: dict[int, int | Tensor]
+
+
+class StaticState(Protocol):
+    """What is kept of all sequences in the device's memory, by the view that reads it there."""
+
+    def forget(self, sequence: int) -> None: ...
 
 
 @dataclass
@@ -26,7 +41,7 @@ class SequenceState:
     selections: dict[int, Selection] = field(default_factory=dict)
     last_queries: dict[int, Tensor] = field(default_factory=dict)
     reads: ReadStats | None = None
-    budgets: Any = None
+    budgets: Divided | None = None
     is_falling: bool = False
 
 
@@ -42,7 +57,7 @@ class ViewState:
     sequences: dict[int, SequenceState] = field(default_factory=dict)
     held: Sequence[CachedTokens] = ()
     queries: QueryRecorder | None = None
-    static: Any = None
+    static: StaticState | None = None
 
     def of(self, sequence: int) -> SequenceState:
         """What is kept of a sequence, from the first time somebody asks."""
