@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from specdec import Engine
 from specdec.cli.app import app
 
 from helpers import pages
@@ -59,6 +60,24 @@ def test_the_commands_and_snippets_of_a_page_run(name: str, as_demo: None) -> No
         exec(compile(block, name, "exec"), names)
         tried += 1
     assert tried
+
+
+def test_the_snippets_of_offload_run(as_demo: None, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for block in pages.blocks(pages.ROOT / "docs/offload.md", "python"):
+        exec(compile(block, "offload.md", "exec"), names)
+    assert names["out"].lossless and capsys.readouterr().out
+
+
+def test_the_drafter_that_a_page_begins_with_drafts(as_demo: None) -> None:
+    names: dict[str, Any] = {}
+    (block,) = pages.blocks(pages.ROOT / "docs/extending/drafter.md", "python")
+    exec(compile(block, "drafter.md", "exec"), names)
+    engine = Engine.from_pretrained("demo")
+    plain, out = (
+        engine.generate("abcabc", drafter=who, max_new_tokens=12) for who in ("none", names["Echo"])
+    )
+    assert out.text == plain.text and out.stats.draft_acceptance_rate is not None
 
 
 def test_the_site_builds_and_its_links_lead_somewhere(tmp_path: Path) -> None:
