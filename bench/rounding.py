@@ -62,7 +62,8 @@ def profile_rounding(
     for i in range(texts):
         start = i * (len(ids) - PROMPT) // max(1, texts)
         prompt = ids[start : start + PROMPT]
-        how = {"drafter": "none", "max_new_tokens": max_new_tokens, "eos_token_id": []}
+        how: dict[str, Any] = {"drafter": "none", "max_new_tokens": max_new_tokens}
+        how["eos_token_id"] = []
         both = [engine.generate(prompt, **how).token_ids for engine in (rounded, exact)]
         shared.append(len(commonprefix(both)))
         progress(tokens + i + 1, total)

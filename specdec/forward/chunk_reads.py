@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specdec.forward.forward_pass import ForwardPass
 from specdec.kernels.attention.chunk_attention import ChunkReads
@@ -22,7 +23,8 @@ def chunk_reads(pass_: ForwardPass, window: int | None) -> list[ChunkReads]:
 
 def _of(pass_: ForwardPass, sequence: int, window: int | None) -> ChunkReads:
     store, count = pass_.store, pass_.positions.shape[1]
-    table, offset = [], 0
+    table: list[tuple[int, int, int, int]] = []
+    offset = 0
     for at, (level, rows) in enumerate(zip(store.levels, store.row_maps, strict=True)):
         row = int(rows[sequence])
         held = int(level.length[row])
@@ -38,7 +40,7 @@ def _of(pass_: ForwardPass, sequence: int, window: int | None) -> ChunkReads:
     return ChunkReads(np.array(table, np.int64), first, end)
 
 
-def _ends(blocks: np.ndarray) -> np.ndarray:
+def _ends(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each token the place behind the last one of its block; 0 for those of none."""
     ends = np.zeros(len(blocks), np.int64)
     for block in set(blocks.tolist()) - {-1}:

@@ -1,0 +1,177 @@
+"""The same bits over 10^5 nodes of random trees, in batches, and by other instructions."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("numba", reason="numba is not installed")
+
+from specdec import Engine
+from specdec.forward.forward_pass import ForwardPass
+from specdec.forward.full_view import FullView
+
+from helpers.contract import DRAFTERS, OURS
+from helpers.stored_gguf import VOCAB, write_gguf
+
+pytestmark = pytest.mark.slow
+TEXT = torch.randint(0, VOCAB, (700,), generator=torch.Generator().manual_seed(4)).tolist()
+READS = [1, 40, 200, 255, 300, 509, 600]  # tokens before a tree: some reach over a cut of the keys
+BRANCHES, DEEP = 3, 64
+NODES = 100_000
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma,+f16c,+bmi2"}
+# What a process prints of whole numbers by other instructions: their name, and bits of logits.
+OTHER = """
+import sys
+import torch
+from test_many_bits import engine_of, some_logits
+from specdec.kernels.linear.stored.dots import KIND
+print(KIND)
+torch.save(some_logits(engine_of(sys.argv[1])), sys.argv[2])
+"""
+
+
+def engine_of(path: Path | str) -> Engine:
+    engine = Engine.from_pretrained(path, device="cpu")
+    assert engine.target.keeps_bits
+    return engine
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bits") / "tiny.gguf"
+    finer = {"attn_v.weight": "Q6_K", "ffn_down.weight": "Q5_0", "token_embd.weight": "Q8_0"}
+    write_gguf(path, "Q4_K", finer, context=1024)
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(path: Path) -> Engine:
+    return engine_of(path)
+
+
+def node_pass(engine, store, sequences, wheres, masks):
+    """A pass over trees, and over their nodes `int64[B, N]` at the places `wheres`."""
+    words = torch.from_numpy(np.array(masks, np.uint64).view(np.int64))[..., None]
+    where = torch.tensor(wheres)
+    return ForwardPass(
+        store, FullView(), sequences, where, anc=words, staged_positions=where,
+        layers=engine.target.num_layers,
+    )  # fmt: skip
+
+
+def branch(read: int, which: int) -> list[int]:
+    """What may stand behind the first tokens of the text."""
+    return random.Random(1000 * read + which).choices(range(VOCAB), k=DEEP)
+
+
+@torch.inference_mode()
+def plain_logits(engine: Engine, read: int, which: int) -> torch.Tensor:
+    """After each token of a branch, one by one."""
+    target, out = engine.target, []
+    store = target.new_store(1, read + DEEP)
+    target.prefill(store, FullView(), 0, TEXT[:read])
+    for i, token in enumerate(branch(read, which)):
+        out.append(target.forward([[token]], node_pass(engine, store, [0], [[read + i]], [[1]])))
+        store.commit(0, range(1))
+    return torch.cat(out)[:, 0]
+
+
+@torch.inference_mode()
+def test_all_nodes(engine: Engine) -> None:
+    """Trees of 1 to 64 nodes that go some way along several branches, 1 to 8 of them at once, with
+    one thread and two."""
+    draw, target = random.Random(7), engine.target
+    wanted = {(r, w): plain_logits(engine, r, w) for r in READS for w in range(BRANCHES)}
+    before, seen = torch.get_num_threads(), 0
+    try:
+        while seen < NODES:
+            torch.set_num_threads(draw.choice([1, 2]))
+            reads = draw.choices(READS, k=draw.randint(1, 8))
+            store = target.new_store(len(reads), max(READS) + 2 * DEEP)
+            for row, read in enumerate(reads):
+                target.prefill(store, FullView(), row, TEXT[:read])
+            for _ in range(30):
+                width = draw.randint(1, DEEP)
+                trees = [a_tree(draw, width) for _ in reads]
+                tokens = [[branch(read, which)[depth] for which, depth, _ in tree]
+                          for read, tree in zip(reads, trees, strict=True)]  # fmt: skip
+                wheres = [[read + depth for _, depth, _ in tree]
+                          for read, tree in zip(reads, trees, strict=True)]  # fmt: skip
+                masks = [[mask for *_, mask in tree] for tree in trees]
+                pass_ = node_pass(engine, store, list(range(len(reads))), wheres, masks)
+                found = target.forward(tokens, pass_)
+                for row, (read, tree) in enumerate(zip(reads, trees, strict=True)):
+                    right = torch.stack([wanted[read, which][depth] for which, depth, _ in tree])
+                    assert torch.equal(found[row], right), (reads, width)
+                seen += width * len(reads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def a_tree(draw: random.Random, width: int) -> list[tuple[int, int, int]]:
+    """Nodes in any order in which those before others come first: branch, depth, ancestors."""
+    nodes, ends = [], [0] * BRANCHES
+    lines = [0] * BRANCHES
+    for i in range(width):
+        which = draw.choice([w for w in range(BRANCHES) if ends[w] < DEEP])
+        lines[which] |= 1 << i
+        nodes.append((which, ends[which], lines[which]))
+        ends[which] += 1
+    return nodes
+
+
+@pytest.mark.parametrize(
+    "drafter",
+    [
+        name
+        for name, settings in DRAFTERS.items()
+        if isinstance(settings["drafter"], str) and OURS not in settings.values()
+        and not any(x in name for x in ("model", "cascade", "longspec", "specvlm", "block"))
+    ]
+    + ["streaming", "snapkv", "quest", "triforce-chunks"],
+)  # fmt: skip
+def test_texts_of_drafters(engine: Engine, drafter: str) -> None:
+    """Greedy and seeded, one by one and in a batch."""
+    prompts = [TEXT[:50] * 2, TEXT[60:90], TEXT[:300]]
+    given = DRAFTERS.get(drafter, {"drafter": drafter})
+    for how in ({}, {"temperature": 0.9, "seed": 3}):
+        how |= {"max_new_tokens": 40, "eos_token_id": []}
+        wanted = [engine.generate(p, drafter="none", **how).token_ids for p in prompts]
+        assert [x.token_ids for x in engine.generate(prompts, **given, **how)] == wanted
+
+
+@torch.inference_mode()
+def some_logits(engine: Engine) -> torch.Tensor:
+    """Of a chunk, of single nodes and of a wide pass."""
+    target = engine.target
+    store = target.new_store(1, 400)
+    target.prefill(store, FullView(), 0, TEXT[:300])
+    chain = [(1 << i + 1) - 1 for i in range(20)]
+    pass_ = node_pass(engine, store, [0], [list(range(300, 320))], [chain])
+    wide = target.forward([branch(300, 0)[:20]], pass_)[0]
+    return torch.cat([wide, plain_logits(engine, 40, 1)])
+
+
+def test_avx2_gives_the_same_bits(engine: Engine, path: Path, tmp_path: Path) -> None:
+    """The whole model by `maddubs` and registers of eight lanes: whole numbers are the same, and
+    float32 is summed in the same order."""
+    out = tmp_path / "logits.pt"
+    here = Path(__file__).parent
+    env = os.environ | AVX2 | {
+        "PYTHONPATH": os.pathsep.join([str(here), str(here.parent / "lib"), *sys.path])
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER, str(path), str(out)],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-1] == "avx2"
+    assert torch.equal(torch.load(out), some_logits(engine))
