@@ -64,7 +64,7 @@ def profile_rounding(
         prompt = ids[start : start + PROMPT]
         how: dict[str, Any] = {"drafter": "none", "max_new_tokens": max_new_tokens}
         how["eos_token_id"] = []
-        both = [engine.generate(prompt, **how).token_ids for engine in (rounded, exact)]
+        both = [engine.stream(prompt, **how).run()[0].token_ids for engine in (rounded, exact)]
         shared.append(len(commonprefix(both)))
         progress(tokens + i + 1, total)
     parted = [count for count in shared if count < max_new_tokens]

@@ -1,11 +1,8 @@
-"""The same bits over 10^5 nodes of random trees, in batches, and by other instructions."""
+"""The same bits over 10^5 nodes of random trees, in batches, with one thread and two."""
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,6 @@ from specdec import Engine
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
 
-from helpers.contract import DRAFTERS, OURS
 from helpers.stored_gguf import VOCAB, write_gguf
 
 pytestmark = pytest.mark.slow
@@ -26,16 +22,6 @@ TEXT = torch.randint(0, VOCAB, (700,), generator=torch.Generator().manual_seed(4
 READS = [1, 40, 200, 255, 300, 509, 600]  # tokens before a tree: some reach over a cut of the keys
 BRANCHES, DEEP = 3, 64
 NODES = 100_000
-AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma,+f16c,+bmi2"}
-# What a process prints of whole numbers by other instructions: their name, and bits of logits.
-OTHER = """
-import sys
-import torch
-from test_many_bits import engine_of, some_logits
-from specdec.kernels.linear.stored.dots import KIND
-print(KIND)
-torch.save(some_logits(engine_of(sys.argv[1])), sys.argv[2])
-"""
 
 
 def engine_of(path: Path | str) -> Engine:
@@ -126,52 +112,3 @@ def a_tree(draw: random.Random, width: int) -> list[tuple[int, int, int]]:
         nodes.append((which, ends[which], lines[which]))
         ends[which] += 1
     return nodes
-
-
-@pytest.mark.parametrize(
-    "drafter",
-    [
-        name
-        for name, settings in DRAFTERS.items()
-        if isinstance(settings["drafter"], str) and OURS not in settings.values()
-        and not any(x in name for x in ("model", "cascade", "longspec", "specvlm", "block"))
-    ]
-    + ["streaming", "snapkv", "quest", "triforce-chunks"],
-)  # fmt: skip
-def test_texts_of_drafters(engine: Engine, drafter: str) -> None:
-    """Greedy and seeded, one by one and in a batch."""
-    prompts = [TEXT[:50] * 2, TEXT[60:90], TEXT[:300]]
-    given = DRAFTERS.get(drafter, {"drafter": drafter})
-    for how in ({}, {"temperature": 0.9, "seed": 3}):
-        how |= {"max_new_tokens": 40, "eos_token_id": []}
-        wanted = [engine.generate(p, drafter="none", **how).token_ids for p in prompts]
-        assert [x.token_ids for x in engine.generate(prompts, **given, **how)] == wanted
-
-
-@torch.inference_mode()
-def some_logits(engine: Engine) -> torch.Tensor:
-    """Of a chunk, of single nodes and of a wide pass."""
-    target = engine.target
-    store = target.new_store(1, 400)
-    target.prefill(store, FullView(), 0, TEXT[:300])
-    chain = [(1 << i + 1) - 1 for i in range(20)]
-    pass_ = node_pass(engine, store, [0], [list(range(300, 320))], [chain])
-    wide = target.forward([branch(300, 0)[:20]], pass_)[0]
-    return torch.cat([wide, plain_logits(engine, 40, 1)])
-
-
-def test_avx2_gives_the_same_bits(engine: Engine, path: Path, tmp_path: Path) -> None:
-    """The whole model by `maddubs` and registers of eight lanes: whole numbers are the same, and
-    float32 is summed in the same order."""
-    out = tmp_path / "logits.pt"
-    here = Path(__file__).parent
-    env = os.environ | AVX2 | {
-        "PYTHONPATH": os.pathsep.join([str(here), str(here.parent / "lib"), *sys.path])
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", OTHER, str(path), str(out)],
-        env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split()[-1] == "avx2"
-    assert torch.equal(torch.load(out), some_logits(engine))

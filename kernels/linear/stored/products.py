@@ -6,6 +6,7 @@ groups are added to each other, and then blocks, one after the other, for every 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,10 +143,14 @@ class _Column:
         else:
             sums = [ir.Constant(dots.words, [0] * LANES)] * len(self.rows)
         steps = (
-            (self._codes(dots, chunk, j), (self._word(chunk.codes, j, r) for r in self.rows))
+            (self._codes(dots, chunk, j), self._activations(chunk, j))
             for j in range(g * count, (g + 1) * count)
         )
         return dots.group(sums, steps)
+
+    def _activations(self, chunk: _Chunk, j: int) -> Iterator[Any]:
+        """Four activations of each row; `j` is this call's own, whenever they are asked for."""
+        return (self._word(chunk.codes, j, r) for r in self.rows)
 
     def _codes(self, dots: Dots, chunk: _Chunk, j: int) -> Any:
         """Four codes of each output, a byte each."""
