@@ -262,7 +262,7 @@ def test_what_refuses_a_text_says_so_in_the_table(folder: str, tmp_path: Path) -
 
 def test_tasks_alone(folder: str, tmp_path: Path) -> None:
     """No contexts are no drafts, and no plot of them; options of a name are its method's."""
-    names = "kivi:recent=0,kivi:recent=0:kv_bits=8"
+    names = "gear:kv_bits=2,gear:kv_bits=8"
     result = run(folder, "--names", names, "--contexts", "", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     cells = files.read(tmp_path)["cells"]
@@ -271,6 +271,15 @@ def test_tasks_alone(folder: str, tmp_path: Path) -> None:
     assert f"| `{names.split(',')[1]}` | codec | - |" in (tmp_path / "methods.md").read_text()
     assert {name.split(" | ")[2].split(",")[0] for name in cells} == {"key-value"}
     assert {x.name for x in tmp_path.iterdir()} == {"methods.json", "methods.md"}
+
+
+def test_one_method_with_other_options_has_copies_of_its_own(folder: str, tmp_path: Path) -> None:
+    names = "gear:kv_bits=2,gear:kv_bits=8"
+    result = run(folder, "--names", names, "--tasks", "", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    cells = files.read(tmp_path)["cells"]
+    read = [cells[f"{name} | - | code @ 160"]["greedy"]["read"] for name in names.split(",")]
+    assert read[0] < 0.9 * read[1]
 
 
 def test_mistakes_are_explained(folder: str, tmp_path: Path) -> None:
