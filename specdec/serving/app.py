@@ -58,7 +58,9 @@ class Server:
             if not isinstance(body, Mapping):
                 raise InvalidArgument("the body is no JSON object")
             answering = Answering(self.batch, Answer(self.name, field == "messages"), body, field)
-        except (InvalidArgument, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            return JSONResponse(failure(f"the body is no JSON: {error}"), 400)
+        except InvalidArgument as error:
             return JSONResponse(failure(str(error)), 400)
         if body.get("stream"):
             return StreamingResponse(answering.events(), media_type="text/event-stream")
