@@ -30,6 +30,7 @@ from specdec.model.take_up import take_up
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.limits import kv_memory_of, weights_limits
 from specdec.offload.saved_prompt import SavedPrompt, save
+from specdec.placement import for_far_keys
 from specdec.sampling.foreign_names import LOADING, refuse
 from specdec.threads import Threads
 from specdec.vision.encoder_cache import EncoderCache
@@ -115,8 +116,8 @@ class Engine:
 
         activations: on a CPU, "int8" multiplies a GGUF's blocks as they are with inputs rounded to
         8 bits, row by row, as llama.cpp does, in less memory and time; "float32" does not round;
-        "auto" takes int8 where a file is quantised so. Text is exact against plain decoding with
-        the same choice.
+        "auto" takes int8 where a file is quantised so, and keys and values lie on the device. Text
+        is exact against plain decoding with the same choice.
 
         weights: on a CPU, "q4" or "q8" rounds the linear layers of a safetensors checkpoint to
         groups of 4 or 8 bits while it is loaded: less memory and time, and another model, against
@@ -132,6 +133,9 @@ class Engine:
 
         Threads(threads)  # a bad number is told before anything is loaded
         dtype = _dtype(dtype, others)
+        kv_memory = kv_tier if isinstance(kv_tier, KVMemory) else KVMemory(kv_tier)
+        if kv_memory.is_far:
+            activations = for_far_keys(activations)
         loaded = load(
             model,
             dtype=dtype,

@@ -72,6 +72,20 @@ def no_integers(why: str) -> InvalidArgument:
     )
 
 
+def for_far_keys(activations: str) -> str:
+    """The precision of activations where keys and values lie on other tiers: what reads them there
+    sums in an order that differs from pass to pass, which rounding would show.
+
+    Raises InvalidArgument for "int8".
+    """
+    if activations == "int8":
+        raise InvalidArgument(
+            "activations='int8' is for keys and values on the device, and kv_tier or link put them "
+            "elsewhere: leave out one of them"
+        )
+    return "float32" if activations == "auto" else activations
+
+
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | None:
     """The dtype to compute in on `device`; None stands for the checkpoint's own.
 

@@ -107,7 +107,10 @@ def offload(
         prompts = {"numbers": [i % engine.target.vocab_size for i in range(context)]}
         max_new_tokens = 0
     else:
-        engine = console.load_engine(model, dtype, device, False, activations=activations)
+        from specdec.placement import for_far_keys
+
+        kind = for_far_keys(activations)
+        engine = console.load_engine(model, dtype, device, False, activations=kind)
         prompts = _prompts(engine, texts, prompt_file or ())
     everyone = [name for name in drafters.split(",") if name]
     kept = nullcontext(saved_prompts) if saved_prompts else TemporaryDirectory()

@@ -25,9 +25,10 @@ def rounding(
     threads: arguments.Threads = None,
     as_json: arguments.AsJson = False,
 ) -> None:
-    """Compare a quantised file with activations in 8 bits and in float32.
+    """Compare activations in 8 bits with float32.
 
-    Perplexity, the most likely next token and greedy texts, on the Python manual.
+    Perplexity, the most likely next token and greedy texts of a quantised file, on
+    the Python manual.
 
     \b
     Examples:

@@ -111,11 +111,11 @@ def train_drafter(
         "steps_per_image_lesson": steps_per_image_lesson, "image_tokens": image_tokens,
         "stride": image_stride, "queries": image_queries,
     }  # fmt: skip
-    given = {name: value for name, value in own.items() if value is not None}
+    given: dict[str, float] = {k: value for k, value in own.items() if value is not None}
     if given and not images:
         raise InvalidArgument(f"{next(iter(given))} is for training with images: give --images")
     weights = {"logits_weight": logits_weight, "hidden_weight": hidden_weight}
-    given |= {name: value for name, value in weights.items() if value is not None}
+    given |= {k: value for k, value in weights.items() if value is not None}
     best = train(
         model,
         data or [],

@@ -15,7 +15,7 @@ from specdec import ranks
 from specdec.cache.kv_shape import KVShape
 from specdec.cache.store import KVStore
 from specdec.cache.store_maker import StoreMaker
-from specdec.errors import SpecdecError
+from specdec.errors import OutOfMemory, SpecdecError
 from specdec.forward import attention
 from specdec.forward.cuda_graphs import Graphs
 from specdec.forward.forward_pass import ForwardPass, View
@@ -174,11 +174,19 @@ class Target:
         """An empty store for this model; `capacity` counts tokens per sequence. later: rows and
         capacity of levels that will be pushed.
 
-        Raises OutOfMemory where its keys and values fit nowhere they may lie.
+        Raises OutOfMemory where its keys and values fit nowhere they may lie: on no tier, too, if
+        products round, since parts of attention on tiers move with what was committed.
         """
         if self.kv_memory is None:
             return KVStore(self.num_layers, sequences, capacity)
-        return self.kv_memory.store(self.kv_shape, sequences, capacity, self.device, later)
+        store = self.kv_memory.store(self.kv_shape, sequences, capacity, self.device, later)
+        if store.places and self.is_rounded:
+            raise OutOfMemory(
+                f"keys and values of {sequences} x {capacity} tokens do not fit on the device, and "
+                "activations in 8 bits are for keys and values that do: load the model with "
+                "activations='float32', or with kv_tier='disk' or 'host', which implies it"
+            )
+        return store
 
     @property
     def kv_shape(self) -> KVShape:

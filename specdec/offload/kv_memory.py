@@ -62,6 +62,12 @@ class KVMemory:
         self.pace = Pace(self.link)
         self.balance = Balance(self.pace, self.partials)  # what it learns serves all stores
 
+    @property
+    def is_far(self) -> bool:
+        """Whether it was told to keep keys and values elsewhere than on the device."""
+        tiers = [self.tier] if isinstance(self.tier, str) else self.tier
+        return self.link is not None or not {"auto", "device"}.issuperset(tiers)
+
     def split(self, shape: KVShape, sequences: int, capacity: int, device: torch.device) -> Split:
         """Where the KV of so many sequences and tokens goes. Raises OutOfMemory."""
         if self.tier == "device":

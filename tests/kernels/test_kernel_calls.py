@@ -5,19 +5,23 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from helpers import hostile, models
 from helpers.kernel_calls import KERNELS, kernel_of, recorded, wrong
+from helpers.stored_gguf import blocks
 
 pytest.importorskip("numba", reason="numba is not installed")
 
 from specdec import Engine, kernels
 from specdec.bench.kernels.cases import CASES, Inputs
+from specdec.kernels.attention.chunk_attention import ChunkReads, chunk_attention
 from specdec.kernels.dispatch import Op
-from specdec.kernels.linear.packed_weight import pack
+from specdec.kernels.linear.packed_weight import pack, pack_stored
 from specdec.kernels.linear.skinny_linear import skinny_linear
+from specdec.kernels.linear.weight_rows import weight_rows
 from specdec.kernels.selection.index_logits import index_logits
 from specdec.kernels.selection.select_pages import select_by_index
 from specdec.model.probes import chain
@@ -35,6 +39,18 @@ def _index(x, run):
     run(select_by_index)(x.normal(2, 6, 32), x.normal(2, 40, 32), scale=0.2, signed=False, **HOW)
 
 
+def _rows(x, run):
+    stored = pack_stored("Q8_0", blocks("Q8_0", 16, 64, np.random.default_rng(0)))
+    run(weight_rows)(torch.empty(2, 64), stored, torch.tensor([3, 9]))
+
+
+def _chunk(x, run):
+    place = np.arange(21, 30)
+    reads = ChunkReads(np.array([[0, 0, 30, 0]]), place * 0, place + 1)
+    levels = [(x.normal(1, 2, 30, 32), x.normal(1, 2, 30, 32))]
+    run(chunk_attention)(x.normal(1, 4, 9, 32), levels, reads, scale=0.2)
+
+
 @pytest.fixture(scope="module")
 def engine():
     model = models.build("llama", dtype=torch.float32, head_dim=64, num_hidden_layers=3)
@@ -47,7 +63,7 @@ IN_PASSES = {"decoder_run", "attention_inputs", "layer_output", "head_argmax"}
 
 def test_called_by_itself():
     """Every op on float32 in host memory, at the shapes of `specdec bench kernels`."""
-    cases = [*CASES["triton"].values(), *CASES["numba"].values(), _linear, _index]
+    cases = [*CASES["triton"].values(), *CASES["numba"].values(), _linear, _index, _rows, _chunk]
     with recorded(by_name=False) as calls:
         for case in cases:
             case(Inputs("cpu", torch.float32, False), lambda op: op)

@@ -92,8 +92,8 @@ class VisualBlock(nn.Module):
                 if not len(n):
                     continue
                 places = lesson.images[n, i, :1] + torch.arange(size, device=k.device)
-                kv = (x[n[:, None], :, places].transpose(1, 2) for x in (k, v))
-                image = Image(*kv, places if is_line else None)
+                own_k, own_v = (x[n[:, None], :, places].transpose(1, 2) for x in (k, v))
+                image = Image(own_k, own_v, places if is_line else None)
                 noise = None if how.noise is None else how.noise[n, i]
                 chosen = self._chosen(asked[n], image, how.ways[n], noise, how.temperature)
                 made.append((n, i, *self._all(image, rotary, chosen)))

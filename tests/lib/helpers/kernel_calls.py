@@ -26,6 +26,7 @@ PAGES = "page_bounds_triton._summarise"
 KERNELS: dict[str, tuple[str | None, str | None]] = {
     "attention_inputs": ("decoder_block_numba.make_inputs", None),
     "choose_tokens": (None, "choose_tokens_triton._choose"),
+    "chunk_attention": ("chunk_attention_numba._attention", None),
     "commit_path": ("stage_kv_numba._commit", "stage_kv_triton._commit"),
     "decoder_run": ("decoder_run_numba._run", None),
     "gather_attention": (ATTENTION, "gather_attention_triton._gather"),
@@ -57,6 +58,7 @@ KERNELS: dict[str, tuple[str | None, str | None]] = {
     "update_means": ("chunk_scores_numba._update", PAGES),
     "walk_trees": (None, "verify_trees_triton._walk"),
     "warp_scores": (None, "warp_scores_triton._warp"),
+    "weight_rows": ("weight_rows_numba._fill", None),
 }
 
 
