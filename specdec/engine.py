@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
@@ -37,6 +39,8 @@ from specdec.vision.encoder_cache import EncoderCache
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+log = logging.getLogger("specdec")
 
 
 class Engine:
@@ -116,8 +120,9 @@ class Engine:
 
         activations: on a CPU, "int8" multiplies a GGUF's blocks as they are with inputs rounded to
         8 bits, row by row, as llama.cpp does, in less memory and time; "float32" does not round;
-        "auto" takes int8 where a file is quantised so, and keys and values lie on the device. Text
-        is exact against plain decoding with the same choice.
+        "auto" takes int8 where a file is quantised so, all layers are fused (`Target.keeps_bits`)
+        and keys and values lie on the device: text is then exact against plain decoding with the
+        same choice. Elsewhere "int8" by name may turn near ties.
 
         weights: on a CPU, "q4" or "q8" rounds the linear layers of a safetensors checkpoint to
         groups of 4 or 8 bits while it is loaded: less memory and time, and another model, against
@@ -136,25 +141,36 @@ class Engine:
         kv_memory = kv_tier if isinstance(kv_tier, KVMemory) else KVMemory(kv_tier)
         if kv_memory.is_far:
             activations = for_far_keys(activations)
-        loaded = load(
-            model,
-            dtype=dtype,
-            device=device,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            device_map=device_map,
-            max_memory=weights_limits(max_memory),
-            offload_folder=offload_folder,
-            tensor_parallel=tensor_parallel,
-            local_files_only=local_files_only,
-            activations=activations,
-            weights=weights,
-        )
-        engine = cls(
-            loaded.model, loaded.tokenizer, loaded.processor, name=loaded.source, kv_tier=kv_tier,
-            max_memory=max_memory, offload_folder=offload_folder, threads=threads,
-        )  # fmt: skip
-        engine.no_processor = loaded.no_processor
+
+        def made(activations: str) -> Engine:
+            loaded = load(
+                model,
+                dtype=dtype,
+                device=device,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                device_map=device_map,
+                max_memory=weights_limits(max_memory),
+                offload_folder=offload_folder,
+                tensor_parallel=tensor_parallel,
+                local_files_only=local_files_only,
+                activations=activations,
+                weights=weights,
+            )
+            engine = cls(
+                loaded.model, loaded.tokenizer, loaded.processor, name=loaded.source,
+                kv_tier=kv_tier, max_memory=max_memory, offload_folder=offload_folder,
+                threads=threads,
+            )  # fmt: skip
+            engine.no_processor = loaded.no_processor
+            return engine
+
+        engine = made(activations)
+        if activations == "auto" and not engine.target.shares_text:
+            log.info("%s: float32 activations, since not all layers are fused", engine.name)
+            del engine
+            gc.collect()  # its weights make room
+            engine = made("float32")
         return engine
 
     def __repr__(self) -> str:

@@ -47,7 +47,8 @@ class Released(Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Released:
         if func is torch.ops.aten.detach.default:  # how a Parameter is made
-            return cls(args[0].panels)
+            with torch.inference_mode(False):  # in such a mode PyTorch cannot set its version
+                return cls(args[0].panels)
         _refuse(f"{func} was asked of one of them")
 
     @property

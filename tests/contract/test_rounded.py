@@ -18,7 +18,7 @@ from specdec.drafts.methods.longspec import LongSpecOptions
 from specdec.loading.loader import load
 from specdec.model.target import Target
 
-from helpers import longspec_models, models
+from helpers import gguf_models, longspec_models, models
 from helpers.contract import CONTROLS, DRAFTERS, outcome, plain_of, run
 from helpers.matrix import crossed
 from helpers.stored_gguf import write_gguf
@@ -80,3 +80,13 @@ def test_drafts_are_kept_and_refused_there(engine, draft):
     out = run(engine, draft, **DRAFTERS["model"])
     drafted = sum(g.stats.num_draft_tokens for g in out)
     assert 0 < sum(g.stats.num_accepted_draft_tokens for g in out) < drafted
+
+
+def test_rounds_by_itself_only_where_bits_are_kept(tmp_path):
+    """Layers that are not fused sum in another order in wider passes: float32 does not show it."""
+    file = tmp_path / "tiny.gguf"
+    gguf_models.write_case(file, "granite", kind="Q8_0")
+    engine = Engine.from_pretrained(file, device="cpu")
+    assert engine.packing.activations == "float32" and engine.target.shares_text
+    engine = Engine.from_pretrained(file, device="cpu", activations="int8")
+    assert engine.packing.activations == "int8" and not engine.target.keeps_bits
