@@ -94,7 +94,7 @@ def test_matrices_are_never_dense(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("activations", ["auto", pytest.param("float32", marks=pytest.mark.slow)])
 def test_few_bits_by_choice(weights: str, activations: str, tmp_path: Path) -> None:
     """The numbers are those of GGUF's own quantiser, read by its own reader."""
-    folder = saved(tmp_path, "llama", "bfloat16", is_tied=False, hidden_size=64)
+    folder = saved(tmp_path, "llama", "bfloat16", is_tied=False, hidden_size=64, head_dim=16)
     exact = load(folder, device="cpu", dtype="float32").model
     engine = Engine.from_pretrained(folder, weights=weights, activations=activations)
     assert f"packed to {weights[1]} bits (another model" in engine.name
