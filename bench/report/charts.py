@@ -54,8 +54,9 @@ def _speed(document: Mapping[str, Any], axes: Any) -> bool:
     everyone = names(document)
     height = 0.8 / max(len(everyone), 1)
     for place, name in enumerate(everyone):
-        ys = [i + (place - (len(everyone) - 1) / 2) * height for i in range(len(rows))]
-        bars = axes.barh(ys, [rate(row, name) or 0.0 for row in rows], height, label=name)
+        found = {i: speed for i, row in enumerate(rows) if (speed := rate(row, name))}
+        ys = [i + (place - (len(everyone) - 1) / 2) * height for i in found]
+        bars = axes.barh(ys, [*found.values()], height, label=name)
         axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1)
     axes.set_yticks(range(len(rows)), [row["workload"] for row in rows], fontsize=8)
     axes.invert_yaxis()
