@@ -171,6 +171,12 @@ class Engine:
             del engine
             gc.collect()  # its weights make room
             engine = made("float32")
+        elif not engine.target.shares_text:
+            log.warning(
+                "%s: activations='int8' where not all layers are fused: near ties may fall "
+                "otherwise than in plain decoding; 'auto' or 'float32' is exact",
+                engine.name,
+            )
         return engine
 
     def __repr__(self) -> str:

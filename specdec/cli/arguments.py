@@ -32,7 +32,7 @@ Activations = Annotated[
     str,
     typer.Option(
         help="auto, int8 or float32: what a GGUF's weights are multiplied with on a CPU; int8 "
-        "rounds activations to 8 bits, and auto takes it for quantised files."
+        "rounds activations to 8 bits, and auto takes it where that is exact."
     ),
 ]
 Weights = Annotated[

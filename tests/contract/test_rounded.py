@@ -82,11 +82,13 @@ def test_drafts_are_kept_and_refused_there(engine, draft):
     assert 0 < sum(g.stats.num_accepted_draft_tokens for g in out) < drafted
 
 
-def test_rounds_by_itself_only_where_bits_are_kept(tmp_path):
+def test_rounds_by_itself_only_where_bits_are_kept(tmp_path, caplog):
     """Layers that are not fused sum in another order in wider passes: float32 does not show it."""
     file = tmp_path / "tiny.gguf"
     gguf_models.write_case(file, "granite", kind="Q8_0")
     engine = Engine.from_pretrained(file, device="cpu")
     assert engine.packing.activations == "float32" and engine.target.shares_text
+    assert not caplog.records
     engine = Engine.from_pretrained(file, device="cpu", activations="int8")
     assert engine.packing.activations == "int8" and not engine.target.keeps_bits
+    assert "near ties" in caplog.text
