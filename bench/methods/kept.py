@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -12,25 +12,26 @@ from specdec.bench.views.drafted import DraftedView
 from specdec.forward.plan import Needs
 from specdec.forward.prompt_queries import PromptQueries
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Touched(dict[str, V]):
+class Touched(dict[K, V]):
     """A dictionary that knows which of its keys were asked for."""
 
-    def __init__(self, known: dict[str, V]) -> None:
+    def __init__(self, known: dict[K, V]) -> None:
         super().__init__(known)
-        self.touched: set[str] = set()
+        self.touched: set[K] = set()
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: K, default: Any = None) -> Any:
         self.touched.add(key)
         return super().get(key, default)
 
-    def setdefault(self, key: str, default: Any = None) -> Any:
+    def setdefault(self, key: K, default: Any = None) -> Any:
         self.touched.add(key)
         return super().setdefault(key, default)
 
-    def __getitem__(self, key: str) -> V:
+    def __getitem__(self, key: K) -> V:
         self.touched.add(key)
         return super().__getitem__(key)
 
@@ -46,7 +47,7 @@ class Kept:
         store.notes = self.notes = Touched(store.notes)
         self.level = store.levels[0]
         self.level.beside = self.beside = Touched(self.level.beside)
-        self._of: dict[int, tuple[set[str], set[str]]] = {}
+        self._of: dict[int, tuple[set[str], set[Hashable]]] = {}
 
     def watch(self, drafted: DraftedView) -> None:
         """What is asked for from now on belongs to this view, until another is watched."""

@@ -259,13 +259,12 @@ def needs_of(views: Iterable[View]) -> Needs:
 
 
 def _groups(views: Mapping[Setting, View], size: int) -> Iterator[dict[Any, View]]:
-    """As many views as stand side by side, a method's budgets together, and the same method with
-    other options apart: what it keeps beside a store goes by its name."""
+    """As many views as stand side by side, a method's budgets together."""
     group: dict[Any, View] = {}
     for setting, view in views.items():
         specs = {spec for spec, _ in group} - {setting[0]}
         is_full = len(group) >= size and len(specs) == len({spec for spec, _ in group})
-        if is_full or named(setting[0])[0] in {named(spec)[0] for spec in specs}:
+        if is_full:
             yield group
             group = {}
         group[setting] = view

@@ -47,7 +47,7 @@ class Decoded:
         return None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class TwoSides(Decoded):
     """Keys by one side, values by another."""
 
@@ -67,7 +67,7 @@ class TwoSides(Decoded):
         return k, self.values.decode(coded[1], at, learned[1])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class KeysAlone(Decoded):
     """Keys by a side; values are left where they are."""
 

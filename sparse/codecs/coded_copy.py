@@ -119,26 +119,39 @@ class CodedRow:
             self.blocks, self.learned, self.coded = 0, None, []
 
 
-@dataclass(eq=False)
-class CodedCopy:
-    """The copies of a level's rows, in the layers that a codec takes together: a `Beside`."""
+@dataclass(frozen=True)
+class CopyKind:
+    """All that a copy depends on besides the text: views of one kind share it, others do not.
+
+    layers: that the codec takes together. recent: see `CodedRow.update`. asks_queries, prompt_only:
+    see `CodedView`; what is learned, and what is taken up, differs by them.
+    """
 
     codec: Codec
     layers: tuple[int, ...]
+    recent: int = 0
+    asks_queries: bool = False
+    prompt_only: bool = False
+
+
+@dataclass(eq=False)
+class CodedCopy:
+    """The copies of a level's rows, of one kind: a `Beside`."""
+
+    kind: CopyKind
     rows: dict[int, CodedRow] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, level: Level, name: str, codec: Codec, layers: tuple[int, ...]) -> CodedCopy:
+    def of(cls, level: Level, kind: CopyKind) -> CodedCopy:
         """The copy that is kept beside a level, from the first call."""
-        key = f"{name} of layers {layers}"
-        known = level.beside.get(key)
+        known = level.beside.get(kind)
         if known is None:
-            known = level.beside[key] = cls(codec, layers)
+            known = level.beside[kind] = cls(kind)
         assert isinstance(known, cls)
         return known
 
     def row(self, row: int) -> CodedRow:
-        return self.rows.setdefault(row, CodedRow(self.codec, self.layers))
+        return self.rows.setdefault(row, CodedRow(self.kind.codec, self.kind.layers))
 
     @property
     def nbytes(self) -> int:

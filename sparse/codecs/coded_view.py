@@ -14,7 +14,7 @@ from specdec.forward.pass_ahead import PassAhead
 from specdec.forward.plan import WHOLE, LayerPlan, Needs, RowPlan
 from specdec.forward.prompt_queries import PromptQueries
 from specdec.sparse.codecs.codec import Codec
-from specdec.sparse.codecs.coded_copy import CodedCopy, CodedRow
+from specdec.sparse.codecs.coded_copy import CodedCopy, CodedRow, CopyKind
 from specdec.sparse.codecs.coded_read import CodedRead, CodedReads
 from specdec.sparse.policy import PROMPT_QUERIES
 
@@ -75,11 +75,12 @@ class CodedView:
         group, found = self.groups[layer], []
         known, queries = None, self._queries(pass_, group, x)
         device = pass_.positions.device
+        kind = CopyKind(self.codec, group, self.recent, self.asks_queries, self.prompt_only)
         for at in range(x.readable):
             level, start = pass_.store.levels[at], sum(x.lengths[:at])
             copy = None
             if level.k[group[0]] is not None:
-                copy = CodedCopy.of(level, self.name, self.codec, group).row(x.rows[at])
+                copy = CodedCopy.of(level, kind).row(x.rows[at])
                 if not (self.prompt_only and (known is not None or copy.learned is not None)):
                     copy.update(level, x.rows[at], self.recent, start, queries, known, device)
                 known = known if copy.learned is None else copy.learned

@@ -14,7 +14,7 @@ from specdec.sparse.codecs.codec import Coded, Decoded
 from specdec.sparse.maths.key_rotation import KeyRotation
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Joint(Decoded):
     """[R(t)^-1 k; v] of all heads through one side; a `Codec`.
 

@@ -14,7 +14,7 @@ from specdec.sparse.codecs.base import Place
 from specdec.sparse.codecs.codec import Coded
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class PackedGroups:
     """Keys are scaled by channel over a block of tokens, values by token over at most as many
     channels (KIVI, arXiv 2402.02750; see `kernels.cache.quantize_kv`). Of one layer at a time."""

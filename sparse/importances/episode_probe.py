@@ -86,7 +86,8 @@ class EpisodeNotes:
     @classmethod
     def of(cls, store: KVStore, probe: EpisodeProbe, text: Text) -> tuple[int, ...]:
         """Those of a text, found at its first layer that asks."""
-        known = store.notes.setdefault(NAME, cls([None] * store.sequences))
+        name = f"{NAME} {probe.piece} {probe.clusters} {probe.medoids}"
+        known = store.notes.setdefault(name, cls([None] * store.sequences))
         assert isinstance(known, cls)
         row = known.rows[text.sequence]
         if row is None or row[0] != text.length:

@@ -28,17 +28,27 @@ class TailState(Protocol):
         scale: of logits, as in `update`."""
 
 
+@dataclass(frozen=True)
+class TailKind:
+    """What states of a layer are told apart by: where they begin, and what they are made of."""
+
+    layer: int
+    sink: int
+    recent: int
+    features: int | None
+
+
 @dataclass(eq=False)
 class TailStates:
-    """The states of a level's rows in one layer: a `Beside`."""
+    """The states of a level's rows, of one kind: a `Beside`."""
 
     make: Callable[[], TailState]
     rows: dict[int, TailState] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, level: Level, name: str, layer: int, make: Callable[[], TailState]) -> TailStates:
+    def of(cls, level: Level, kind: TailKind, make: Callable[[], TailState]) -> TailStates:
         """Those that are kept beside a level, from the first call."""
-        known = level.beside.setdefault(f"{name} of layer {layer}", cls(make))
+        known = level.beside.setdefault(kind, cls(make))
         assert isinstance(known, cls)
         return known
 

@@ -18,7 +18,7 @@ from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.kernels.precision import wide_dtype
 from specdec.sparse.tails.feature_state import FeatureState
 from specdec.sparse.tails.mean_state import MeanState
-from specdec.sparse.tails.tail_state import TailState, TailStates
+from specdec.sparse.tails.tail_state import TailKind, TailState, TailStates
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,8 @@ class TailView:
         keys, values = level.k[layer], level.v[layer]
         if end <= first or keys is None or values is None:
             return None
-        state = TailStates.of(level, self.name, layer, self._state).row(row)
+        kind = TailKind(layer, self.sink, self.recent, self.features)
+        state = TailStates.of(level, kind, self._state).row(row)
         return Tail(state, keys[row], values[row], first, end)
 
 

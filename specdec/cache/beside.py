@@ -9,7 +9,8 @@ from typing import Protocol
 class Beside(Protocol):
     """Kept beside the rows of a level: indices, copies. It moves with the bytes it speaks of.
 
-    One object holds all rows and layers, under a name of its own in `Level.beside`.
+    One object holds all rows, under a key of its own in `Level.beside`, which two methods have in
+    common only if what they keep is the same.
     """
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ class Level:
 
     Buffers are made at the first write to a layer, from the shapes the model really produces.
     `length: int32[rows]` is the host's, which decides by it; `resize` and `extend` change it, and
-    `lengths_on` gives a device its copy. beside: what methods keep of its rows, by their names.
+    `lengths_on` gives a device its copy. beside: what methods keep of its rows, by all
+    that tells one such thing from another.
     """
 
     def __init__(self, num_layers: int, rows: int, capacity: int) -> None:
@@ -28,7 +29,7 @@ class Level:
         self._moved: set[torch.device] = set()  # whose copies speak of other lengths
         self.k: list[Tensor | None] = [None] * num_layers
         self.v: list[Tensor | None] = [None] * num_layers
-        self.beside: dict[str, Beside] = {}
+        self.beside: dict[Hashable, Beside] = {}
 
     def crop(self, row: int, length: int) -> None:
         """Forget committed tokens of `row` past `length`, in place."""

@@ -15,10 +15,11 @@ from specdec.cache.store import KVStore
 from specdec.decoding.cached_model import CachedModel
 from specdec.forward.full_view import FullView
 from specdec.forward.query_recorder import QueryRecorder
+from specdec.registry import VIEWS
 from specdec.sampling.tree import TokenTree
 from specdec.sparse.codecs.base import Place
 from specdec.sparse.codecs.codec import TwoSides
-from specdec.sparse.codecs.coded_copy import CodedCopy
+from specdec.sparse.codecs.coded_copy import CodedCopy, CopyKind
 from specdec.sparse.codecs.coded_read import CodedRead
 from specdec.sparse.codecs.coded_view import CodedView
 from specdec.sparse.codecs.grouped import CHANNELS, TOKENS, Grouped
@@ -97,7 +98,7 @@ def test_mixed_precision_reads_what_is_selected_as_it_is(share):
     assert (swapped - want).abs().max() > 1e-6  # what is selected comes out of `high`
     k, v = (x[0, :, :89] for x in (base.store.levels[0].k[0], base.store.levels[0].v[0]))
     level, chosen = base.store.levels[0], torch.tensor([[3, 50, -1], [0, 39, 7]])
-    copy = CodedCopy.of(level, "low", coarse, (0,)).row(0)
+    copy = CodedCopy.of(level, CopyKind(coarse, (0,), 4)).row(0)
     read = CodedRead(copy, level, 0, 0, 40, chosen=chosen)
     call = SimpleNamespace(layer=0, k=k[None], q=k[None])
     decoded = read.copy.decode(0, 2, 0)
@@ -106,6 +107,45 @@ def test_mixed_precision_reads_what_is_selected_as_it_is(share):
             for token in range(40):
                 side = plain if token in mine else coded
                 assert torch.equal(got[0, head, token], side[head, token])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("kivi", {"kv_bits": 2, "recent": 8}, {"kv_bits": 8, "recent": 8}),
+        ("kivi", {"recent": 8}, {"recent": 40}),
+        ("kivi", {"kv_group": 32, "recent": 8}, {"kv_group": 64, "recent": 8}),
+        ("gear", {"kv_bits": 2, "recent": 8}, {"kv_bits": 4, "recent": 8}),
+        (
+            "xkv",
+            {"key_share": 0.25, "group_layers": 1, "recent": 8},
+            {"key_share": 0.75, "group_layers": 1, "recent": 8},
+        ),
+        ("lizard", {"sink": 1, "recent": 8}, {"sink": 4, "recent": 8}),
+        ("lizard", {"features": 2, "recent": 8}, {"features": 9, "recent": 8}),
+    ],
+)
+def test_views_of_one_method_with_other_options_do_not_share_what_they_keep(name, one, other):
+    """Beside one store each reads what it would read alone, whoever was there first."""
+    target = Engine(models.build("llama", head_dim=32)).target
+    row = make_row(0, TOKENS_)
+
+    def read(options, base):
+        method = VIEWS[name].method(options)
+        return logits(target, method.resolved(target, None).view(target), base, row)[0]
+
+    def alone(options):
+        return read(options, CachedModel(target, FullView(), [row], recorder=recorder()))
+
+    def recorder():
+        return QueryRecorder(window=32)
+
+    base = CachedModel(target, FullView(), [row], recorder=recorder())
+    want = [alone(one), alone(other)]
+    assert not torch.equal(*want)
+    for options, theirs in ((one, want[0]), (other, want[1]), (one, want[0])):
+        torch.testing.assert_close(read(options, base), theirs, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -133,7 +173,7 @@ def test_the_copy_follows_the_store(data):
         for level in store.levels:
             if level.k[0] is None or not data.draw(st.booleans()):
                 continue
-            copy = CodedCopy.of(level, "x", codec, (0, 1))
+            copy = CodedCopy.of(level, CopyKind(codec, (0, 1), recent))
             for row in range(level.rows):
                 mine = copy.row(row)
                 mine.update(level, row, recent, 0, None, None, torch.device("cpu"))

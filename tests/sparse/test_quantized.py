@@ -13,7 +13,7 @@ from specdec import Engine
 from specdec.cache.store import KVStore
 from specdec.errors import InvalidArgument
 from specdec.kernels.cache.quantize_kv import QuantizedKV, dequantize, quantize_kv
-from specdec.sparse.codecs.coded_copy import CodedCopy
+from specdec.sparse.codecs.coded_copy import CodedCopy, CopyKind
 from specdec.sparse.codecs.packed import PackedGroups
 
 from helpers import hostile, models
@@ -155,7 +155,7 @@ def test_the_copy_follows_the_store(data):
         for level in store.levels:
             if level.k[0] is None or not data.draw(st.booleans()):
                 continue
-            copy = CodedCopy.of(level, "kivi", PackedGroups(bits, group), (0,))
+            copy = CodedCopy.of(level, CopyKind(PackedGroups(bits, group), (0,)))
             for row, length in enumerate(level.length.tolist()):
                 held = copy.row(row)
                 held.update(level, row, recent, 0, None, None, torch.device("cpu"))

@@ -15,6 +15,7 @@ from specdec.sampling.tree import TokenTree
 from specdec.sparse.maths.random_features import directions, log_features
 from specdec.sparse.tails.feature_state import FeatureState
 from specdec.sparse.tails.mean_state import MeanState
+from specdec.sparse.tails.tail_state import TailKind
 from specdec.sparse.tails.tail_view import TailView
 
 from helpers import models
@@ -105,7 +106,7 @@ def test_the_view_is_near_with_many_features_and_exact_with_a_long_window(name):
     assert len(read.bytes) == 1
     by_mean, _ = logits(TailView("mean", 4, 16))
     assert by_mean.isfinite().all() and (by_mean - want).abs().max() > 1e-6
-    state = draft.store.levels[0].beside[f"lizard of layer {target.full_layers[0]}"]
+    state = draft.store.levels[0].beside[TailKind(target.full_layers[0], 4, 16, 64)]
     assert (
         state.nbytes == state.rows[0].nbytes == 2 * 64 * (8 + 1) * 8
     )  # whatever the text's length
