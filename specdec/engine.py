@@ -167,7 +167,8 @@ class Engine:
 
         engine = made(activations)
         if activations == "auto" and not engine.target.shares_text:
-            log.info("%s: float32 activations, since not all layers are fused", engine.name)
+            # Told from a layer's numbers alone: what its parts tell was known before (`foreseen`).
+            log.info("%s: read again with float32 activations: not all fused", engine.name)
             del engine
             gc.collect()  # its weights make room
             engine = made("float32")

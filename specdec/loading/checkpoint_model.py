@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,15 @@ def load_checkpoint(
     kind: torch.dtype | None,
     options: dict[str, Any],
     spread: dict[str, Any],
-    packs: Packs | None = None,
+    packs: Callable[[PreTrainedModel], Packs] | None = None,
 ) -> PreTrainedModel:
     """The model of a folder or hub id. kind: its dtype, None the checkpoint's own; options: that
     say where files come from; spread: where weights go.
 
     packs: weights of linear layers that text goes through, and of the embedding, are `Released` in
-    the panels that it makes of them, one after the other; the model is in float32. What a file's
-    names mean is transformers' to say either way. Raises SpecdecErrors.
+    the panels that are made of them, one after the other, by what it says of the model on the meta
+    device; the model is in float32. What a file's names mean is transformers' to say either way.
+    Raises SpecdecErrors.
     """
     auto: Any = AutoModelForImageTextToText if is_for_images(config) else AutoModelForCausalLM
     try:
@@ -66,6 +68,7 @@ def load_checkpoint(
             if packs is not None and files:
                 with torch.device("meta"):
                     frame: Any = auto.from_config(config, dtype=torch.float32)
+                made = packs(frame)
                 model, report = type(frame).from_pretrained(
                     None, config=frame.config, state_dict=pending(files), dtype=torch.float32,
                     output_loading_info=True,
@@ -77,7 +80,7 @@ def load_checkpoint(
                 )  # fmt: skip
             _check(where, report)
             if packs is not None and files:
-                _settle(model, packs, progress)
+                _settle(model, made, progress)
                 model.name_or_path = model.config.name_or_path = where
                 model.generation_config = _generation_config(where, options)
     except SpecdecError:

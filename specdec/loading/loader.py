@@ -136,8 +136,7 @@ def load(
                               "leave dtype, device and device_map at auto")  # fmt: skip
         if spread:
             return _ready(spread_gguf(gguf, kind or torch.float32, spread), gguf.tokenizer, source)
-        rounds = as_stored and activations != "float32"
-        loaded = load_gguf(gguf, kind or torch.float32, as_stored, rounds)
+        loaded = load_gguf(gguf, kind or torch.float32, as_stored, activations)
         story, is_rounded = _held(loaded)
         if activations == "int8" and not is_rounded:
             raise no_integers(f"none of {path.name} are in blocks that we multiply so")
@@ -160,7 +159,7 @@ def load(
             weights, "these weights are not read as they are stored on a CPU: leave dtype, device "
             "and device_map at auto, and give a checkpoint of floats that needs no code of its own"
         )  # fmt: skip
-    packs = packs_of(weights, activations != "float32") if as_stored else None
+    packs = packs_of(weights, activations) if as_stored else None
     loaded = load_checkpoint(where, local, config, kind, options, spread, packs)
     if weights != "auto":
         check_all_held(loaded, weights)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import gguf
 import numpy as np
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.kernels.linear.packed_weight import PanelWeight, pack_groups, pack_stored
 from specdec.loading.gguf.blocks import decode
 from specdec.loading.pending import Packs
+from specdec.model.foreseen import why_bits_vary
 
+log = logging.getLogger("specdec")
 WEIGHTS = ("auto", "q4", "q8")
 # What GGUF calls the groups: 32 inputs share a float16 scale, and in 4 bits a minimum. The head and
 # the embedding have 8 bits either way, since what they lose shows in every token.
@@ -39,11 +45,22 @@ def story_of(weights: str) -> str:
     return f", weights packed to {weights[1]} bits (another model than the checkpoint)"
 
 
-def packs_of(weights: str, rounds: bool) -> Packs:
-    """What makes panels of the weights of a checkpoint: in their own precision for "auto"."""
-    if weights == "auto":
-        return lambda name, weight, is_head: weight.panels()
-    return lambda name, weight, is_head: quantised(name, weight.dense(), weights, is_head, rounds)
+def packs_of(weights: str, activations: str) -> Callable[[PreTrainedModel], Packs]:
+    """What makes panels of the weights of a checkpoint: in their own precision for "auto".
+
+    The function takes the model on the meta device. activations: as for `load_gguf`.
+    """
+
+    def of(frame: PreTrainedModel) -> Packs:
+        if weights == "auto":
+            return lambda name, weight, is_head: weight.panels()
+        rounds = activations != "float32"
+        if activations == "auto" and (why := why_bits_vary(frame, lambda name: True)):
+            log.info("float32 activations: %s", why)
+            rounds = False
+        return lambda name, x, is_head: quantised(name, x.dense(), weights, is_head, rounds)
+
+    return of
 
 
 def quantised(name: str, weight: Tensor, weights: str, is_head: bool, rounds: bool) -> PanelWeight:

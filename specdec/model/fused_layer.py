@@ -97,7 +97,12 @@ def recognise(
     """
     parts: Any = layer
     _only(layer, _CHILDREN)
+    scales = [name for name, x in vars(layer).items() if isinstance(x, float)]
+    if scales:
+        raise NoMatch(f"{type(layer).__name__} has {', '.join(scales)}")
     attention, mlp = _part(parts, "self_attn"), _part(parts, "mlp")
+    if not getattr(attention, "use_rope", True):
+        raise NoMatch(f"{type(attention).__name__} does not rotate")
     _only(attention, _ATTENTION)
     _only(mlp, _MLP)
     heads, kv_heads, dim = settings.q.shape[1], settings.k.shape[1], settings.q.shape[-1]

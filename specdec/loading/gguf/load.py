@@ -17,6 +17,7 @@ from specdec.loading.gguf.file import GGUFFile
 from specdec.loading.gguf.model import ModelBuilder
 from specdec.loading.gguf.tokenizer import tokenizer_of
 from specdec.loading.gguf.vocab import end_ids
+from specdec.model.foreseen import why_bits_vary
 from specdec.progress import progress_bar, quiet_transformers
 
 log = logging.getLogger("specdec")
@@ -53,14 +54,20 @@ def read_gguf(path: Path) -> GGUF:
 
 
 def load_gguf(
-    gguf: GGUF, dtype: torch.dtype, as_stored: bool, rounds: bool = False
+    gguf: GGUF, dtype: torch.dtype, as_stored: bool, activations: str = "float32"
 ) -> PreTrainedModel:
     """The model on the CPU, its weights as they are stored or dense: see `ModelBuilder`.
 
-    Says in the log how much memory that takes, and warns where so much is not free.
+    activations: "int8" rounds them where blocks are stored so, and "auto" does unless it is known
+    that tokens would not keep their bits. Says in the log how much memory it takes, and warns where
+    so much is not free.
     """
     name = gguf.file.path.name
+    rounds = as_stored and activations != "float32"
     builder = ModelBuilder(gguf.file, gguf.blueprint, dtype, as_stored, rounds)
+    if rounds and activations == "auto" and (why := why_bits_vary(builder.model, builder.rounded)):
+        log.info("%s: float32 activations: %s", name, why)
+        builder.rounds = False
     needed, free = builder.nbytes, psutil.virtual_memory().available
     level = logging.WARNING if needed > free else logging.INFO
     size = f"{needed / 1e9:.1f} GB in memory"

@@ -69,6 +69,12 @@ class ModelBuilder:
             total += sum(math.prod(tensor.shape) for tensor in tensors) * self.dtype.itemsize
         return total
 
+    def rounded(self, name: str) -> bool:
+        """Whether products of a linear layer, by its name, will round their inputs."""
+        source = self.blueprint.sources.get(name + ".weight")
+        tensor = None if source is None else self._only(source)
+        return self.rounds and tensor is not None and tensor.kind in KINDS
+
     def build(self, progress: Progress) -> PreTrainedModel:
         """The model. Raises WeightsError for a wrong shape."""
         for done, (name, source) in enumerate(self.blueprint.sources.items()):

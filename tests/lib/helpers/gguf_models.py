@@ -403,9 +403,23 @@ def write(
     writer.close()
 
 
-def write_case(path: Path, name: str, **options: Any) -> t.PreTrainedModel:
-    """Write the file of a case; the model that it is of."""
+def in_whole_blocks(name: str) -> Case:
+    """A case, without lists of RoPE, in sizes of whole blocks and vectors: all can be quantised."""
     case = CASES[name]()
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16,
+             "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}  # fmt: skip
+    for size, value in sizes.items():
+        if getattr(case.config, size, None) is not None:
+            setattr(case.config, size, value)
+    wide = getattr(case.config, "moe_intermediate_size", 64)
+    wides = {"expert_feed_forward_length": wide, "expert_shared_feed_forward_length": 32}
+    keys = {key: wides.get(key, value) for key, value in case.keys}
+    return case._replace(keys=tuple(keys.items()))
+
+
+def write_case(path: Path, name: str | Case, **options: Any) -> t.PreTrainedModel:
+    """Write the file of a case; the model that it is of."""
+    case = CASES[name]() if isinstance(name, str) else name
     model = model_of(case.config)
     more = {key: np.array(x, np.float32) for key, x in case.tensors.items()}
     tensors = {**more, **tensors_of(model, case.architecture)}
