@@ -36,8 +36,9 @@ def why_bits_vary(model: PreTrainedModel, is_stored: Callable[[str], bool]) -> s
         is_own = module in text or (module is head and not config.tie_word_embeddings)
         if type(module) is nn.Linear and is_own and not is_stored(name):
             return f"{name} is not in blocks that are multiplied so"
-    heads = (config.num_attention_heads, shape.kv_heads, shape.kv_heads)
-    call = AttentionCall(0, *(torch.empty(1, n, 0, shape.head_dim) for n in heads), scale=1.0)
+    q = torch.empty(1, config.num_attention_heads, 0, shape.head_dim)
+    k = torch.empty(1, shape.kv_heads, 0, shape.head_dim)
+    call = AttentionCall(0, q, k, k, scale=1.0)
     for index, layer in enumerate(layers):
         twin = _with_norms(layer)
         weights: dict[nn.Module, Any] = {

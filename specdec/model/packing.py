@@ -24,6 +24,7 @@ from specdec.model.fused_run import RunLayer, forwards
 from specdec.model.held_weight import HeldWeight, refuse_loading
 from specdec.model.packed_linear import PackedLinear
 from specdec.model.released import is_released, panels_of
+from specdec.model.released_experts import HeldExperts, experts_in
 from specdec.model.snapshot import has_hooks
 from specdec.model.text_part import decoder_of, layers_of
 from specdec.model.watch import Watch
@@ -54,6 +55,7 @@ class Packing:
 
     model: PreTrainedModel
     linears: dict[nn.Module, PackedLinear] = field(default_factory=dict)
+    experts: list[HeldExperts] = field(default_factory=list)
     embedding: HeldWeight | None = None
     fused: dict[int, FusedLayer] = field(default_factory=dict)
     forwards: dict[int, RunLayer] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Packing:
             for module in linears:
                 packing._pack(module)
             packing._hold(model.get_input_embeddings())
+            packing.experts = [HeldExperts(x) for x in model.modules() if experts_in(x)]
         except BaseException:
             packing.restore()
             raise
@@ -161,8 +164,17 @@ class Packing:
 
     @property
     def memory(self) -> int:
-        """Bytes of all panels, those of an embedding included."""
-        return sum(p.nbytes for p in {id(x.weight): x.weight for x in self.held}.values())
+        """Bytes of all panels, those of an embedding and of experts included."""
+        held = sum(p.nbytes for p in {id(x.weight): x.weight for x in self.held}.values())
+        return held + sum(self.experts_nbytes.values())
+
+    @property
+    def experts_nbytes(self) -> dict[str, int]:
+        """Bytes of all experts in panels, by storage format; a pass reads those that it chooses."""
+        counts: Counter[str] = Counter()
+        for panels in (p for held in self.experts for p in held.panels):
+            counts[panels.format] += panels.nbytes
+        return dict(counts.most_common())
 
     @property
     def activations(self) -> str:
@@ -183,9 +195,11 @@ class Packing:
         sizes = self.nbytes
         parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in sizes.items())
         total = sum(sizes.values()) / 1e6
+        experts = ", ".join(f"{name} {x / 1e6:.0f} MB" for name, x in self.experts_nbytes.items())
         return (
-            f"{total:.0f} MB a pass: {parts or 'none packed'}; activations {self.activations}; "
-            f"{len(self.fused)} layers fused"
+            f"{total:.0f} MB a pass: {parts or 'none packed'}; "
+            + (f"experts {experts}; " if experts else "")
+            + f"activations {self.activations}; {len(self.fused)} layers fused"
         )
 
     def restore(self) -> None:
@@ -203,11 +217,13 @@ class Packing:
         for held in self.held:
             key = id(held.own)
             made[key] = held.restore(made.get(key))
+        for experts in self.experts:
+            experts.restore()
         vars(self.model).pop("__deepcopy__", None)
         if self.watch is not None:
             self.watch.end()
         self.fused, self.forwards, self.linears, self.hooks = {}, {}, {}, []
-        self.embedding = None
+        self.embedding, self.experts = None, []
         self.copies.clear()
 
     def _copied(self, memo: dict[int, Any]) -> PreTrainedModel:
@@ -217,11 +233,14 @@ class Packing:
         for held in self.held:
             if is_released(held.module.weight) and id(held.module.weight) not in memo:
                 memo[id(held.module.weight)] = held.dense()
+        for x in (x for held in self.experts for x in experts_in(held.module).values()):
+            memo[id(x)] = x.dense()
         ours = [*self.linears.values(), *self.forwards.values()]
         memo |= {id(forward): forward for forward in ours}
         parts = {key: x for key, x in vars(self.model).items() if key != "__deepcopy__"}
         twin.__dict__.update(copy.deepcopy(parts, memo))
         hooks = [*self.hooks, *(hook for x in self.held for hook in x.hooks)]
+        hooks += [hook for x in self.experts for hook in x.hooks]
         for module in twin.modules():
             if vars(module).get("forward") in ours:
                 del module.forward

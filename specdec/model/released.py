@@ -14,23 +14,64 @@ from specdec.kernels.linear.packed_weight import PanelWeight
 from specdec.kernels.linear.weight_rows import weight_rows
 
 
-class Released(Tensor):
-    """A float32 weight on the CPU whose numbers are those of `panels`, and are nowhere else.
+class InPanels(Tensor):
+    """A float32 tensor on the CPU whose numbers are those of `panels`, and are nowhere else.
 
-    A product or a look-up by it is that of its numbers (a product by a dense copy made for it: see
-    `PackedLinear` for a fast one). Whoever reads or changes them is told: nobody multiplies by
-    nothing, or changes what is not there. Moving it to where it is is no change.
+    Whoever reads or changes them is told: nobody multiplies by nothing, or changes what is not
+    there. Moving it to where it is is no change.
     """
+
+    panels: Any
+
+    @staticmethod
+    def __new__(cls, panels: Any) -> Any:
+        one = torch.Tensor._make_wrapper_subclass(
+            cls, cls.shape_of(panels), dtype=torch.float32, requires_grad=False
+        )
+        one.panels = panels
+        return one
+
+    @staticmethod
+    def shape_of(panels: Any) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.aten.detach.default:  # how a Parameter is made
+            with torch.inference_mode(False):  # in such a mode PyTorch cannot set its version
+                return cls(args[0].panels)
+        _refuse(f"{func} was asked of one of them")
+
+    @property
+    def data(self) -> Any:
+        return self
+
+    @data.setter
+    def data(self, other: Tensor) -> None:
+        if other is not self:
+            _refuse("other numbers were given to one of them")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        _refuse("one of them was copied by itself: copy the whole model")
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        _refuse("one of them was pickled: use save_pretrained or state_dict")
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"{type(self).__name__}(shape={tuple(self.shape)})"
+
+
+class Released(InPanels):
+    """A matrix in panels: a product or a look-up by it is that of its numbers (a product by a dense
+    copy made for it: see `PackedLinear` for a fast one)."""
 
     panels: PanelWeight
 
     @staticmethod
-    def __new__(cls, panels: PanelWeight) -> Released:
-        one: Released = torch.Tensor._make_wrapper_subclass(
-            cls, (panels.outputs, panels.inputs), dtype=torch.float32, requires_grad=False
-        )
-        one.panels = panels
-        return one
+    def shape_of(panels: PanelWeight) -> tuple[int, ...]:
+        return panels.outputs, panels.inputs
 
     @classmethod
     def __torch_function__(
@@ -41,30 +82,6 @@ class Released(Tensor):
         if func is functional.embedding:
             return _looked_up(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs or {})
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Released:
-        if func is torch.ops.aten.detach.default:  # how a Parameter is made
-            with torch.inference_mode(False):  # in such a mode PyTorch cannot set its version
-                return cls(args[0].panels)
-        _refuse(f"{func} was asked of one of them")
-
-    @property
-    def data(self) -> Released:
-        return self
-
-    @data.setter
-    def data(self, other: Tensor) -> None:
-        if other is not self:
-            _refuse("other numbers were given to one of them")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Released:
-        _refuse("one of them was copied by itself: copy the whole model")
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        _refuse("one of them was pickled: use save_pretrained or state_dict")
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"Released({self.panels.format}, shape={tuple(self.shape)})"
@@ -87,7 +104,7 @@ def panels_of(weight: object) -> PanelWeight | None:
 
 
 def released_in(model: nn.Module) -> Iterator[PanelWeight]:
-    """The panels of all released weights of a model, each once."""
+    """The panels of all released weights of a model, each once; not those of experts."""
     found = {id(p): p for p in map(panels_of, model.parameters()) if p is not None}
     return iter(found.values())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from specdec.errors import InvalidArgument, OutOfMemory
-from specdec.model.released import is_released
+from specdec.model.released import InPanels
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.memory import parse_bytes, show_bytes
 
@@ -82,7 +82,7 @@ def weight_bytes(target: Target, device: torch.device) -> int:
     sizes: dict[int, int] = {}
     tensors: list[Any] = [*target.model.parameters(), *target.model.buffers()]
     for tensor in tensors:
-        if tensor.device == device and tensor.numel() and not is_released(tensor):
+        if tensor.device == device and tensor.numel() and not isinstance(tensor, InPanels):
             sizes[tensor.data_ptr()] = tensor.nbytes
     total = sum(sizes.values())
     if target.packing is not None and device.type == "cpu":

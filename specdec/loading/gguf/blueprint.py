@@ -20,11 +20,14 @@ class Source(NamedTuple):
     rows: index of the file's row for each of the model's, along the first dimension; None leaves
     their order. make: from the tensors' values `float32`, with rows in order, to the parameter's;
     None takes the one tensor as it is, so that a quantised one can be kept as it is stored.
+    experts: of matrices of experts, `[experts, out, in]`, the tensors whose rows stand one after
+    the other in each: of every part one tensor with all experts, or one for each.
     """
 
     tensors: tuple[str, ...]
     rows: Array | None = None
     make: Callable[..., Array] | None = None
+    experts: tuple[tuple[str, ...], ...] = ()
 
     def values(self, file: GGUFFile) -> Array:
         """The parameter in float32, a copy."""

@@ -35,10 +35,12 @@ def table(c: Contents, count: int) -> dict[str, Any]:
         return Source(
             (*gate, *up),
             make=lambda *x: np.concatenate([_joined(x[: len(gate)]), _joined(x[len(gate) :])], 1),
+            experts=(gate, up),
         )
 
     def down(block: str) -> Source:
-        return Source(names(block, "down"), make=lambda *x: _joined(x))
+        down = names(block, "down")
+        return Source(down, make=lambda *x: _joined(x), experts=(down,))
 
     return {"mlp.experts.gate_up_proj": gate_up, "mlp.experts.down_proj": down}
 

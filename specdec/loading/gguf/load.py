@@ -72,6 +72,8 @@ def load_gguf(
     level = logging.WARNING if needed > free else logging.INFO
     size = f"{needed / 1e9:.1f} GB in memory"
     log.log(level, "%s: weights of %s, where %.1f GB are free", name, size, free / 1e9)
+    for kind, size_of in builder.widened.items():
+        log.warning("%s: matrices in %s are widened to floats: %.1f GB", name, kind, size_of / 1e9)
     with progress_bar(f"Loading {name} ({size})") as progress:
         return builder.build(progress)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +28,11 @@ from specdec.loading.gguf.blueprint import Blueprint, Source
 from specdec.loading.gguf.file import GGUFFile
 from specdec.loading.gguf.tensor import Tensor as StoredTensor
 from specdec.model.released import release
+from specdec.model.released_experts import release_experts
 from specdec.progress import Progress
 
 HALVES: dict[str, Any] = {"BF16": BFloat16, "F16": Float16}
+_FLOATS = ("F32", "F64", *HALVES)
 
 
 @dataclass
@@ -63,11 +66,24 @@ class ModelBuilder:
         total = 0
         for name, source in self.blueprint.sources.items():
             if self._is_held(name):
-                total += self._panel_bytes(source)
+                total += sum(self._panel_bytes(tensor) for tensor in self._matrices(source))
                 continue
             tensors = [self.file.tensors[tensor] for tensor in source.tensors]
             total += sum(math.prod(tensor.shape) for tensor in tensors) * self.dtype.itemsize
         return total
+
+    @property
+    def widened(self) -> dict[str, int]:
+        """Bytes in memory of matrices that are quantised in the file and will be floats, by type:
+        where there are no panels for the type, or for what is made of them."""
+        found: Counter[str] = Counter()
+        for name, source in self.blueprint.sources.items() if self.as_stored else ():
+            is_held = self._is_held(name)
+            for tensor in (self.file.tensors[tensor] for tensor in source.tensors):
+                has_panels = is_held and tensor.kind in TYPES
+                if len(tensor.shape) > 1 and tensor.kind not in _FLOATS and not has_panels:
+                    found[tensor.kind] += math.prod(tensor.shape) * self.dtype.itemsize
+        return dict(found)
 
     def rounded(self, name: str) -> bool:
         """Whether products of a linear layer, by its name, will round their inputs."""
@@ -79,7 +95,12 @@ class ModelBuilder:
         """The model. Raises WeightsError for a wrong shape."""
         for done, (name, source) in enumerate(self.blueprint.sources.items()):
             progress(done, len(self.blueprint.sources))
-            if self._is_held(name):
+            if self._is_held(name) and source.experts:
+                experts = list(zip(*map(self._experts, source.experts), strict=True))
+                parameter = release_experts(experts)
+                self._check_shape(name, source, tuple(parameter.shape))
+                self.model.set_experts_implementation("eager")  # which takes one after the other
+            elif self._is_held(name):
                 panels = self._panels(name, source)
                 self._check_shape(name, source, (panels.outputs, panels.inputs))
                 parameter = release(panels)
@@ -106,9 +127,10 @@ class ModelBuilder:
         return state
 
     def _is_held(self, name: str) -> bool:
-        """Whether a parameter is to be in panels: a linear layer's weight, or the embedding's."""
+        """Whether a parameter is to be in panels: a linear layer's weight, the embedding's, or
+        experts' where each is a matrix of its own."""
         if not self.as_stored or not name.endswith(".weight"):
-            return False
+            return self.as_stored and bool(self.blueprint.sources[name].experts)
         module = self.model.get_submodule(name.removesuffix(".weight"))
         return type(module) is nn.Linear or module is self.model.get_input_embeddings()
 
@@ -116,24 +138,44 @@ class ModelBuilder:
         tensor = self._only(source)
         if tensor is None:
             return pack(self._value(name, source))
-        data = tensor.data if source.rows is None else tensor.data[source.rows]
-        if self.rounds and tensor.kind in KINDS:
-            return pack_stored(tensor.kind, data)
-        if tensor.kind in HALVES:
-            return pack_halves(np.ascontiguousarray(data).view(np.uint16), HALVES[tensor.kind])
-        codes = decode(tensor.kind, data)
+        rows = tensor.data if source.rows is None else tensor.data[source.rows]
+        return self._packed(tensor._replace(data=rows))
+
+    def _experts(self, names: tuple[str, ...]) -> list[PanelWeight]:
+        """The matrix of each expert, of one tensor with all of them or of one each."""
+        found = []
+        for name in names:
+            tensor = self.file.tensors[name]
+            if len(tensor.shape) not in (2, 3) or (len(tensor.shape) == 2 and len(names) == 1):
+                raise WeightsError(f"{self.file.path}: {name} has the shape {list(tensor.shape)}")
+            count, shape = math.prod(tensor.shape[:-2]), tensor.shape[-2:]
+            for data in np.split(tensor.data, count):
+                found.append(self._packed(StoredTensor(tensor.kind, shape, data)))
+        return found
+
+    def _packed(self, tensor: StoredTensor) -> PanelWeight:
+        """A matrix, in panels of its type or, where there are none, of floats that hold it."""
+        kind, data = tensor.kind, tensor.data
+        if self.rounds and kind in KINDS:
+            return pack_stored(kind, data)
+        if kind in HALVES:
+            return pack_halves(np.ascontiguousarray(data).view(np.uint16), HALVES[kind])
+        if kind not in TYPES:
+            return pack(torch.from_numpy(tensor.values()))
+        codes = decode(kind, data)
         return pack_groups(codes.codes, codes.scale, codes.minimum, codes.bits)
 
-    def _panel_bytes(self, source: Source) -> int:
-        tensor = self._only(source)
-        if tensor is None:
-            shapes = [self.file.tensors[name].shape for name in source.tensors]
-            return sum(map(math.prod, shapes)) * self.dtype.itemsize
+    def _panel_bytes(self, tensor: StoredTensor) -> int:
         if self.rounds and tensor.kind in KINDS:
             return round(tensor.data.nbytes * FORMATS[KINDS[tensor.kind]].growth)
         if tensor.kind in HALVES:
             return tensor.data.nbytes
-        return math.prod(tensor.shape) * _bits(tensor.kind, tensor.data) // 8
+        if tensor.kind not in TYPES:
+            return math.prod(tensor.shape) * self.dtype.itemsize
+        return round(math.prod(tensor.shape) * _bits(tensor.kind, tensor.data) / 8)
+
+    def _matrices(self, source: Source) -> list[StoredTensor]:
+        return [self.file.tensors[name] for name in source.tensors]
 
     def _only(self, source: Source) -> StoredTensor | None:
         """The tensor that a parameter is, if it is one of a type that panels have."""
@@ -163,8 +205,8 @@ class ModelBuilder:
             )
 
 
-def _bits(kind: str, data: Any) -> int:
+def _bits(kind: str, data: Any) -> float:
     """Bits of a weight in panels, its share of scales included, by its first row."""
     codes = decode(kind, data[:1])
     scales = codes.scale.nbytes + (0 if codes.minimum is None else codes.minimum.nbytes)
-    return codes.bits + -(-8 * scales // codes.codes.size)
+    return codes.bits + 8 * scales / codes.codes.size

@@ -372,9 +372,11 @@ def write(
     tensors: Mapping[str, np.ndarray],
     kind: str = "F32",
     tokenizer: Keys | None = None,
+    others: Mapping[str, str] | None = None,
     **options: Any,
 ) -> None:
-    """A file of these keys and tensors; matrices of whole blocks in type `kind`."""
+    """A file of these keys and tensors; matrices of whole blocks in type `kind`, or of `others` by
+    a part of the tensor's name."""
     writer = gguf.GGUFWriter(str(path), architecture, **options)
     for name, value in keys.items():
         key = f"{architecture}.{name}"
@@ -389,11 +391,12 @@ def write(
         else:
             writer.add_array(key, value)
     writer.add_tokenizer_model("none") if tokenizer is None else tokenizer(writer)
-    quantised = gguf.GGMLQuantizationType[kind]
-    per_block, _ = gguf.GGML_QUANT_SIZES[quantised]
     for name, x in tensors.items():
+        chosen = next((other for part, other in (others or {}).items() if part in name), kind)
+        quantised = gguf.GGMLQuantizationType[chosen]
+        per_block, _ = gguf.GGML_QUANT_SIZES[quantised]
         x = np.ascontiguousarray(x, np.float32)
-        if kind != "F32" and x.ndim > 1 and x.shape[-1] % per_block == 0:
+        if chosen != "F32" and x.ndim > 1 and x.shape[-1] % per_block == 0:
             writer.add_tensor(name, gguf.quants.quantize(x, quantised), raw_dtype=quantised)
         else:
             writer.add_tensor(name, x)
