@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specdec.control.acceptance import Trust
+from specdec.control.draft_length import FAR_DEPTH
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Traits
@@ -22,9 +23,7 @@ from specdec.sampling.tree import TokenTree
 
 log = logging.getLogger("specdec")
 
-# Draft tokens of a drafter that runs a model, and of one where verifying may have to fetch what it
-# reads, which costs the same for many; the controller asks for less.
-MAX_DEPTH, FAR_DEPTH = 12, 32
+MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller asks for less
 # In the order in which they are asked. Those that need nothing but the target are left alone until
 # they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
 # and one with a format of its own where what it ships fits the target.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from specdec.control.acceptance import right
 from specdec.control.controller import MOST, Controller, Offer
 from specdec.drafts.auto.candidates import Part
 from specdec.sampling.sequence import Row
@@ -12,7 +13,6 @@ from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import Verdict
 
 CHEAP = 1.5  # a pass over all their nodes may take so many plain steps
-OWN = 0.85  # acceptance of a draft of the target's own weights, where nothing is known yet
 
 
 @dataclass(eq=False)
@@ -40,10 +40,11 @@ class Contest:
         ]
         if len(entries) < 2 or any(row.sampler.draws for row in rows):
             return None
-        depth = MOST // (len(entries) * entries[0][1].width)
         count, keys = len(rows), sum(len(row.tokens) for row in rows)
         passes = controller.costs.curve([count, count * (1 + MOST)], keys)
-        return cls(entries, depth) if passes[1] <= CHEAP * passes[0] else None
+        if passes[1] > CHEAP * passes[0]:
+            return None
+        return cls(entries, depth_of([offer for _, offer in entries], count, keys, controller))
 
     @property
     def name(self) -> str:
@@ -79,12 +80,17 @@ class Contest:
             part.drafter.observe(rows, trees, verdicts)
 
 
-def right(tree: TokenTree, tokens: Sequence[int]) -> tuple[int, int]:
-    """How deep a draft was, as far as the emitted `tokens` tell, and how much of it they are."""
-    node, accepted = 0, 0
-    for token in tokens:
-        below = tree.child(node, token)
-        if below is None:
-            return max(tree.depths()), accepted
-        node, accepted = below, accepted + 1
-    return accepted, accepted
+def depth_of(offers: Sequence[Offer], rows: int, keys: int, controller: Controller) -> int:
+    """How deep all draft: what promises most tokens per second of the round, which has to wait for
+    each of them and emits what one has drafted."""
+    level = sum(offer.width for offer in offers)
+    most = MOST // level
+    passes = controller.costs.curve([rows * (1 + n * level) for n in range(most + 1)], keys)
+    costs = [controller.costs.draft_cost(offer.key, keys, offer.guess) for offer in offers]
+    accepted = [controller.estimate(offer.name).expected(most) for offer in offers]
+
+    def rate(n: int) -> float:
+        seconds = passes[n] + sum(cost.seconds(n) for cost in costs)
+        return (1.0 + max(each[n] for each in accepted)) / seconds
+
+    return max(range(1, most + 1), key=rate)

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 from specdec.control.controller import Controller, Offer, Plan
 from specdec.control.costs import PassCosts
+from specdec.control.draft_length import FAR_DEPTH, KNOWN, OWN, REHEARSED
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter
 from specdec.decoding.stats import Stats
-from specdec.drafts.auto.candidates import FAR_DEPTH, MAX_DEPTH, Part, candidates, joins
-from specdec.drafts.auto.contest import OWN, Contest
+from specdec.drafts.auto.candidates import MAX_DEPTH, Part, candidates, joins
+from specdec.drafts.auto.contest import Contest
 from specdec.drafts.methods.auto import AutoOptions
 from specdec.forward.plan import Needs
 from specdec.forward.view_reads import ReadStats
@@ -25,7 +26,6 @@ from specdec.sampling.verify import Verdict
 GUESS = 0.25  # plain steps that an unknown drafter is thought to take for a draft token
 SHIPPED = 0.1  # seconds until it is known which drafters that ship fit, where nobody knows
 SETUP = 0.5  # seconds until weights that ship have been read, where that was never timed
-REHEARSED, KNOWN = 2, 2  # draft tokens of a rehearsal; drafts that tell the cost: one may be cold
 
 
 class AutoDrafter(Drafter):

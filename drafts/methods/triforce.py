@@ -45,7 +45,8 @@ class TriForce(DraftWeights, ModelOptions, NGramOptions, TriForceChunks):
             inner = NGramDrafter(target, replace(self, num_draft_tokens=None))
         model = self.model_of(target)
         middle = target if model is target.model else Model(model, borrowed=True)
-        depth = self.num_draft_tokens or DEPTH
+        depth, follows = self.num_draft_tokens or DEPTH, self.num_draft_tokens is None
         return Speculative(
-            "triforce", middle, self.view(target), inner, target.vocab_size, depth, shares_kv=True
+            "triforce", middle, self.view(target), inner, target.vocab_size, depth,
+            shares_kv=True, follows=follows,
         )  # fmt: skip

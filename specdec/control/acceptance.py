@@ -103,3 +103,14 @@ class Trust:
             if hit is None:
                 return
             node, above = hit, max(tree.chances[hit], 1e-6)
+
+
+def right(tree: TokenTree, tokens: Sequence[int]) -> tuple[int, int]:
+    """How deep a draft was, as far as the emitted `tokens` tell, and how much of it they are."""
+    node, accepted = 0, 0
+    for token in tokens:
+        below = tree.child(node, token)
+        if below is None:
+            return max(tree.depths()), accepted
+        node, accepted = below, accepted + 1
+    return accepted, accepted

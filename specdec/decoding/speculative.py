@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from specdec.control.calibration import calibrate
+from specdec.control.draft_length import FAR_DEPTH, DraftLength
 from specdec.decoding.asking import Asking
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter, Reach, Traits
@@ -30,7 +31,8 @@ class Speculative(Drafter):
     after an inner rejection, and its text is then not the target's at temperature > 0.)
 
     vocab_size: of the outer level; num_draft_tokens: draft tokens for it per round, at most.
-    shares_kv: the model is the outer level's own and reads its KV, through `view`.
+    shares_kv: the model is the outer level's own and reads its KV, through `view`. follows: where
+    verifying has to fetch keys and values `DraftLength` says how many draft tokens instead.
     """
 
     def __init__(
@@ -42,17 +44,20 @@ class Speculative(Drafter):
         vocab_size: int,
         num_draft_tokens: int,
         shares_kv: bool = False,
+        follows: bool = False,
     ) -> None:
         self.name, self.target, self.view = name, model, view
         self.drafter = Asking(drafter)
         self.reach = Reach.of(model)
         self.vocab_size, self.num_draft_tokens = vocab_size, num_draft_tokens
-        self.shares_kv = shares_kv
-        self.needs = Needs.all_of([view.needs, drafter.needs if shares_kv else Needs()])
+        self.shares_kv, self.follows = shares_kv, follows
+        own = Needs(far_costs=follows)
+        self.needs = Needs.all_of([own, view.needs, drafter.needs if shares_kv else Needs()])
         self.traits = Traits(name, num_draft_tokens, reads=view.reads if shares_kv else None)
         self.stats: dict[int, Stats] = {}
         self.samplers: dict[int, Sampler] = {}
         self._model: CachedModel | None = None
+        self._length: DraftLength | None = None
 
     def join(self, rows: Sequence[Row], verifier: CachedModel) -> None:
         for row in rows:
@@ -68,6 +73,10 @@ class Speculative(Drafter):
             )  # fmt: skip
             if self.drafter.needs.costs:
                 calibrate(self._model, rows)
+            if self.follows and verifier.store.places and verifier.costs.table:
+                key, clock = f"{self.name} x1", verifier.target.clock
+                usual, self.num_draft_tokens = self.num_draft_tokens, FAR_DEPTH
+                self._length = DraftLength(verifier.costs, self.name, key, usual, clock)
         self.drafter.join(rows, self._model)
 
     def leave(self, rows: Sequence[Row]) -> None:
@@ -91,6 +100,11 @@ class Speculative(Drafter):
         return {**self.model.reads(row.slot), **self.drafter.reads(row)}
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
+        if self._length is not None:
+            return self._length.propose(self._chains, rows, limits)
+        return self._chains(rows, limits)
+
+    def _chains(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         trees = {row.index: TokenTree.root(row.tokens[-1]) for row in rows}
         inner = [self._shadow(row) for row in rows]
         room = {
@@ -104,7 +118,9 @@ class Speculative(Drafter):
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]
     ) -> None:
-        """Nothing to do: the cached model and the inner drafter follow the rows' tokens."""
+        """The cached model and the inner drafter follow the rows' tokens by themselves."""
+        if self._length is not None:
+            self._length.observe(rows, verdicts)
 
     def _shadow(self, row: Row) -> Row:
         """The row as the inner level sees it, to which it adds tokens that may be taken back."""

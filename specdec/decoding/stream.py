@@ -172,7 +172,7 @@ class GenerationStream:
             return
         self._is_left = True
         try:
-            if self.scheduler.model is not None and self._needs.costs:
+            if self.scheduler.model is not None and self._wants_costs(self.model):
                 self.model.costs.save(is_due=False)
         finally:
             if self.request.streamer is not None:
@@ -252,7 +252,11 @@ class GenerationStream:
     @torch.inference_mode()
     def _calibrate(self, model: CachedModel, rows: Sequence[Row]) -> float:
         """Have the costs of passes at this length of text known, if they matter; seconds taken."""
-        return calibrate(model, rows) if self._needs.costs else 0.0
+        return calibrate(model, rows) if self._wants_costs(model) else 0.0
+
+    def _wants_costs(self, model: CachedModel) -> bool:
+        needs = self._needs
+        return needs.costs or (needs.far_costs and bool(model.store.places))
 
     def _log(self) -> None:
         rows, request = len(self.rows), self.request

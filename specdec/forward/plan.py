@@ -202,7 +202,8 @@ class Needs:
     followers: are shown every query that the text went through. on_spill: called as (level, layer,
     row, device) when a row's oldest tokens have moved to slower memory, while they are still near:
     see `offload.TieredStore`. costs: what its passes cost on this machine, measured before the
-    first round. prefix: what prompts begin with where a view is the cache itself; nobody else's.
+    first round; far_costs: only where keys and values lie elsewhere than on the device. prefix:
+    what prompts begin with where a view is the cache itself; nobody else's.
     """
 
     prompt_queries: int = 0
@@ -212,6 +213,7 @@ class Needs:
     followers: tuple[Follower, ...] = ()
     costs: bool = False
     prefix: SavedText | None = None
+    far_costs: bool = False
 
     @classmethod
     def all_of(cls, needs: Iterable[Needs]) -> Needs:
@@ -224,6 +226,7 @@ class Needs:
             min((x.probe_every for x in each if x.probe_every), default=0),
             tuple(dict.fromkeys(follower for x in each for follower in x.followers)),
             any(x.costs for x in each),
+            far_costs=any(x.far_costs for x in each),
         )
 
 

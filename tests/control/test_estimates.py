@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from specdec.control.acceptance import IDLE, Acceptance, Trust
-from specdec.control.calibration import settled
+from specdec.control.calibration import calibrate, settled
 from specdec.control.costs import DraftCost, PassCosts, _open, open_costs
 from specdec.control.ledger import Ledger
 from specdec.control.sizes import Sizes
@@ -184,3 +186,22 @@ def test_a_folder_that_cannot_be_written_is_let_be(tmp_path):
     costs.table[KEYS] = {1: 1.0}
     costs.save()
     assert (tmp_path / "costs").read_text() == "a file"
+
+
+@pytest.mark.parametrize(("places", "second"), [("", 4), ("disk 2", 32)])
+def test_two_widths_are_measured_however_slow_passes_are(places, second):
+    """Where passes wait for a link the second is a wide one: 1 and 4 nodes differ by noise."""
+    now = [0.0]
+
+    def forward(rows, trees):
+        now[0] += 1.0
+        return [torch.zeros(len(tree), 3) for tree in trees]
+
+    costs = PassCosts()
+    target = SimpleNamespace(clock=lambda: now[0], max_positions=1000)
+    model = SimpleNamespace(
+        target=target, view=SimpleNamespace(lossless=True), costs=costs, forward=forward,
+        store=SimpleNamespace(places=places),
+    )  # fmt: skip
+    assert calibrate(model, [SimpleNamespace(tokens=[1, 2, 3])]) == now[0]
+    assert [sorted(row) for row in costs.table.values()] == [[1, second]]

@@ -6,9 +6,12 @@ import random
 
 import pytest
 
+from specdec.control.acceptance import right
+from specdec.control.controller import MOST, Controller, Offer
+from specdec.control.costs import DraftCost, PassCosts
 from specdec.control.ledger import Ledger
 from specdec.drafts.auto import candidates
-from specdec.drafts.auto.contest import right
+from specdec.drafts.auto.contest import depth_of as contest_depth
 from specdec.drafts.auto.drafter import AutoDrafter
 from specdec.drafts.longspec import drafter, model
 from specdec.engine import Engine
@@ -192,3 +195,26 @@ def test_short_texts_do_not_pay_for_weights_that_nobody_asked_for(engine, tmp_pa
     monkeypatch.setattr(drafter, "LongSpec", None)  # nor is anybody made
     for _ in range(3):
         generate(engine, "auto")
+
+
+def test_a_contest_is_as_deep_as_its_drafts_are_cheap():
+    """All drafts of the round are waited for, and one of them is emitted."""
+
+    def depth(per_token, acceptance=0.85):
+        names = ("a", "b")
+        costs = PassCosts(
+            {100: {1: 1.0, 64: 1.1}},
+            {f"{name} x1@7": DraftCost(per_token, 0.0, 2) for name in names},
+            dict.fromkeys(names, acceptance),
+        )
+        offers = [Offer(name, f"{name} x1", depth=32) for name in names]
+        return contest_depth(offers, 1, 100, Controller(costs))
+
+    most = MOST // 2
+    rates = {
+        n: sum(0.85**i for i in range(n + 1)) / (1.0 + 0.1 / 63 * 2 * n + 2 * 0.03 * n)
+        for n in range(1, most + 1)
+    }
+    assert depth(0.03) == max(rates, key=rates.get) < most
+    assert depth(1e-5, 0.99) == most
+    assert depth(1.0) < depth(0.03)
