@@ -38,3 +38,8 @@ def named_commands(page: Path) -> list[list[str]]:
     ]
     inline = _BLOCK.sub("", page.read_text())
     return found + [c for text in _INLINE.findall(inline) for c in commands(text)]
+
+
+def inline(page: Path) -> list[str]:
+    """The code that stands within sentences."""
+    return re.findall(r"`([^`\n]+)`", _BLOCK.sub("", page.read_text()))
