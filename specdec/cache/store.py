@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -170,9 +171,11 @@ class KVStore:
         slots = (s for s in range(self.sequences) if s not in self._taken)
         return [s for s in slots if self._shared_rows(s) is not None]
 
-    def acquire(self, sequence: int | None = None) -> int:
+    def acquire(self, sequence: int | None = None, source: int = -1, shared: int = 0) -> int:
         """Hand out a slot for a text that begins: this one, or the first that is free.
 
+        source, shared: a taken slot, and how many of the levels below the last one hold nothing but
+        what both texts begin with: the new one reads them, too, and they stay while either does.
         Raises SpecdecError where it is another text's, or still tied to what others read.
         """
         if sequence is None:
@@ -181,6 +184,7 @@ class KVStore:
         if rows is None or sequence in self._taken:
             which = "none" if sequence < 0 else f"slot {sequence} is not"
             raise SpecdecError(f"{which} of {self.sequences} slots of the KV store free")
+        rows[:shared] = [int(x[source]) for x in self.row_maps[self.num_shared :][:shared]]
         for row_map, row in zip(self.row_maps[self.num_shared : -1], rows, strict=True):
             row_map[sequence] = row
         self._taken.add(sequence)
@@ -218,6 +222,11 @@ class KVStore:
         """Tokens of `sequence` in the levels below the last one, which it shares."""
         pairs = zip(self.levels[:-1], self.row_maps[:-1], strict=True)
         return sum(int(level.length[rows[sequence]]) for level, rows in pairs)
+
+    def ends(self, sequence: int) -> list[int]:
+        """Where each of the levels below the last one ends in the text of `sequence`."""
+        pairs = zip(self.levels[:-1], self.row_maps[:-1], strict=True)
+        return list(accumulate(int(level.length[rows[sequence]]) for level, rows in pairs))
 
     def length(self, sequence: int) -> int:
         """Committed tokens of `sequence`, over all levels."""

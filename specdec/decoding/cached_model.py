@@ -87,7 +87,8 @@ class CachedModel:
         Raises OutOfMemory for a text that a slot has no room for; none has joined then.
         """
         if self.base is None:
-            self._prefill.add(self.store, rows)
+            held = {slot: one for slot, one in enumerate(self.text.held) if one.tokens}
+            self._prefill.add(self.store, rows, held)
         self._begin(rows)
 
     @torch.inference_mode()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 
+from specdec.cache.cached_tokens import CachedTokens
 from specdec.cache.prompt_layout import Stage, stages
 from specdec.cache.prompt_tree import branches
 from specdec.cache.saved_text import SavedTexts
@@ -47,9 +48,11 @@ class Prefill:
         self.target, self.view = target, view
         self.observers, self.saved, self.on_spill = observers, saved, on_spill
         self.sees_content = sees_content
+        self._shares = False
 
     def store(self, rows: Sequence[Row], slots: Slots) -> KVStore:
         """A store with every prompt but its last token; what several begin with is read once."""
+        self._shares = slots.shares
         of = {row.slot: row for row in rows}
         first, *later = plan = self._plan(of, slots)
         rooms = [(stage.rows, stage.capacity) for stage in later]
@@ -105,8 +108,12 @@ class Prefill:
             plan = stages(found, lengths, rooms, False, unit)
         return plan
 
-    def add(self, store: KVStore, rows: Sequence[Row]) -> None:
-        """Read more prompts, each into a slot that is handed out to it, all of them or none."""
+    def add(self, store: KVStore, rows: Sequence[Row], held: Mapping[int, CachedTokens]) -> None:
+        """Read more prompts, each into a slot that is handed out to it, all of them or none.
+
+        held: what the store holds of the texts that are there, by slot. A prompt that begins as one
+        of them reads that text's levels, as far as they end within the prompt.
+        """
         room = store.room
         for row in rows:
             if row.max_tokens + SLACK > room:
@@ -117,12 +124,43 @@ class Prefill:
         taken: list[int] = []
         try:
             for row in rows:
-                taken.append(store.acquire(row.slot))
-                self._read(store, row.slot, row, 0, len(row.tokens) - 1)
+                source, shared, start = self._alike(store, row, held)
+                taken.append(store.acquire(row.slot, source, shared))
+                self._read(store, row.slot, row, start, len(row.tokens) - 1)
         except BaseException:
             for slot in taken:
                 store.release(slot)
             raise
+
+    def _alike(
+        self, store: KVStore, row: Row, held: Mapping[int, CachedTokens]
+    ) -> tuple[int, int, int]:
+        """Whose levels a prompt that joins can read: the slot, how many levels, and how many tokens
+        they hold.
+
+        Nobody's where `_plan` would not share, nor on tiers, whose lower levels move, nor where
+        prompts are watched, since what is noted of them stands with each text, nor where more of
+        the prompt is saved.
+        """
+        best = -1, 0, 0
+        is_reread = self.target.rotation.must_reread(row.span, row.max_tokens + row.behind)
+        is_own = store.places or self.observers or row.content is not None or is_reread
+        if is_own or not self._shares or not self.view.lossless:
+            return best
+        text = row.tokens[:-1]
+        for slot, theirs in held.items():
+            if theirs.content is not None or not self._turns_alike(theirs.length, row):
+                continue
+            start = 0
+            for shared, end in enumerate(store.ends(slot), 1):
+                if end > len(text) or theirs.tokens[start:end] != text[start:end]:
+                    break
+                start = end
+                if end > best[2]:
+                    best = slot, shared, end
+        saved = None if self.saved is None else self.saved.nearest(text)
+        is_saved = saved is not None and saved.common(text) > best[2]
+        return (-1, 0, 0) if is_saved else best
 
     def go_on(self, store: KVStore, row: Row, tokens: Sequence[int]) -> None:
         """Read tokens of a row behind those that its store holds, all of them or none."""

@@ -7,6 +7,7 @@ middle of the others' decoding. In float64: see `test_contract`.
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import pytest
@@ -17,6 +18,7 @@ from specdec.cache.slots import Slots
 from specdec.decoding.drafting import make_drafter
 from specdec.decoding.stream import GenerationStream
 from specdec.errors import InvalidArgument, OutOfMemory, SpecdecError
+from specdec.model.target import Target
 from specdec.offload.kv_memory import KVMemory
 from specdec.offload.saved_documents import SavedDocuments
 from specdec.offload.split import Sizes
@@ -28,6 +30,7 @@ from helpers.matrix import crossed
 from helpers.methods import METHODS, as_a_tree, smallest
 
 RNG = random.Random(1)
+QUESTIONS = random.Random(7)
 FIRST, MIDDLE, LATER = ([RNG.randrange(models.VOCAB) for _ in range(n)] for n in (90, 70, 60))
 LONG, SHORT = 24, 2  # new tokens of a row that stays, and of one that leaves
 SAMPLED = {"temperature": 0.9, "seed": 3}
@@ -112,6 +115,57 @@ def check(tried, drafter, **how):
     assert outcome(found) == want
     assert all(g.lossless for g in found)
     return found
+
+
+DOCUMENT = [RNG.randrange(models.VOCAB) for _ in range(80)]
+
+
+@contextmanager
+def read_tokens():
+    """How many tokens each call of a prefill of the target reads."""
+    seen, honest = [], Target.prefill
+
+    def noted(self, store, view, sequence, tokens, *args, **kwargs):
+        seen.append(len(tokens))
+        return honest(self, store, view, sequence, tokens, *args, **kwargs)
+
+    with patch.object(Target, "prefill", noted):
+        yield seen
+
+
+@pytest.mark.parametrize("drafter", ["none", "ngram", "streaming", "kivi"])
+@pytest.mark.parametrize("mode", ["greedy", "coupled"])
+def test_who_joins_reads_what_live_rows_share(tried, drafter, mode):
+    """Two questions on a document; a third joins when one of them is done, and outlives the other.
+
+    Only what the document does not hold is read, its row stays while anybody reads it, and one that
+    begins otherwise shares nothing.
+    """
+    how = {**MODES[mode], "drafter": drafter}
+    asked = [DOCUMENT + QUESTIONS.sample(range(models.VOCAB), n) for n in (5, 3, 9)]
+    other = [(token + 1) % models.VOCAB for token in asked[2]]
+    news = (12, SHORT, LONG, SHORT)
+    a, b, c, d = requests(tried.engine, (*asked, other), news, **how)
+    stream = stream_of(tried.engine, a, tokens=len(asked[2]) + LONG, slots=3)
+    stream.add(b)
+    came, shared = False, []
+    with read_tokens() as seen:
+        for step in stream:
+            store, rows = stream.model.store, stream.scheduler.active
+            if not came and step.row == 1 and step.finish_reason:
+                came, before = True, len(seen)
+                stream.add(c)
+                stream.add(d)
+            if came:
+                shared += [(row.index, store.ends(row.slot)[0]) for row in rows]
+            poison_released(stream)
+    assert seen[before:][:2] == [len(asked[2]) - 80 - 1, len(other) - 1]
+    ends = dict(shared)
+    assert (ends[0], ends[2], ends[3]) == (80, 80, 0)
+    assert shared[-1] == (2, 80), "it stays when those are gone that it was read for"
+    assert int(store.levels[0].length.sum()) == 0, "and goes with the last one"
+    want = [tried.plain(p, max_new_tokens=n, **MODES[mode]) for p, n in zip((*asked, other), news)]
+    assert outcome(stream.generations) == want
 
 
 MODES = {"greedy": {}, "coupled": SAMPLED}
