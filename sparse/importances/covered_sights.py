@@ -21,7 +21,7 @@ from specdec.sparse.maths.key_rotation import KeyRotation
 from specdec.sparse.text import Text
 
 EVERY = 4  # of the queries of images every so manieth is a probe
-PAGE = 16
+PAGE = 16  # kept tokens that one mean key stands for: the paper's
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from specdec.sparse.codecs.rebuilt_keys import KeyCopy
     from specdec.sparse.view import SparseView
 
-CHUNK = 8
+CHUNK = 8  # tokens that share a landmark, as in the released code
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""SnapKV, where means of 32 neighbours with their log-count stand for what is left out."""
+"""SnapKV (arXiv 2404.14469), where means of neighbours stand for what is left out.
+
+A mean of 32 tokens has the logarithm of their number added to its logit, as merged tokens have in
+ToMe (arXiv 2210.09461): so equal neighbours lose nothing.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from specdec.model.target import Target
     from specdec.sparse.view import SparseView
 
-GROUP = 8
+GROUP = 8  # layers that share their windows, as in the released code
 
 
 @dataclass(frozen=True)
