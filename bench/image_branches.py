@@ -34,7 +34,7 @@ def measure(
     counts: Sequence[int],
     prompts: int,
     new_tokens: int,
-    image_tokens: int,
+    image_tokens: int | None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Acceptance length of every way, and bytes that are kept for an image, by numbers of images.
@@ -88,7 +88,7 @@ def measure(
         "machine": machine.facts(),
         "model": engine.name,
         "checkpoint": checkpoint or "that ships",
-        "image_tokens": image_tokens,
+        "image_tokens": image_tokens or images.compressor.sizes.tokens,
         "draft_tokens": CHAIN,
         "cells": cells,
     }
@@ -125,7 +125,7 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _drafter(engine: Engine, images: PreparedImages, way: str, tokens: int) -> LongSpec:
+def _drafter(engine: Engine, images: PreparedImages, way: str, tokens: int | None) -> LongSpec:
     if way == WHOLE:
         whole = LongSpecOptions(draft_model=images.parts, num_draft_tokens=CHAIN)
         return LongSpec(engine.target, whole)

@@ -27,7 +27,10 @@ MAX_DEPTH = 12  # draft tokens of a drafter that runs a model; the controller as
 # In the order in which they are asked. Those that need nothing but the target are left alone until
 # they can be expected to pay; a drafter that needs a model takes part where `draft_model` is given,
 # and one with a format of its own where what it ships fits the target.
-CANDIDATES = ("ngram", "model", "triforce-chunks", "longspec")
+CANDIDATES = ("ngram", "model", "triforce-chunks", "longspec", "specvlm")
+# Who drafts behind images alone, and who leaves these texts to them: the other saw none while it
+# learned, and what it does there would be held against it elsewhere.
+SEEING, BLIND = ("specvlm",), ("longspec",)
 NEAR = ("triforce-chunks",)  # what has its better among those of FAR
 # Where keys and values lie in slower memory, those besides that draft best there (measured in
 # docs/decisions/offload.md), told to fetch little.
@@ -91,6 +94,15 @@ def candidates(target: Target, options: AutoOptions, ships: bool = False) -> Ite
             Asking(drafter), drafter.traits, kind.needs_model, name in FAR, name in NEAR,
             not kind.own_format,
         )  # fmt: skip
+
+
+def fits(part: Part, parts: Sequence[Part], rows: Sequence[Row]) -> bool:
+    """Whether a candidate is one for such texts, with images or without."""
+    sees = any(row.content is not None and row.content.spans for row in rows)
+    if part.drafter.name in SEEING:
+        return sees
+    has_better = any(other.drafter.name in SEEING for other in parts)
+    return not (sees and has_better and part.drafter.name in BLIND)
 
 
 def joins(part: Part, rows: Sequence[Row], verifier: CachedModel) -> bool:

@@ -12,7 +12,7 @@ from specdec.control.draft_length import FAR_DEPTH, KNOWN, OWN, REHEARSED
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter
 from specdec.decoding.stats import Stats
-from specdec.drafts.auto.candidates import MAX_DEPTH, Part, candidates, joins
+from specdec.drafts.auto.candidates import MAX_DEPTH, Part, candidates, fits, joins
 from specdec.drafts.auto.contest import Contest
 from specdec.drafts.methods.auto import AutoOptions
 from specdec.forward.plan import Needs
@@ -205,6 +205,8 @@ class AutoDrafter(Drafter):
             yield Offer(name, nodes=nodes, tokens=part.trust.factor * promised)
             return
         depth = min(limit, traits.max_depth, self.deepest)
+        if not fits(part, self.parts, rows):
+            return
         if depth < 1 or (part.is_open and not any(part.drafter.takes(row) for row in rows)):
             return
         costs, missed, setup = self.controller.costs, 0, 0.0

@@ -23,6 +23,7 @@ class Sizes:
     kv_layer: the target's layer whose cached keys and values the block reads.
     window: tokens that self-attention sees, the token itself included.
     max_lag: how many tokens behind the target's KV can be, with a matrix for each.
+    token_query: whether queries for the target's keys read the token's embedding besides h.
     """
 
     hidden_size: int
@@ -35,6 +36,7 @@ class Sizes:
     window: int = 512
     max_lag: int = 4
     query_norm: bool = False
+    token_query: bool = False
     norm_eps: float = 1e-5
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class LongSpecBlock(nn.Module):
         self.self_o = nn.Linear(heads, s.hidden_size, bias=False)
         self.cross_norm = Norm(s.hidden_size, s.norm_eps)
         self.cross_q = nn.Linear(s.hidden_size, heads, bias=False)
+        self.cross_token = nn.Linear(s.hidden_size, heads) if s.token_query else None
         self.cross_q_norm = Norm(s.head_dim, s.norm_eps) if s.query_norm else nn.Identity()
         self.cross_o = nn.Linear(s.num_heads * s.value_dim, s.hidden_size, bias=False)
         self.mlp_norm = Norm(s.hidden_size, s.norm_eps)
@@ -113,9 +116,13 @@ class LongSpecBlock(nn.Module):
         q = self._heads(self.self_q(self.self_norm(embedded)), self.sizes.num_heads)
         return rotary.own(q, positions)
 
-    def cross_query(self, h: Tensor, rotary: Rotary, positions: Tensor) -> Tensor:
-        """Queries `[B, H, n, D]` for the target's cached keys, turned as the target turns its."""
-        q = self._heads(self.cross_q(self.cross_norm(h)), self.sizes.num_heads)
+    def cross_query(self, h: Tensor, embedded: Tensor, rotary: Rotary, positions: Tensor) -> Tensor:
+        """Queries `[B, H, n, D]` of tokens `embedded` for the target's cached keys, turned as the
+        target turns its."""
+        q = self.cross_q(self.cross_norm(h))
+        if self.cross_token is not None:
+            q = q + self.cross_token(self.self_norm(embedded))
+        q = self._heads(q, self.sizes.num_heads)
         return rotary.cross(self.cross_q_norm(q), positions)
 
     def self_output(self, attended: Tensor) -> Tensor:
@@ -147,7 +154,7 @@ class LongSpecBlock(nn.Module):
         state = self.state(k, v, rotary, positions).to(embedded.dtype)
         h = self.start(embedded, behind(embedded, 1)) + self.newest(behind(state, lag), lag)
         h = h + self.self_o(self.near(embedded, rotary, positions))
-        h = h + self.cross_o(self.far(h, positions, k, v, rotary, lag))
+        h = h + self.cross_o(self.far(h, embedded, positions, k, v, rotary, lag))
         return self.finish(h)
 
     def near(self, embedded: Tensor, rotary: Rotary, positions: Tensor) -> Tensor:
@@ -159,22 +166,25 @@ class LongSpecBlock(nn.Module):
             ahead = index[:, None] - index[None, :]
             mask = (ahead >= 0) & (ahead < self.sizes.window)
         q = self.self_query(embedded, rotary, positions)
-        return self._joined(self.attend(q, own_k, own_v, mask))
+        return self.attended(q, own_k, own_v, mask)
 
     def far(
-        self, h: Tensor, positions: Tensor, k: Tensor, v: Tensor, rotary: Rotary, lag: int
-    ) -> Tensor:
+        self, h: Tensor, embedded: Tensor, positions: Tensor, k: Tensor, v: Tensor, rotary: Rotary,
+        lag: int,
+    ) -> Tensor:  # fmt: skip
         """Cross-attention's heads side by side, `[B, T, H * Dv]`, zero for the first `lag`."""
-        q = self.cross_query(h, rotary, positions)[:, :, lag:]
+        q = self.cross_query(h, embedded, rotary, positions)[:, :, lag:]
         end = h.shape[1] - lag
-        seen = self._joined(self.attend(q, k[:, :, :end], v[:, :, :end], None))
+        seen = self.attended(q, k[:, :, :end], v[:, :, :end], None)
         return F.pad(seen, (0, 0, lag, 0))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention `[B, H, n, D]` of whole texts, causal where no mask is given."""
+    def attended(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Heads side by side, `[B, n, H * Dv]`, of texts; causal where no mask is given."""
         group = self.sizes.num_heads // self.sizes.num_kv_heads
         k, v = (x.to(q.dtype).repeat_interleave(group, 1) for x in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self._joined(
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        )
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         return x.view(*x.shape[:2], heads, -1).transpose(1, 2)

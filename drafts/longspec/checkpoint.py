@@ -219,12 +219,29 @@ def describe(target: Target) -> dict[str, Any]:
     }
 
 
-def sizes_for(target: Target, mlp_size: int = 0, window: int = 512, max_lag: int = 4) -> Sizes:
-    """The sizes of a block for `target`; 0 for `mlp_size` takes the target's own."""
+def sizes_for(
+    target: Target, mlp_size: int = 0, window: int = 512, max_lag: int = 4, kv_layer: int = -1
+) -> Sizes:
+    """The sizes of a block for `target`; 0 for `mlp_size` takes the target's own, -1 for `kv_layer`
+    its last layer with full attention.
+
+    Raises InvalidArgument for a layer that there is not, or that forgets tokens.
+    """
     config = target.model.config.get_text_config()
     heads = int(config.num_attention_heads)
     full = [i for i, kind in enumerate(target.layer_types) if kind == "full_attention"]
     layer = full[-1] if full else target.num_layers - 1
+    if kv_layer != -1:
+        if not 0 <= kv_layer < target.num_layers:
+            raise InvalidArgument(
+                f"kv_layer={kv_layer}: the target's layers are 0 to {target.num_layers - 1}"
+            )
+        if full and kv_layer not in full:
+            raise InvalidArgument(
+                f"kv_layer={kv_layer} is a layer of {target.layer_types[kv_layer]}, which does not "
+                f"see all of a text: give one of {', '.join(map(str, full))}"
+            )
+        layer = kv_layer
     dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     attention = attention_of(target, layer)
     return Sizes(
@@ -238,6 +255,7 @@ def sizes_for(target: Target, mlp_size: int = 0, window: int = 512, max_lag: int
         window=window,
         max_lag=max_lag,
         query_norm=hasattr(attention, "q_norm"),
+        token_query=True,
         norm_eps=float(getattr(config, "rms_norm_eps", 1e-5)),
     )
 

@@ -81,14 +81,14 @@ def load(target: Target, source: Any, shipped: Path) -> Checkpoint:
             "id of a checkpoint that `specdec train-drafter` has made"
         )
     if source is None:
-        _check_shipped(target, shipped)
+        check_shipped(target, shipped)
     checkpoint = Checkpoint.load(shipped if source is None else source)
     checkpoint.check(target, str(source))
     return checkpoint
 
 
-def _check_shipped(target: Target, shipped: Path) -> None:
-    """As `Checkpoint.check`, but without its weights; looked at once for each model."""
+def check_shipped(target: Target, shipped: Path) -> None:
+    """As `Checkpoint.check` of what ships, without its weights; looked at once for each model."""
     known = _faults.setdefault(target.model, {})
     if shipped not in known:
         try:
@@ -129,7 +129,7 @@ class LongSpec(ModelDrafter):
         self._source = options.draft_model
         self.start(target, target, options)
         if self._source is None:
-            _check_shipped(target, SHIPPED)
+            check_shipped(target, SHIPPED)
             self.is_cold = _key(target, None) not in _prepared.get(target.model, {})
         else:
             assert self.prepared

@@ -144,7 +144,7 @@ class LongSpecModel:
         h = h + self.block.self_output(self._near(x, positions, where, k, v, anc, sequences))
         if any(row.offset for row in rows):  # the target's keys are rotated by more than places
             positions = positions + torch.tensor([[row.offset] for row in rows]).to(positions)
-        h = h + self.block.cross_output(self._far(h, positions, sequences))
+        h = h + self.block.cross_output(self._far(h, x, positions, sequences))
         return self._logits(self.block.finish(h))
 
     def _newest(self, row: Row) -> tuple[Tensor, int]:
@@ -192,10 +192,10 @@ class LongSpecModel:
         )
         return merge([prefix, tree])[0].to(q.dtype)
 
-    def _far(self, h: Tensor, positions: Tensor, sequences: list[int]) -> Tensor:
+    def _far(self, h: Tensor, x: Tensor, positions: Tensor, sequences: list[int]) -> Tensor:
         """Cross-attention over the target's committed KV of one layer: `[B, H, n, Dv]`."""
         sizes, store = self.block.sizes, self.holder.store
-        q = self.block.cross_query(h, self.rotary, positions)
+        q = self.block.cross_query(h, x, self.rotary, positions)
         partials = []
         for level, row_map in zip(store.levels, store.row_maps, strict=True):
             keys, values = level.k[sizes.kv_layer], level.v[sizes.kv_layer]

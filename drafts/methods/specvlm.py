@@ -23,6 +23,9 @@ class SpecVlmOptions(LongSpecOptions):
         "image by the question, and is `auto` where it was trained, else `prune`.",
         OneOf("auto", "gate", "prune", "pool", "convolution", "resampler", "text"),
     )  # fmt: skip
-    image_tokens: int = option(16, "Entries that stand for an image at most.", Whole(1, 65536))
+    image_tokens: int | None = option(
+        None, "Entries that stand for an image at most; by default as many as the checkpoint was "
+        "trained with.", Whole(1, 65536),
+    )  # fmt: skip
 
     path = "specdec.drafts.specvlm.drafter:SpecVlm"

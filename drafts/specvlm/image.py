@@ -17,8 +17,9 @@ from specdec.errors import UnsupportedModel
 class ImageSizes:
     """Shapes of what makes images small; the first three are those of the target's cached KV.
 
+    hidden_size: of embeddings, which learned branches read, too; 0 for those that do not.
     stride: neighbours that become one entry by convolution; queries: of the resampler; gate_size:
-    inner width of the gate.
+    inner width of the gate; tokens: entries of an image at most, where nobody asks for others.
     """
 
     num_kv_heads: int
@@ -27,10 +28,13 @@ class ImageSizes:
     stride: int = 4
     queries: int = 2
     gate_size: int = 64
+    tokens: int = 16
+    hidden_size: int = 0
 
     @classmethod
     def of(cls, block: Sizes, **own: int) -> ImageSizes:
         """For the layer that a block reads."""
+        own = {"hidden_size": block.hidden_size, **own}
         return cls(block.num_kv_heads, block.head_dim, block.value_dim, **own)
 
     @property
@@ -47,11 +51,14 @@ class Image:
     """k, v `[B, Hkv, n, D]` as the target has cached them of `B` images of `n` tokens.
 
     positions: of their tokens, `int64[B, n]`; None where they are turned in several dimensions.
+    embedded: `[B, n, hidden]`, what the target's first layer was given for them; None where nobody
+    who needs it is asked.
     """
 
     k: Tensor
     v: Tensor
     positions: Tensor | None
+    embedded: Tensor | None = None
 
     def features(self, rotary: Rotary) -> Tensor:
         """Keys, turned back to no place, and values, side by side: `[B, n, width]`.
@@ -60,6 +67,16 @@ class Image:
         """
         k = rotary.cross(self.k, -self.places())
         return torch.cat([x.transpose(1, 2).flatten(2) for x in (k, self.v)], -1)
+
+    def inputs(self, rotary: Rotary, sizes: ImageSizes) -> Tensor:
+        """What learned branches read: features and, where the sizes say so, embeddings of unit
+        variance, `[B, n, width + hidden_size]`."""
+        x = self.features(rotary)
+        if not sizes.hidden_size:
+            return x
+        assert self.embedded is not None
+        embedded = self.embedded.to(x)
+        return torch.cat([x, torch.nn.functional.layer_norm(embedded, embedded.shape[-1:])], -1)
 
     def places(self) -> Tensor:
         """Positions of the tokens, `int64[B, n]`, where there are such of one dimension."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from specdec.decoding.cached_model import CachedModel
 from specdec.drafts.longspec.model import LongSpecModel
-from specdec.drafts.specvlm.compressor import GATE
+from specdec.drafts.specvlm.compressor import BRANCHES, GATE
 from specdec.drafts.specvlm.gate import mean_value
 from specdec.drafts.specvlm.image import Entries, Image
 from specdec.drafts.specvlm.prepared import PreparedImages
@@ -70,12 +71,12 @@ class SpecVlmModel(LongSpecModel):
         """Bytes of the drafter's own cache, the same for every length of text."""
         return super().nbytes + sum(x.nbytes for x in self.kept.values() if x is not None)
 
-    def _far(self, h: Tensor, positions: Tensor, sequences: list[int]) -> Tensor:
+    def _far(self, h: Tensor, x: Tensor, positions: Tensor, sequences: list[int]) -> Tensor:
         """Cross-attention over committed text, and over entries in place of images."""
         seen = [self._entries(self._rows[i]) for i in sequences]
         if all(entries is None for entries in seen):
-            return super()._far(h, positions, sequences)
-        q = self.block.cross_query(h, self.rotary, positions)
+            return super()._far(h, x, positions, sequences)
+        q = self.block.cross_query(h, x, self.rotary, positions)
         partials = [*self._text(q, sequences), self._images(q, seen)]
         return merge(partials)[0].to(q.dtype)
 
@@ -152,6 +153,8 @@ class SpecVlmModel(LongSpecModel):
         branch = self.branch
         if branch == GATE:
             (branch,) = self.compressor.choose(mean_value(asked[None]), image)
+        if BRANCHES[branch].is_trained:
+            image = replace(image, embedded=span.read()[None].to(k.device))
         self.chosen[branch] += 1
         made: Entries = self.compressor(branch, image, self.tokens, self.rotary)
         return Entries(made.k.to(k), made.v.to(v), made.log_weight)

@@ -55,11 +55,20 @@ def prepared(target: Target, source: Any) -> PreparedImages:
     read.
     """
     known = _prepared.setdefault(target.model, {})
-    key = str(source), target.dtype, target.device
+    key = _key(target, source)
     if key not in known:
         checkpoint = load(target, source, SHIPPED)
         known[key] = prepare(target, checkpoint, str(source or SHIPPED.name))
     return known[key]
+
+
+def is_prepared(target: Target) -> bool:
+    """Whether the shipped checkpoint has been made ready for `target`."""
+    return _key(target, None) in _prepared.get(target.model, {})
+
+
+def _key(target: Target, source: Any) -> tuple[Any, ...]:
+    return str(source), target.dtype, target.device
 
 
 def prepare(target: Target, checkpoint: Checkpoint, name: str) -> PreparedImages:

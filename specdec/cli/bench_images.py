@@ -21,7 +21,10 @@ def images(
     images: Annotated[str, typer.Option(help="Images of a prompt, as in 1,4,16.")] = "1,4,16",
     count: Annotated[int, typer.Option(min=1, help="Prompts of each number of images.")] = 8,
     max_new_tokens: arguments.MaxNewTokens = 32,
-    image_tokens: Annotated[int, typer.Option(min=1, help="Entries for an image at most.")] = 16,
+    image_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Entries for an image at most; what it was trained with."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for result.json and result.md.")] = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",

@@ -49,6 +49,10 @@ def train_drafter(
     draft_vocab: Annotated[int, typer.Option(help="Most frequent tokens to draft; 0: all.")] = 8192,
     mlp_size: Annotated[int, typer.Option(help="Width of the MLP; 0: the target's.")] = 0,
     window: Annotated[int, typer.Option(help="Reach of self-attention in tokens.")] = 512,
+    kv_layer: Annotated[
+        int,
+        typer.Option(help="Layer of the target whose keys and values are read; -1: the last one."),
+    ] = -1,
     logits_weight: Annotated[
         float | None,
         typer.Option(help="Of cross-entropy on the target's distribution; 1, with images 0.1."),
@@ -60,6 +64,13 @@ def train_drafter(
     text_steps: Annotated[
         int | None,
         typer.Option(help="With images: steps on text alone, before their share rises; 200."),
+    ] = None,
+    image_start: Annotated[
+        float | None,
+        typer.Option(help="With images: their share where it begins to rise; 0."),
+    ] = None,
+    first_image_lessons: Annotated[
+        int | None, typer.Option(help="With images: lessons with them before the first step; 2.")
     ] = None,
     image_rows: Annotated[
         int | None, typer.Option(help="With images: pairs of a lesson; 16.")
@@ -78,6 +89,9 @@ def train_drafter(
     ] = None,
     image_queries: Annotated[
         int | None, typer.Option(help="With images: learned queries of the resampler; 2.")
+    ] = None,
+    image_branch: Annotated[
+        str | None, typer.Option(help="With images: a branch that learns from half of the texts.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed and settings: same weights.")] = 0,
     dtype: Annotated[str, typer.Option(help="Of the target while it teaches.")] = "bfloat16",
@@ -107,11 +121,13 @@ def train_drafter(
     from specdec.drafts.longspec.training.run import train
 
     own = {
-        "text_steps": text_steps, "image_rows": image_rows, "answer_tokens": answer_tokens,
+        "text_steps": text_steps, "image_start": image_start,
+        "first_image_lessons": first_image_lessons, "image_rows": image_rows,
+        "answer_tokens": answer_tokens,
         "steps_per_image_lesson": steps_per_image_lesson, "image_tokens": image_tokens,
-        "stride": image_stride, "queries": image_queries,
+        "stride": image_stride, "queries": image_queries, "favourite": image_branch,
     }  # fmt: skip
-    given: dict[str, float] = {k: value for k, value in own.items() if value is not None}
+    given: dict[str, float | str] = {k: value for k, value in own.items() if value is not None}
     if given and not images:
         raise InvalidArgument(f"{next(iter(given))} is for training with images: give --images")
     weights = {"logits_weight": logits_weight, "hidden_weight": hidden_weight}
@@ -125,7 +141,8 @@ def train_drafter(
             "rows": rows, "length": length, "long": long, "first_lessons": first_lessons,
             "steps_per_lesson": steps_per_lesson,
             "remember": remember, "draft_vocab": draft_vocab, "mlp_size": mlp_size,
-            "window": window, "argmax_weight": argmax_weight, "seed": seed, "start": start,
+            "window": window, "kv_layer": kv_layer, "argmax_weight": argmax_weight, "seed": seed,
+            "start": start,
             "learn": learn, **given,
         },
         pace={

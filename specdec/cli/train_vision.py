@@ -110,6 +110,8 @@ def measure_vision(
 def draw_pictures(
     out: Annotated[Path, typer.Option(help="New folder of the pairs.")],
     count: Annotated[int, typer.Option(min=2, help="Pairs of images and a question.")] = 1000,
+    pages: Annotated[float, typer.Option(help="Share of pages to read, not of shapes.")] = 0.75,
+    several: Annotated[float, typer.Option(help="Share of questions behind 2 to 4 images.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Same seed: same pictures.")] = 0,
     as_json: arguments.AsJson = False,
 ) -> None:
@@ -122,14 +124,14 @@ def draw_pictures(
       specdec draw-pictures --out pictures --count 500
       specdec train-drafter -m demo-vision --images pictures/pairs.jsonl --out d
     """
-    from specdec.bench.toy import pages
+    from specdec.bench.toy.pages import vocabulary
     from specdec.bench.toy.pairs import draw_pairs
     from specdec.bench.toy.settings import Settings
     from specdec.loading.loader import load
 
-    words = pages.vocabulary(load("demo").tokenizer, Settings().words)
+    words = vocabulary(load("demo").tokenizer, Settings().words)
     with progress_bar("Drawing", time_left=True) as progress:
-        written = draw_pairs(out, words, count, seed, progress)
+        written = draw_pairs(out, words, count, seed, progress, pages, several)
     if as_json:
         console.print_json({"out": str(written), "pairs": count})
     else:

@@ -8,6 +8,7 @@ import pytest
 
 from specdec import Engine
 from specdec.bench.image_branches import conversations, measure, table
+from specdec.bench.toy.pages import READ
 from specdec.bench.toy.pairs import FILE, draw_pairs
 from specdec.drafts.specvlm.training.pairs import gather_pairs, split_pairs
 from specdec.errors import InvalidArgument
@@ -55,3 +56,8 @@ def test_drawn_pairs_are_read_as_pairs(tmp_path):
     assert all(split_pairs(pairs))
     with pytest.raises(InvalidArgument, match="pairs.jsonl"):
         draw_pairs(tmp_path / "one", words, 3, 3, lambda done, total: None)
+    draw_pairs(tmp_path / "pages", words, 9, 3, lambda done, total: None, 1.0, 0.0)
+    for pair in gather_pairs([tmp_path / "pages" / FILE]):
+        assert len(pair.images) == 1 and pair.question in READ
+    with pytest.raises(InvalidArgument, match="--several 2"):
+        draw_pairs(tmp_path / "none", words, 9, 3, lambda done, total: None, 1.0, 2.0)

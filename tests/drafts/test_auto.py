@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
+from specdec import Prompt, Span
 from specdec.control.acceptance import right
 from specdec.control.controller import MOST, Controller, Offer
 from specdec.control.costs import DraftCost, PassCosts
@@ -14,6 +16,8 @@ from specdec.drafts.auto import candidates
 from specdec.drafts.auto.contest import depth_of as contest_depth
 from specdec.drafts.auto.drafter import AutoDrafter
 from specdec.drafts.longspec import drafter, model
+from specdec.drafts.specvlm import drafter as specvlm_drafter
+from specdec.drafts.specvlm import prepared as specvlm_prepared
 from specdec.engine import Engine
 from specdec.errors import InvalidArgument
 from specdec.offload.kv_memory import KVMemory
@@ -185,6 +189,43 @@ def test_a_checkpoint_that_ships_is_read_once_it_is_asked(engine, tmp_path, monk
     assert WithBlock.seen == [(True, [True]), (False, [True]), (False, [])]
     with pytest.raises(InvalidArgument, match="another memory"):
         generate(engine, "longspec")
+
+
+class Seeing(Small):
+    """Knows whose weights ship, and says who is offered."""
+
+    offered: set[str] = set()
+
+    def __init__(self, target, options):
+        super().__init__(target, options, Whim)
+        self.parts = []
+
+    def join(self, rows, verifier):
+        super().join(rows, verifier)
+        self.take_shipped()
+
+    def _offers(self, part, rows, limit):
+        for offer in super()._offers(part, rows, limit):
+            self.offered.add(part.drafter.name)
+            yield offer
+
+
+def test_behind_images_drafts_who_has_learned_with_them(engine, tmp_path, monkeypatch):
+    """SpecVLM's block there, in LongSpec's place, and LongSpec's on text; the texts are equal."""
+    longspec_models.checkpoint(engine.target).save(tmp_path / "text")
+    longspec_models.image_checkpoint(engine.target).save(tmp_path / "images")
+    monkeypatch.setattr(drafter, "SHIPPED", tmp_path / "text")
+    for where in (specvlm_drafter, specvlm_prepared):
+        monkeypatch.setattr(where, "SHIPPED", tmp_path / "images")
+    monkeypatch.setattr(Ledger, "affords", lambda *_: True)
+    image = Span(3, torch.randn(9, 24, dtype=torch.float64))
+    for prompt, who in ((PROMPT, "longspec"), (Prompt(PROMPT[:40], [image]), "specvlm")):
+        options = {"max_new_tokens": 16, "eos_token_id": []}
+        want = engine.generate(prompt, drafter="none", **options)
+        Seeing.offered = set()
+        out = engine.generate(prompt, drafter=Seeing, **options)
+        assert out.token_ids == want.token_ids
+        assert Seeing.offered == {who} and out.stats.num_draft_tokens
 
 
 def test_short_texts_do_not_pay_for_weights_that_nobody_asked_for(engine, tmp_path, monkeypatch):

@@ -102,14 +102,14 @@ def test_cross_attention_is_that_over_text_and_entries(engine, branch):
     stands_for = np.exp(entries.log_weight[0].numpy().astype(float))
     counts = np.concatenate((np.ones(keep.sum()), stands_for))
     torch.manual_seed(3)
-    h = torch.randn(1, 2, 24, dtype=torch.float64)
+    h, x = torch.randn(2, 1, 2, 24, dtype=torch.float64)
     positions = torch.tensor([[len(IDS), len(IDS) + 1]])
-    q = model.block.cross_query(h, model.rotary, positions)[0].numpy()
+    q = model.block.cross_query(h, x, model.rotary, positions)[0].numpy()
     group = sizes.num_heads // sizes.num_kv_heads
     keys, values = (np.repeat(x, group, 0) for x in (keys, values))
     weights = np.exp(q @ keys.transpose(0, 2, 1) * sizes.head_dim**-0.5) * counts
     want = (weights / weights.sum(-1, keepdims=True)) @ values
-    found = model._far(h, positions, [0])[0].numpy()
+    found = model._far(h, x, positions, [0])[0].numpy()
     np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-6)
     assert counts[keep.sum() :].sum() == pytest.approx(
         sum(0 if name == "text" else IMAGE * n for name, n in model.chosen.items())
@@ -161,15 +161,18 @@ def test_text_with_images_is_that_of_plain_decoding(llama, branch):
 
 
 def test_learned_branches_are_the_formulas_that_they_tell():
-    """Convolution, resampler and gate in NumPy, over keys at no place."""
+    """Convolution, resampler and gate in NumPy, over keys at no place and normed embeddings."""
     engine = Engine(models.build("llama"), hostile.tokenizer(models.VOCAB))
     model = drafting(engine, [row_of(prompt())], "gate")
     compressor, sizes = model.compressor, model.compressor.sizes
     torch.manual_seed(2)
     plain, v = torch.randn(2, 1, 2, 9, 8, dtype=torch.float64)
     positions = torch.arange(20, 29)[None]
-    image = Image(model.rotary.cross(plain, positions), v, positions)
-    x = np.concatenate([a[0].numpy().transpose(1, 0, 2).reshape(9, -1) for a in (plain, v)], 1)
+    seen = torch.randn(1, 9, 24, dtype=torch.float64)
+    image = Image(model.rotary.cross(plain, positions), v, positions, seen)
+    normed = lambda a: (a - a.mean(1, keepdims=True)) / np.sqrt(a.var(1, keepdims=True) + 1e-5)
+    x = [a[0].numpy().transpose(1, 0, 2).reshape(9, -1) for a in (plain, v)]
+    x = np.concatenate([*x, normed(seen[0].numpy())], 1)
     weights = {name: p.numpy() for name, p in compressor.named_parameters()}
 
     def checked(branch, tokens, want, places, counts):
@@ -182,16 +185,15 @@ def test_learned_branches_are_the_formulas_that_they_tell():
         assert entries.k.shape[2] == len(places)
 
     w, b = (weights[f"branches.convolution.mix.{name}"] for name in ("weight", "bias"))
-    parts = w.reshape(sizes.width, sizes.stride, sizes.width)
+    parts = w.reshape(sizes.width, sizes.stride, sizes.width + 24)
     y = [b + sum(parts[:, j] @ x[3 * e + j] for j in range(3)) for e in range(3)]
     checked("convolution", 5, y, [21, 24, 27], [3, 3, 3])
 
     r = {name.split(".", 2)[2]: p for name, p in weights.items() if "resampler" in name}
-    normed = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
     heads = lambda a: a.reshape(len(a), sizes.num_kv_heads, -1).transpose(1, 0, 2)
     q, k, values = (
         heads(r["queries"][0]),
-        heads(normed @ r["key.weight"].T),
+        heads(normed(x) @ r["key.weight"].T),
         heads(x @ r["value.weight"].T),
     )
     scores = np.exp(q @ k.transpose(0, 2, 1) * q.shape[-1] ** -0.5)
@@ -220,7 +222,8 @@ def test_entries_of_an_image_are_as_many_for_every_size(size):
     engine = Engine(models.build("llama"), hostile.tokenizer(models.VOCAB))
     model = drafting(engine, [row_of(prompt())], "gate")
     k, v = torch.randn(2, 1, 2, size, 8, dtype=torch.float64)
-    image = Image(k, v, torch.arange(size)[None])
+    seen = torch.randn(1, size, 24, dtype=torch.float64)
+    image = Image(k, v, torch.arange(size)[None], seen)
     for branch in BRANCHES:
         entries = model.compressor(branch, image, 4, model.rotary)
         count = entries.k.shape[2]

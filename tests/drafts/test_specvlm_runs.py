@@ -197,9 +197,15 @@ def test_settings_are_checked():
             ImageSettings(**{name: 0})
     with pytest.raises(InvalidArgument, match="text_steps"):
         ImageSettings(steps=10, text_steps=10)
-    settings = ImageSettings(steps=30, text_steps=10)
-    shares = [settings.image_share(step) for step in range(30)]
-    assert shares[:10] == [0.0] * 10 and shares[-1] == 1.0 and shares == sorted(shares)
-    assert settings.image_steps(25) == pytest.approx(sum(shares[:25]))
+    with pytest.raises(InvalidArgument, match="image_start"):
+        ImageSettings(image_start=1.5)
+    with pytest.raises(InvalidArgument, match="convolution"):
+        ImageSettings(favourite="convolutions")
+    for first in (0.0, 0.6):
+        settings = ImageSettings(steps=30, text_steps=10, image_start=first)
+        shares = [settings.image_share(step) for step in range(30)]
+        assert shares[:10] == [0.0] * 10 and shares[10] > first and shares[-1] == 1.0
+        assert shares == sorted(shares)
+        assert settings.image_steps(25) == pytest.approx(sum(shares[:25]))
     done = command("train-drafter", "--model", "x", "--out", "o", "--image-rows", "3")
     assert done.exit_code == 2 and "--images" in done.output

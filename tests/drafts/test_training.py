@@ -19,10 +19,15 @@ from transformers import PreTrainedTokenizerFast
 
 from specdec import Engine
 from specdec.decoding.options import DraftOptions
+from specdec.drafts.longspec.checkpoint import sizes_for
+from specdec.drafts.longspec.head_rows import head_rows
+from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.longspec.training.corpus import Corpus, gather, split
+from specdec.drafts.longspec.training.objective import Frozen
 from specdec.drafts.longspec.training.progress import FILE, Progress
 from specdec.drafts.longspec.training.replay import Written, replay
 from specdec.drafts.longspec.training.settings import Settings
+from specdec.drafts.longspec.training.start import TextParts, new_block, solve_start
 from specdec.drafts.longspec.training.teacher import ANCHORS, Teacher, anchor_offset
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
@@ -168,6 +173,31 @@ def test_lessons_hold_what_the_target_knows(teacher, offset):
         text, best = lesson.tokens[row].tolist(), lesson.top_ids[row, :, 0].tolist()
         at = len(starts[row])
         assert text[at] == best[at - 1]
+
+
+@torch.no_grad()
+def test_the_start_asks_what_the_layer_asks(teacher):
+    """Solved queries are nearer to the target's own than copied ones."""
+    target = teacher.target
+    with pytest.raises(InvalidArgument, match="kv_layer=9"):
+        sizes_for(target, kv_layer=9)
+    assert sizes_for(target, kv_layer=0).kv_layer == 0
+    sizes = sizes_for(target, mlp_size=16, kv_layer=teacher.layer)
+    lesson = teacher.read(torch.randint(3, 40, (24, 40)).tolist(), 0)
+    ids = torch.arange(target.vocab_size)
+    rotary = Rotary(target, teacher.layer)
+    frozen = Frozen(target.model.get_input_embeddings(), head_rows(target, ids), ids, ids, rotary)
+    wrong = []
+    for is_solved in (False, True):
+        block = new_block(target, sizes, seed=0)
+        p = TextParts(block, frozen, lesson)
+        if is_solved:
+            solve_start(block, [p])
+        x, before = p.inputs()
+        h = block.start(x, before) + block.newest(p.state(1), 1) + block.self_o(p.near())
+        q = block.cross_q(block.cross_norm(h)) + block.cross_token(block.self_norm(x))
+        wrong.append(float((q - p.queries)[:, 8:].square().mean()))
+    assert wrong[1] < 0.5 * wrong[0]
 
 
 def test_replay_gives_the_figures_of_generation(model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 
 from specdec import Engine, SamplingParams
@@ -158,3 +160,24 @@ def test_float32_layers_are_fused_and_the_tower_is_not_packed():
     twin = vision.build("llava", seed=1).float()
     out = twin.generate(**row, max_new_tokens=NEW, do_sample=False)
     assert texts[0] == out[0, row["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+def test_a_long_prompt_with_images_is_read_in_chunks_with_a_bar(pair_of, name, monkeypatch):
+    """The bar hears of every chunk, up to the last token that is read; the text stays the same."""
+    pair, row, told = pair_of(name), vision.inputs(name, 3, images=(0, 1)), []
+    wanted = pair.text(row, NEW)
+
+    @contextmanager
+    def shown(title, time_left=False):
+        yield lambda done, total: told.append((done, total))
+
+    monkeypatch.setattr("specdec.model.chunks.PREFILL_CHUNK", 20)
+    monkeypatch.setattr("specdec.progress.LONG_PROMPT", 8)
+    monkeypatch.setattr("specdec.progress.progress_bar", shown)
+    found = pair.engine.generate(row, max_new_tokens=NEW, ignore_eos=True, drafter="none")
+    assert [x.token_ids for x in found] == [wanted]
+    done, totals = zip(*told, strict=True)
+    read = row["input_ids"].shape[1] - 1
+    assert len(done) >= read / 20 and sorted(set(done)) == list(done)
+    assert set(totals) == {read} and done[-1] == read

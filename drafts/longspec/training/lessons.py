@@ -48,7 +48,7 @@ class Lessons(KeptLessons[Lesson]):
     @property
     def settings(self) -> tuple[object, ...]:
         """What decides the lessons, but for the files that are read."""
-        return self.seed, self.rows, self.length, self.long
+        return self.seed, self.rows, self.length, self.long, self.teacher.layer
 
     def make(self, number: int) -> Lesson:
         """Let the teacher work."""

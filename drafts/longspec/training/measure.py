@@ -91,7 +91,7 @@ def _agreements(prepared: Prepared, written: Written, start: int) -> int:
 def untrained(engine: Engine, checkpoint: Checkpoint) -> Prepared:
     """The block as it is before the first lesson, with the same draft vocabulary."""
     sizes = checkpoint.sizes
-    fresh = sizes_for(engine.target, sizes.mlp_size, sizes.window, sizes.max_lag)
+    fresh = sizes_for(engine.target, sizes.mlp_size, sizes.window, sizes.max_lag, sizes.kv_layer)
     block = new_block(engine.target, fresh, seed=0)
     return fitted(engine.target, block.requires_grad_(False).eval(), checkpoint.ids)
 

@@ -23,6 +23,8 @@ class Settings:
         newest lessons a step may draw its texts from.
     draft_vocab: tokens that can be drafted, the most frequent ones; 0 for all.
     mlp_size: width of the block's MLP; 0 for the target's. window: reach of self-attention.
+    kv_layer: number of the target's layer whose keys and values the block reads, from 0; -1 for
+        the last one with full attention.
     max_lag: the block learns to draft up to so many tokens past the target's KV.
     logits_weight, argmax_weight, hidden_weight: of cross-entropy on the target's distribution, of
         that on its argmax, and of smooth-L1 on its hidden states.
@@ -47,6 +49,7 @@ class Settings:
     draft_vocab: int = 8192
     mlp_size: int = 0
     window: int = 512
+    kv_layer: int = -1
     max_lag: int = 4
     logits_weight: float = 1.0
     argmax_weight: float = 0.0

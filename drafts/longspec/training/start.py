@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ def new_block(target: Target, sizes: Sizes, seed: int) -> LongSpecBlock:
         _copy(getattr(block, f"cross_{name}"), getattr(last, f"{name}_proj", None))
     if sizes.query_norm:
         _copy(block.cross_q_norm, getattr(last, "q_norm", None))
+    if block.cross_token is not None:
+        nn.init.zeros_(block.cross_token.weight)
+        nn.init.zeros_(block.cross_token.bias)
     for layer in (block.self_q, block.self_k, block.self_v):
         if getattr(first, "q_proj", None) is None or first.q_proj.bias is None:
             nn.init.zeros_(layer.bias)
@@ -50,82 +53,145 @@ def norm_before(target: Target, attention: Any) -> Any:
     return None
 
 
+class Judged(Protocol):
+    """A lesson's most probable next tokens, of any shape, and their log-probabilities."""
+
+    @property
+    def top_ids(self) -> Tensor: ...
+
+    @property
+    def top_logp(self) -> Tensor: ...
+
+
+class Parts(Protocol):
+    """A batch as the stages of a block read it, at `M` places that are learned from.
+
+    hidden `[B, n, hidden]` and queries `[B, n, H * D]` (or `[B, n, 0]`) are the target's there.
+    """
+
+    hidden: Tensor
+    queries: Tensor
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """Embeddings `[B, n, hidden]` of the tokens, and of those just before them."""
+
+    def near(self) -> Tensor:
+        """Self-attention's heads side by side, `[B, n, H * D]`."""
+
+    def state(self, lag: int) -> Tensor:
+        """The target's newest cached entry, `lag` tokens back, `[B, n, S]`."""
+
+    def far(self, h: Tensor, lag: int) -> Tensor:
+        """Cross-attention's heads side by side, `[B, n, H * Dv]`."""
+
+    def kept(self, x: Tensor, lag: int) -> Tensor:
+        """The places of `x[B, n, F]` that are learned from, `[M, F]`."""
+
+
 @torch.no_grad()
-def solve_start(
-    block: LongSpecBlock, frozen: Frozen, lessons: list[Lesson], device: torch.device
-) -> None:
+def solve_start(block: LongSpecBlock, batches: Sequence[Parts]) -> None:
     """Solve all output matrices of `block`, in place, for the target's hidden states.
 
     Stage by stage, each by ridge regression on what the stages before left unexplained: the linear
-    reading together with self-attention, the readings of KV that is more tokens behind,
-    cross-attention, and the MLP, whose inner features stay random (an extreme learning machine).
+    reading together with self-attention, the readings of KV that is more tokens behind, the queries
+    of cross-attention (for those of the target's layer that it reads), cross-attention, and the
+    MLP, whose inner features stay random (an extreme learning machine).
     """
-    outputs = (block.self_o, block.cross_o, block.mlp_down)
-    for layer in outputs:
+    for layer in (block.self_o, block.cross_o, block.mlp_down):
         nn.init.zeros_(layer.weight)
     for reader in block.state_in:
         nn.init.zeros_(_weight(reader))
     both = range(1, min(2, block.sizes.max_lag) + 1)
-    width = block.sizes.hidden_size
+    _solve_reading(block, batches)
+    for lag in range(2, block.sizes.max_lag + 1):
+        sums = _Sums()
+        for p in batches:
+            sums.add(p, lag, p.state(lag), p.hidden - _reading(block, p, lag))
+        _weight(block.state_in[lag - 1]).copy_(sums.solve(0.01).T)
+    if all(p.queries.shape[-1] == block.cross_q.out_features for p in batches):
+        _solve_queries(block, batches, both)
     sums = _Sums()
-    for batch in _batches(lessons, device):
-        p = _Parts(block, frozen, batch)
-        ones = torch.ones_like(p.embedded[..., :1])
-        near = block.near(p.embedded, frozen.rotary, batch.positions)
-        features = (p.embedded, behind(p.embedded, 1), near, behind(p.state, 1), ones)
-        sums.add(torch.cat(features, -1), p.hidden)
-    found = sums.solve(0.01)
-    ends = torch.tensor([width, width, near.shape[-1], p.state.shape[-1], 1]).cumsum(0).tolist()
-    parts = [found[a:e].T for a, e in zip([0, *ends[:-1]], ends, strict=True)]
+    for p in batches:
+        for lag in both:
+            h = _reading(block, p, lag)
+            sums.add(p, lag, p.far(h, lag), p.hidden - h)
+    block.cross_o.weight.copy_(sums.solve(0.01).T)
+    sums = _Sums()
+    for p in batches:
+        for lag in both:
+            h = _reading(block, p, lag)
+            h = h + block.cross_o(p.far(h, lag))
+            sums.add(p, lag, block.mlp_inner(h), p.hidden - h)
+    block.mlp_down.weight.copy_(sums.solve(0.03).T)
+
+
+def _solve_reading(block: LongSpecBlock, batches: Sequence[Parts]) -> None:
+    """The linear reading, one token ahead of the target's KV, together with self-attention."""
+    sums = _Sums()
+    widths: list[int] = []
+    for p in batches:
+        x, before = p.inputs()
+        features = (x, before, p.near(), p.state(1), torch.ones_like(x[..., :1]))
+        widths = [part.shape[-1] for part in features]
+        sums.add(p, 1, torch.cat(features, -1), p.hidden)
+    parts = [part.T for part in sums.solve(0.01).split(widths)]
     for weight, part in zip(
         (block.token_in.weight, block.before_in.weight, block.self_o.weight,
          _weight(block.state_in[0])), parts, strict=False,
     ):  # fmt: skip
         weight.copy_(part)
     block.token_in.bias.copy_(parts[-1][:, 0])
-    for lag in range(2, block.sizes.max_lag + 1):
-        sums = _Sums()
-        for batch in _batches(lessons, device):
-            p = _Parts(block, frozen, batch)
-            sums.add(behind(p.state, lag), p.hidden - p.reading(lag))
-        _weight(block.state_in[lag - 1]).copy_(sums.solve(0.01).T)
-    sums = _Sums()
-    for batch in _batches(lessons, device):
-        p = _Parts(block, frozen, batch)
-        for lag in both:
-            h = p.reading(lag)
-            sums.add(p.far(h, lag), p.hidden - h)
-    block.cross_o.weight.copy_(sums.solve(0.01).T)
-    sums = _Sums()
-    for batch in _batches(lessons, device):
-        p = _Parts(block, frozen, batch)
-        for lag in both:
-            h = p.reading(lag)
-            h = h + block.cross_o(p.far(h, lag))
-            sums.add(block.mlp_inner(h), p.hidden - h)
-    block.mlp_down.weight.copy_(sums.solve(0.03).T)
 
 
-class _Parts:
-    """A batch as the stages of a block read it."""
+def _solve_queries(block: LongSpecBlock, batches: Sequence[Parts], lags: range) -> None:
+    """Queries of cross-attention, for the target's own at the layer that is read."""
+    sums = _Sums()
+    for p in batches:
+        x, _ = p.inputs()
+        for lag in lags:
+            features = [block.cross_norm(_reading(block, p, lag))]
+            if block.cross_token is not None:
+                features += [block.self_norm(x), torch.ones_like(x[..., :1])]
+            sums.add(p, lag, torch.cat(features, -1), p.queries)
+    found = sums.solve(0.01).T
+    width = block.sizes.hidden_size
+    block.cross_q.weight.copy_(found[:, :width])
+    if block.cross_token is not None:
+        block.cross_token.weight.copy_(found[:, width:-1])
+        block.cross_token.bias.copy_(found[:, -1])
+
+
+def _reading(block: LongSpecBlock, p: Parts, lag: int) -> Tensor:
+    """h before cross-attention."""
+    x, before = p.inputs()
+    return block.start(x, before) + block.newest(p.state(lag), lag) + block.self_o(p.near())
+
+
+class TextParts:
+    """Whole texts, of which every token but the first ones is learned from; see `Parts`."""
 
     def __init__(self, block: LongSpecBlock, frozen: Frozen, batch: Lesson) -> None:
         self.block, self.frozen, self.batch = block, frozen, batch
-        self.embedded = frozen.embedding(batch.tokens).float()
-        self.k, self.v, self.hidden = batch.k.float(), batch.v.float(), batch.hidden.float()
-        self.state = block.state(self.k, self.v, frozen.rotary, batch.positions)
+        self.embedded = frozen.embedding(batch.tokens).detach().float()
+        self.k, self.v = batch.k.float(), batch.v.float()
+        self.hidden, self.queries = batch.hidden.float(), batch.queries.float()
 
-    def reading(self, lag: int) -> Tensor:
-        """h before cross-attention."""
-        h = self.block.start(self.embedded, behind(self.embedded, 1))
-        h = h + self.block.newest(behind(self.state, lag), lag)
-        near = self.block.near(self.embedded, self.frozen.rotary, self.batch.positions)
-        return h + self.block.self_o(near)
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        return self.embedded, behind(self.embedded, 1)
+
+    def near(self) -> Tensor:
+        return self.block.near(self.embedded, self.frozen.rotary, self.batch.positions)
+
+    def state(self, lag: int) -> Tensor:
+        state = self.block.state(self.k, self.v, self.frozen.rotary, self.batch.positions)
+        return behind(state, lag)
 
     def far(self, h: Tensor, lag: int) -> Tensor:
-        """Cross-attention's heads."""
         rotary, positions = self.frozen.rotary, self.batch.positions
-        return self.block.far(h, positions, self.k, self.v, rotary, lag)
+        return self.block.far(h, self.embedded, positions, self.k, self.v, rotary, lag)
+
+    def kept(self, x: Tensor, lag: int) -> Tensor:
+        return x[:, 2 * SKIP :].flatten(0, 1)
 
 
 class _Sums:
@@ -135,20 +201,20 @@ class _Sums:
         self.xx: Tensor | float = 0.0
         self.xy: Tensor | float = 0.0
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Add `x[B, T, F]` and what it should give, `y[B, T, hidden]`, but for first tokens."""
-        x, y = x[:, 2 * SKIP :].flatten(0, 1), y[:, 2 * SKIP :].flatten(0, 1)
+    def add(self, p: Parts, lag: int, x: Tensor, y: Tensor) -> None:
+        """Add `x[B, n, F]` and what it should give, `y[B, n, G]`, at places learned from."""
+        x, y = p.kept(x, lag), p.kept(y, lag)
         self.xx, self.xy = self.xx + x.T @ x, self.xy + x.T @ y
 
     def solve(self, shrink: float) -> Tensor:
-        """`w[F, hidden]`, with every feature shrunk in proportion to its variance."""
+        """`w[F, G]`, with every feature shrunk in proportion to its variance."""
         assert isinstance(self.xx, Tensor) and isinstance(self.xy, Tensor)
         diagonal = self.xx.diagonal()
         xx = self.xx + torch.diag(shrink * diagonal + 1e-6 * diagonal.mean())
         return torch.linalg.solve(xx, self.xy)
 
 
-def _batches(lessons: list[Lesson], device: torch.device) -> Iterator[Lesson]:
+def batches(lessons: list[Lesson], device: torch.device) -> Iterator[Lesson]:
     """All texts of some lessons, about 4,096 tokens at a time."""
     for lesson in lessons:
         some = max(1, 4096 // lesson.tokens.shape[1])
@@ -171,7 +237,7 @@ def _copy(own: Any, theirs: Any) -> None:
 
 
 def frequent_tokens(
-    size: int, vocab_size: int, lessons: list[Lesson], corpus: Corpus, tokenizer: Any, seed: int
+    size: int, vocab_size: int, lessons: Sequence[Judged], corpus: Corpus, tokenizer: Any, seed: int
 ) -> Tensor:
     """The `size` token ids most likely to be drafted, `int64[size]`, in rising order.
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specdec.cache.store import KVStore
+from specdec.drafts.longspec.checkpoint import attention_of
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
 from specdec.model.target import Target
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ANCHORS = 4  # first positions that keep their place when the others are moved up
+Kept = tuple[Tensor, Tensor, Tensor, Tensor]  # columns of queries, hidden, top ids, top logp
 TOP = 32  # most probable tokens whose probability is kept
 
 
@@ -36,14 +38,16 @@ class Lesson(Texts):
     """`N` texts of `T` tokens each, and the target's answer after each token.
 
     tokens, positions: `int64[N, T]`; k, v: `[N, Hkv, T, D]`, the KV of the layer that drafters
-    read; hidden: `[N, T, hidden]`, what the LM head was given; top_ids `int32[N, T, TOP]` and
-    top_logp `float16[N, T, TOP]`: the target's most probable next tokens.
+    read; queries: `[N, T, H * D]`, that layer's own before they are turned, or `[N, T, 0]` where
+    they are not made apart; hidden: `[N, T, hidden]`, what the LM head was given; top_ids
+    `int32[N, T, TOP]`, top_logp `float16[N, T, TOP]`: the target's most probable next tokens.
     """
 
     tokens: Tensor
     positions: Tensor
     k: Tensor
     v: Tensor
+    queries: Tensor
     hidden: Tensor
     top_ids: Tensor
     top_logp: Tensor
@@ -54,6 +58,7 @@ class Teacher:
 
     def __init__(self, target: Target, layer: int) -> None:
         self.target, self.layer = target, layer
+        self._query = getattr(attention_of(target, layer), "q_proj", None)
 
     @torch.inference_mode()
     def continued(
@@ -105,8 +110,8 @@ class Teacher:
 
     def _read(
         self, store: KVStore, view: FullView, texts: list[list[int]], offset: int
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Columns of (hidden, top ids, top log-probabilities) for the start of each text."""
+    ) -> list[Kept]:
+        """What is kept of the start of each text."""
         length, kept = len(texts[0]), []
         some = max(1, 512 // length)
         for first in range(0, len(texts), some):
@@ -120,8 +125,8 @@ class Teacher:
                 for row in rows:
                     store.commit(row, range(end - start))
             kept.append([torch.cat(x, 1) for x in zip(*parts, strict=True)])
-        hidden, ids, logp = (torch.cat(x) for x in zip(*kept, strict=True))
-        return [(hidden, ids, logp)]
+        queries, hidden, ids, logp = (torch.cat(x) for x in zip(*kept, strict=True))
+        return [(queries, hidden, ids, logp)]
 
     def _step(
         self,
@@ -130,7 +135,7 @@ class Teacher:
         column: list[list[int]],
         positions: Tensor,
         position_ids: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Kept:
         """A token of every row, at `positions[rows, 1]`; turned by `position_ids` if given."""
         rows = len(column)
         anc = torch.ones(rows, 1, 1, dtype=torch.int64)
@@ -143,41 +148,44 @@ class Teacher:
             store.levels[-1].extend(row, 1)
         return kept
 
-    def _run(self, tokens: list[list[int]], pass_: ForwardPass) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(self, tokens: list[list[int]], pass_: ForwardPass) -> Kept:
         hidden: list[Tensor] = []
+        queries: list[Tensor] = []
         head = self.target.model.get_output_embeddings()
         assert head is not None
-        hook = head.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+        hooks = [head.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))]
+        if isinstance(self._query, nn.Module):
+            hooks.append(self._query.register_forward_hook(lambda _, __, out: queries.append(out)))
         try:
             logits = self.target.forward(tokens, pass_)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         top, ids = logits.topk(TOP)
         logp = top.float() - logits.float().logsumexp(-1, keepdim=True)
-        return hidden.pop(), ids.int(), logp.half()
+        asked = queries.pop() if queries else logits[..., :0]
+        return asked, hidden.pop(), ids.int(), logp.half()
 
-    def _draw(
-        self, last: tuple[Tensor, Tensor, Tensor], temperatures: Tensor, noise: torch.Generator
-    ) -> list[int]:
+    def _draw(self, last: Kept, temperatures: Tensor, noise: torch.Generator) -> list[int]:
         """One token a row; sampled among the TOP most probable, greedy at temperature 0."""
-        logp = last[2][:, -1].float()
+        logp = last[3][:, -1].float()
         uniform = torch.rand(logp.shape, generator=noise).clamp_min(1e-10)
         best = (logp - temperatures[:, None] * (-uniform.log()).log()).argmax(-1)
-        return last[1][:, -1].gather(-1, best[:, None])[:, 0].tolist()
+        return last[2][:, -1].gather(-1, best[:, None])[:, 0].tolist()
 
     def _lesson(
         self,
         store: KVStore,
         texts: list[list[int]],
-        kept: list[tuple[Tensor, Tensor, Tensor]],
+        kept: list[Kept],
         offset: int,
     ) -> Lesson:
-        hidden, ids, logp = (torch.cat(x, 1) for x in zip(*kept, strict=True))
+        queries, hidden, ids, logp = (torch.cat(x, 1) for x in zip(*kept, strict=True))
         k, v = store.levels[0].k[self.layer], store.levels[0].v[self.layer]
         assert k is not None and v is not None
         tokens = torch.tensor(texts)
         positions = anchor_offset(torch.arange(tokens.shape[1]), offset).expand(tokens.shape)
-        return Lesson(tokens, positions.contiguous(), k, v, hidden, ids, logp)
+        return Lesson(tokens, positions.contiguous(), k, v, queries, hidden, ids, logp)
 
 
 def anchor_offset(index: Tensor, offset: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
@@ -31,7 +31,15 @@ from specdec.drafts.longspec.training.objective import Frozen, evaluate, loss
 from specdec.drafts.longspec.training.optimizer import BlockOptimizer, schedule
 from specdec.drafts.longspec.training.progress import Progress
 from specdec.drafts.longspec.training.settings import Pace, Settings
-from specdec.drafts.longspec.training.start import frequent_tokens, new_block, solve_start
+from specdec.drafts.longspec.training.start import (
+    Judged,
+    Parts,
+    TextParts,
+    batches,
+    frequent_tokens,
+    new_block,
+    solve_start,
+)
 from specdec.drafts.longspec.training.teacher import Lesson, Teacher, Texts
 from specdec.model.target import Target
 
@@ -61,7 +69,9 @@ class Trainer:
         self.target, self.out, self.settings, self.pace = target, out, settings, pace
         self.accelerator, self.about = accelerator, about
         self.device = accelerator.device
-        self.sizes = sizes_for(target, settings.mlp_size, settings.window, settings.max_lag)
+        self.sizes = sizes_for(
+            target, settings.mlp_size, settings.window, settings.max_lag, settings.kv_layer
+        )
         self.begun = begun(target, settings.start)
         if self.begun is not None:
             self.sizes = self.begun.sizes
@@ -93,12 +103,12 @@ class Trainer:
             module.load_state_dict(_part(before.tensors, "block."))
             step, self.best, self.stale = before.step, before.best, before.stale
         if before is None and self.begun is None:
-            self._recall(self._newest(0))  # each process solves its own; the first one's counts
-            solve_start(block, self.frozen, list(self.window.values()), self.device)
+            solve_start(block, list(self._parts(module)))  # each solves its own; the first's counts
         if self.settings.learn == "cross":
             block.requires_grad_(False)
-            for name in ("cross_norm", "cross_q", "cross_q_norm", "cross_o"):
-                getattr(block, name).requires_grad_()
+            for name in ("cross_norm", "cross_q", "cross_token", "cross_q_norm", "cross_o"):
+                if (part := getattr(block, name)) is not None:
+                    part.requires_grad_()
         self.model = self.accelerator.prepare_model(module)
         self.module = self.accelerator.unwrap_model(self.model)
         self.optimizer = BlockOptimizer(self.module, self.settings)
@@ -194,9 +204,25 @@ class Trainer:
         flag = torch.tensor([float(here)], device=self.device)
         return bool(broadcast(flag)) if self.accelerator.num_processes > 1 else here
 
+    def _first(self) -> list[Judged]:
+        """The lessons before the first step."""
+        self._recall(self._newest(0))
+        return list(self.window.values())
+
+    def _parts(self, module: nn.Module) -> Iterator[Parts]:
+        """What the start is solved from: the first lessons."""
+        self._recall(self._newest(0))
+        for batch in batches(list(self.window.values()), self.device):
+            yield TextParts(self._block(module), self.frozen, batch)
+
     def _module(self, block: LongSpecBlock) -> nn.Module:
         """What is trained: the block, and what may stand around it."""
         return block
+
+    def _block(self, module: nn.Module) -> LongSpecBlock:
+        """The block of what is trained."""
+        assert isinstance(module, LongSpecBlock)
+        return module
 
     def _draft_ids(self, before: Progress | None) -> Tensor | None:
         """The draft vocabulary of a run or checkpoint that is gone on from, if there is one."""
@@ -213,10 +239,8 @@ class Trainer:
         if ids is None:
             ids = torch.arange(vocab, device=self.device)
             if 0 < size < vocab:
-                self._recall(self._newest(0))
-                first = list(self.window.values())
                 ids = frequent_tokens(
-                    size, vocab, first, self.corpus, self.tokenizer, self.settings.seed
+                    size, vocab, self._first(), self.corpus, self.tokenizer, self.settings.seed
                 ).to(self.device)
                 if self.accelerator.num_processes > 1:
                     ids = broadcast(ids)

@@ -13,9 +13,10 @@ from specdec.drafts.specvlm.image import Entries, Image, ImageSizes, weights
 class Resampler(Branch):
     """One cross-attention layer with m learned queries (SpecVLM, arXiv 2509.11815; there m = 2).
 
-    x_t: key (turned back to no place) and value of token t, width C; LN has no weights.
+    x_t: key (turned back to no place) and value of token t, width C, and its embedding (of unit
+    variance), width E; LN has no weights.
     y = W_o concat_h(softmax(Q_h (W_k LN(x))_h^T / sqrt(d)) (W_v x)_h), d = C / heads,
-    with as many heads as the target's KV has. It begins with W_v = W_o = I: weighted means.
+    with as many heads as the target's KV has. It begins with W_v = [I, 0], W_o = I: weighted means.
 
     An entry stands for n / m tokens, in the middle of the image. Departure: it is given cached keys
     and values, and makes such; the paper's is given embeddings.
@@ -27,18 +28,19 @@ class Resampler(Branch):
         super().__init__(sizes)
         width = sizes.width
         self.queries = nn.Parameter(torch.randn(1, sizes.queries, width))
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
+        seen = width + sizes.hidden_size
+        self.key = nn.Linear(seen, width, bias=False)
+        self.value = nn.Linear(seen, width, bias=False)
         self.out = nn.Linear(width, width)
         with torch.no_grad():
-            nn.init.normal_(self.key.weight, std=width**-0.5)
+            nn.init.normal_(self.key.weight, std=seen**-0.5)
             for layer in (self.value, self.out):
-                layer.weight.copy_(torch.eye(width))
+                layer.weight.copy_(torch.eye(*layer.weight.shape))
             self.out.bias.zero_()
 
     def forward(self, image: Image, tokens: int, rotary: Rotary) -> Entries:
         """m entries, whatever `tokens` and the image's size."""
-        x = image.features(rotary).to(self.key.weight.dtype)
+        x = image.inputs(rotary, self.sizes).to(self.key.weight.dtype)
         queries = self.queries.expand(len(x), -1, -1)
         found = nn.functional.scaled_dot_product_attention(
             self._heads(queries),

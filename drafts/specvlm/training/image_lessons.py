@@ -45,7 +45,7 @@ class ImageLessons(KeptLessons[ImageLesson]):
 
     @property
     def settings(self) -> tuple[object, ...]:
-        return "images", self.seed, self.rows, self.most
+        return "images", self.seed, self.rows, self.most, self.viewer.layer
 
     def make(self, number: int) -> ImageLesson:
         """Let the target answer."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,22 @@ from torch import Tensor, nn
 from specdec.drafts.longspec.block import LongSpecBlock
 from specdec.drafts.longspec.training.objective import Frozen, distance, figures, ranks_of
 from specdec.drafts.longspec.training.settings import Pace
+from specdec.drafts.longspec.training.start import Judged, Parts
 from specdec.drafts.longspec.training.trainer import Trainer, some_texts, step_lag
 from specdec.drafts.specvlm.compressor import BRANCHES, GATE, PART, Compressor, compressor_of
 from specdec.drafts.specvlm.image import ImageSizes
+from specdec.drafts.specvlm.training.answer_parts import learned
 from specdec.drafts.specvlm.training.image_lessons import ImageLessons
 from specdec.drafts.specvlm.training.pairs import Pair, split_pairs
 from specdec.drafts.specvlm.training.settings import ImageSettings
 from specdec.drafts.specvlm.training.viewer import ImageLesson, Viewer
-from specdec.drafts.specvlm.training.visual_block import WAYS, How, VisualBlock
+from specdec.drafts.specvlm.training.visual_block import WAYS, WHOLE, How, VisualBlock
 from specdec.loading.loader import Loaded
 from specdec.model.target import Target
 
 DEPTH = 4  # of the chains that examinations simulate
 _GATED = 0.5  # share of texts that are read through the gate; the others by one way each
+_FAVOURED = 0.5  # share of texts that are read by a branch that the settings name
 _COLDEST = 0.3  # temperature of the gate's choice at the last step, from 1 at the first
 
 
@@ -68,19 +73,43 @@ class ImageTrainer(Trainer):
         if made is None:
             torch.manual_seed(self.settings.seed)
             s = self.settings
-            made = Compressor(ImageSizes.of(self.sizes, stride=s.stride, queries=s.queries))
+            own = {"stride": s.stride, "queries": s.queries, "tokens": s.image_tokens}
+            made = Compressor(ImageSizes.of(self.sizes, **own))
         return VisualBlock(block, made.requires_grad_().train(), self.settings.image_tokens)
+
+    def _block(self, module: nn.Module) -> LongSpecBlock:
+        assert isinstance(module, VisualBlock)
+        return module.block
+
+    def _first(self) -> list[Judged]:
+        self._recall_images(self.settings.first_image_lessons - 1)
+        return [*super()._first(), *self.image_window.values()]
+
+    def _parts(self, module: nn.Module) -> Iterator[Parts]:
+        """Of the first lessons on texts and on images, which are read whole."""
+        assert isinstance(module, VisualBlock)
+        yield from super()._parts(module)
+        self._recall_images(self.settings.first_image_lessons - 1)
+        for lesson in self.image_window.values():
+            batch = lesson.texts(list(range(len(lesson.tokens))), self.device)
+            how = How(torch.full((len(batch.tokens),), WAYS.index(WHOLE), device=self.device))
+            embedded = self.frozen.embedding(batch.tokens).detach().float()
+            yield module.parts(embedded, batch.k, batch.v, self.frozen.rotary, batch, how)
 
     def _newest(self, step: int) -> int:
         """Fewer texts are needed as the share of images rises."""
         on_text = step - self.settings.image_steps(step)
         return self.settings.first_lessons - 1 + int(on_text) // self.settings.steps_per_lesson
 
+    def _newest_images(self, step: int) -> int:
+        s = self.settings
+        return s.first_image_lessons - 1 + int(s.image_steps(step)) // s.steps_per_image_lesson
+
     def _loss(self, step: int, rng: random.Random) -> Tensor:
         s = self.settings
         if rng.random() >= s.image_share(step):
             return super()._loss(step, rng)
-        self._recall_images(int(s.image_steps(step)) // s.steps_per_image_lesson)
+        self._recall_images(self._newest_images(step))
         lesson = self.image_window[rng.choice(sorted(self.image_window))]
         batch = some_texts(lesson, lesson.top_ids.shape[1], s.batch_tokens, rng, self.device)
         done = (step - s.text_steps) / (s.steps - s.text_steps)
@@ -92,6 +121,9 @@ class ImageTrainer(Trainer):
         gate, count = WAYS.index(GATE), len(batch.tokens)
         others = [way for way in range(len(WAYS)) if way != gate]
         ways = [gate if rng.random() < _GATED else rng.choice(others) for _ in range(count)]
+        if self.settings.favourite:
+            mine = WAYS.index(self.settings.favourite)
+            ways = [mine if rng.random() < _FAVOURED else way for way in ways]
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         uniform = torch.rand(*batch.images.shape[:2], len(BRANCHES), generator=generator)
         noise = -(-uniform.clamp(1e-6, 1 - 1e-6).log()).log()
@@ -132,7 +164,8 @@ class ImageTrainer(Trainer):
         block, compressor = self.module.block, self.module.compressor
         weights = {k: x.clone() for k, x in block.state_dict().items()}
         weights |= {f"{PART}.{k}": x.clone() for k, x in compressor.state_dict().items()}
-        return weights, {PART: compressor.sizes.as_dict()}
+        sizes = replace(compressor.sizes, tokens=self.settings.image_tokens)
+        return weights, {PART: sizes.as_dict()}
 
 
 def answers(module: nn.Module, frozen: Frozen, batch: ImageLesson, lag: int, how: How) -> Tensor:
@@ -142,12 +175,6 @@ def answers(module: nn.Module, frozen: Frozen, batch: ImageLesson, lag: int, how
         embedded, None, batch.k, batch.v, frozen.rotary, lag, lesson=batch, how=how
     )
     return out
-
-
-def learned(batch: ImageLesson, lag: int) -> Tensor:
-    """`bool[N, A]`: places at which a draft can stand so many tokens ahead of the target's KV."""
-    columns = torch.arange(batch.top_ids.shape[1], device=batch.count.device)
-    return (columns < batch.count[:, None]) & (columns >= lag - 1)
 
 
 def image_loss(

@@ -19,22 +19,26 @@ class ImageLesson(Texts):
     """`N` texts of at most `T` tokens, and the target's answer after each of `A` of them.
 
     tokens: `int64[N, T]`; k, v: `[N, Hkv, T, D]`, the KV of the layer that drafters read.
-    images: `int64[N, I, 2]`, where images begin and end; nothing where both are 0.
+    images: `int64[N, I, 2]`, where images begin and end; nothing where both are 0. embeddings:
+    `[N, I, n, hidden]`, of the tokens of each, with zeros behind the last one.
     is_line: `bool[N]`, whether the keys of images are turned along one dimension.
     offset: `int64[N]`, what is added to places behind the prompt to have positions.
     at, count: `int64[N]`, the place of the prompt's last token, behind which the answer begins, and
     how many places from there on are learned from; of these, `A` at most:
-    hidden `[N, A, hidden]`, top_ids `int32[N, A, TOP]`, top_logp `float16[N, A, TOP]`.
+    queries `[N, A, H * D]`, hidden `[N, A, hidden]`, top_ids `int32[N, A, TOP]`, top_logp
+    `float16[N, A, TOP]`.
     """
 
     tokens: Tensor
     k: Tensor
     v: Tensor
     images: Tensor
+    embeddings: Tensor
     is_line: Tensor
     offset: Tensor
     at: Tensor
     count: Tensor
+    queries: Tensor
     hidden: Tensor
     top_ids: Tensor
     top_logp: Tensor
@@ -80,7 +84,7 @@ class Viewer(Teacher):
                     count[row] = column + (1 if given else 0)
             if column + 1 >= max(count):
                 break
-        hidden, ids, logp = (torch.cat(x, 1) for x in zip(*kept, strict=True))
+        queries, hidden, ids, logp = (torch.cat(x, 1) for x in zip(*kept, strict=True))
         length = max(map(len, texts)) - 1  # the last one was not read
         keys, values = store.levels[0].k[self.layer], store.levels[0].v[self.layer]
         assert keys is not None and values is not None
@@ -96,10 +100,12 @@ class Viewer(Teacher):
             k,
             v,
             _images(prompts),
+            _embeddings(prompts, hidden),
             torch.tensor([prompt.positions is None for prompt in prompts]),
             offsets[:, 0],
             at,
             torch.tensor(count),
+            queries,
             hidden,
             ids,
             logp,
@@ -113,4 +119,15 @@ def _images(prompts: Sequence[Prompt]) -> Tensor:
     for row, prompt in enumerate(prompts):
         for number, span in enumerate(prompt.spans):
             found[row, number] = torch.tensor([span.start, span.end])
+    return found
+
+
+def _embeddings(prompts: Sequence[Prompt], like: Tensor) -> Tensor:
+    """`[N, I, n, hidden]`: what the first layer was given of images, of the type of `like`."""
+    spans = [prompt.spans for prompt in prompts]
+    longest = max((span.length for some in spans for span in some), default=0)
+    found = like.new_zeros(len(spans), max(map(len, spans)), longest, like.shape[-1])
+    for row, some in enumerate(spans):
+        for number, span in enumerate(some):
+            found[row, number, : span.length] = span.read()
     return found

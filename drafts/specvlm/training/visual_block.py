@@ -11,6 +11,7 @@ from specdec.drafts.longspec.block import LongSpecBlock
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.specvlm.compressor import BRANCHES, GATE, Compressor
 from specdec.drafts.specvlm.image import Image
+from specdec.drafts.specvlm.training.answer_parts import AnswerParts
 from specdec.drafts.specvlm.training.viewer import ImageLesson
 
 WHOLE = "whole"  # images as the target has cached them, as the block alone reads them
@@ -46,36 +47,21 @@ class VisualBlock(nn.Module):
         if lesson is None or how is None:
             out: Tensor = self.block(embedded, positions, k, v, rotary, lag)
             return out
-        return self._answers(embedded, k, v, rotary, lag, lesson, how)
-
-    def _answers(
-        self, embedded: Tensor, k: Tensor, v: Tensor, rotary: Rotary, lag: int,
-        lesson: ImageLesson, how: How,
-    ) -> Tensor:  # fmt: skip
-        block, length = self.block, embedded.shape[1]
-        k, v = k.to(embedded.dtype), v.to(embedded.dtype)
-        columns = torch.arange(lesson.top_ids.shape[1], device=k.device)
-        at = (lesson.at[:, None] + columns).clamp_max(length - 1)
-        newest, offset = (at - lag).clamp_min(0), lesson.offset[:, None]
-        x = _taken(embedded, at)
-        state = block.state(_taken(k, newest), _taken(v, newest), rotary, newest + offset)
-        h = block.start(x, _taken(embedded, at - 1)) + block.newest(state, lag)
-        places = torch.arange(length, device=k.device)
-        own_k, own_v = block.window_kv(embedded, rotary, places.expand(len(k), -1))
-        ahead = at[:, :, None] - places
-        near = (ahead >= 0) & (ahead < block.sizes.window)
-        q = block.self_query(x, rotary, at)
-        h = h + block.self_output(block.attend(q, own_k, own_v, near[:, None]))
-        entry_k, entry_v, weight = self._entries(k, v, rotary, lesson, how)
-        begin, end = lesson.images[..., :1], lesson.images[..., 1:]
-        in_image = ((places >= begin) & (places < end)).any(1)
-        as_text = ~in_image | (how.ways == WAYS.index(WHOLE))[:, None]
-        seen = torch.where((ahead >= lag) & as_text[:, None], 0.0, -torch.inf)
-        bias = torch.cat([seen, weight[:, None].expand(-1, len(columns), -1)], -1)[:, None]
-        q = block.cross_query(h, rotary, at + offset)
-        keys, values = torch.cat([k, entry_k], 2), torch.cat([v, entry_v], 2)
-        h = h + block.cross_output(block.attend(q, keys, values, bias.to(q.dtype)))
+        p = self.parts(embedded, k, v, rotary, lesson, how)
+        block, (x, before) = self.block, p.inputs()
+        h = block.start(x, before) + block.newest(p.state(lag), lag)
+        h = h + block.self_o(p.near())
+        h = h + block.cross_o(p.far(h, lag))
         return block.finish(h)
+
+    def parts(
+        self, embedded: Tensor, k: Tensor, v: Tensor, rotary: Rotary, lesson: ImageLesson, how: How
+    ) -> AnswerParts:
+        """A lesson with images as the stages of the block read it."""
+        k, v = k.to(embedded.dtype), v.to(embedded.dtype)
+        entries = self._entries(k, v, rotary, lesson, how)
+        whole = how.ways == WAYS.index(WHOLE)
+        return AnswerParts(self.block, embedded, k, v, rotary, lesson, entries, whole)
 
     def _entries(
         self, k: Tensor, v: Tensor, rotary: Rotary, lesson: ImageLesson, how: How
@@ -93,7 +79,8 @@ class VisualBlock(nn.Module):
                     continue
                 places = lesson.images[n, i, :1] + torch.arange(size, device=k.device)
                 own_k, own_v = (x[n[:, None], :, places].transpose(1, 2) for x in (k, v))
-                image = Image(own_k, own_v, places if is_line else None)
+                embedded = lesson.embeddings[n, i, :size]
+                image = Image(own_k, own_v, places if is_line else None, embedded)
                 noise = None if how.noise is None else how.noise[n, i]
                 chosen = self._chosen(asked[n], image, how.ways[n], noise, how.temperature)
                 made.append((n, i, *self._all(image, rotary, chosen)))
@@ -148,9 +135,3 @@ def _only(ways: Tensor, count: int) -> Tensor:
     """`[M, count]`: 0 at the number of a way, and -inf elsewhere."""
     one = torch.arange(count, device=ways.device) == ways[:, None]
     return torch.where(one, 0.0, -torch.inf)
-
-
-def _taken(x: Tensor, at: Tensor) -> Tensor:
-    """`x[N, T, C]` or `x[N, H, T, C]` at places `int64[N, A]` of each text."""
-    n = torch.arange(len(x), device=x.device)[:, None]
-    return x[n, at] if x.dim() == 3 else x[n, :, at].transpose(1, 2)
