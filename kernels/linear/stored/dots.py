@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from llvmlite import binding, ir
@@ -13,6 +14,7 @@ from specdec.kernels.cpu.simd_types import I8, I32
 
 I16 = ir.IntType(16)
 MAX_CODE = 127  # of an activation, by magnitude
+FEW = 2  # steps whose codes AVX2's 16 registers hold beside the sums
 
 
 def _features() -> frozenset[str]:
@@ -34,7 +36,7 @@ def _kind() -> str:
 
 KIND: str = _kind()  # shown as the ISA of integer products
 LANES: int = 16 if KIND == "avx512-vnni" else 8  # outputs that are multiplied at a time
-ROWS: int = 8 if KIND == "avx512-vnni" else 4  # rows whose sums are in registers
+SUMS: int = 8  # vectors of sums that are in registers
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,15 @@ class Dots:
         so their signs go to the activations."""
         return KIND == "avx2" and self.bits == 8
 
-    def group(self, sums: list[Any], steps: Iterable[tuple[Any, Iterable[Any]]]) -> list[Any]:
-        """`sums[r]` plus the products of codes with `x[r]`, over all steps: pairs of codes and x,
-        emitted when they are asked for."""
+    def group(self, sums: list[Any], steps: Iterable[tuple[list[Any], Iterable[Any]]]) -> list[Any]:
+        """`sums[r, v]` plus the products of `codes[v]` with `x[r]`, over all steps: pairs of codes
+        and x, emitted when they are asked for."""
         if KIND == "avx2":
-            return self._pairwise(sums, list(steps))
+            return self._pairwise(sums, iter(steps))
         product = self._by_parts if KIND == "plain" else self._vnni
         for codes, x in steps:
-            sums = [product(total, codes, one) for total, one in zip(sums, x, strict=True)]
+            pairs = [(code, one) for one in x for code in codes]
+            sums = [product(total, *pair) for total, pair in zip(sums, pairs, strict=True)]
         return sums
 
     def looked_up(self, codes: Any, values: tuple[int, ...]) -> Any:
@@ -84,32 +87,70 @@ class Dots:
     def _vnni(self, total: Any, codes: Any, x: Any) -> Any:
         return self._call(f"llvm.x86.avx512.vpdpbusd.{32 * LANES}", self.words, total, codes, x)
 
-    def _pairwise(self, sums: list[Any], steps: list[tuple[Any, Iterable[Any]]]) -> list[Any]:
-        """By `maddubs`: as many steps are added in 16 bits as cannot overflow there."""
+    def _pairwise(
+        self, sums: list[Any], steps: Iterator[tuple[list[Any], Iterable[Any]]]
+    ) -> list[Any]:
+        """By `maddubs`: as many steps are added in 16 bits as cannot overflow there. Where those
+        are few, their codes stay in registers, and else the sums in 16 bits."""
         b = self.b
-        shorts, small = ir.VectorType(I16, 2 * LANES), ir.VectorType(I8, 4 * LANES)
+        shorts = ir.VectorType(I16, 2 * LANES)
         largest = 128 if self.is_signed else (1 << self.bits) - 1
         most = max(1, 32767 // (2 * largest * MAX_CODE))
         ones = ir.Constant(shorts, [1] * (2 * LANES))
-        for first in range(0, len(steps), most):
-            parts: list[Any] = [None] * len(sums)
-            for code, row in steps[first : first + most]:
-                bytes_ = b.bitcast(code, small)
-                if self.is_signed:
-                    signed = b.xor(bytes_, ir.Constant(small, [-128] * (4 * LANES)))
-                    negative = b.icmp_signed("<", signed, ir.Constant(small, [0] * (4 * LANES)))
-                    bytes_ = b.select(negative, b.neg(signed), signed)
-                for r, one in enumerate(row):
-                    other = b.bitcast(one, small)
-                    if self.is_signed:
-                        other = self._call("llvm.x86.avx2.psign.b", small, other, signed)
-                    made = self._call("llvm.x86.avx2.pmadd.ub.sw", shorts, bytes_, other)
-                    parts[r] = made if parts[r] is None else b.add(parts[r], made)
-            sums = [
-                b.add(total, self._call("llvm.x86.avx2.pmadd.wd", self.words, part, ones))
-                for total, part in zip(sums, parts, strict=True)
-            ]
+
+        def widened(total: Any, part: Any) -> Any:
+            return b.add(total, self._call("llvm.x86.avx2.pmadd.wd", self.words, part, ones))
+
+        while first := next(steps, None):
+            if most > FEW:
+                parts = self._pinned(list(self._in_shorts([first])))
+                for more in islice(steps, most - 1):
+                    pairs = zip(parts, self._in_shorts([more]), strict=True)
+                    parts = self._pinned([b.add(*pair) for pair in pairs])
+                sums = [widened(*pair) for pair in zip(sums, parts, strict=True)]
+            else:
+                made = self._in_shorts([first, *islice(steps, most - 1)])
+                sums = self._pinned([widened(*pair) for pair in zip(sums, made, strict=True)])
         return sums
+
+    def _in_shorts(self, steps: list[tuple[list[Any], Iterable[Any]]]) -> Iterator[Any]:
+        """Sums of products over some steps, one after the other: of two inputs in each half of a
+        lane."""
+        b = self.b
+        codes = [[self._unsigned(code) for code in codes] for codes, _ in steps]
+        for row in zip(*(x for _, x in steps), strict=True):
+            for of_lane in zip(*codes, strict=True):
+                made = None
+                for (code, sign), one in zip(of_lane, row, strict=True):
+                    other = b.bitcast(one, code.type)
+                    if sign is not None:
+                        other = self._call("llvm.x86.avx2.psign.b", code.type, other, sign)
+                    kind = ir.VectorType(I16, 2 * LANES)
+                    more = self._call("llvm.x86.avx2.pmadd.ub.sw", kind, code, other)
+                    made = more if made is None else b.add(made, more)
+                yield made
+
+    def _unsigned(self, code: Any) -> tuple[Any, Any]:
+        """Bytes without signs, and what has their signs, if any."""
+        b, kind = self.b, ir.VectorType(I8, 4 * LANES)
+        bytes_ = b.bitcast(code, kind)
+        if not self.is_signed:
+            return bytes_, None
+        flip, zero = (ir.Constant(kind, [value] * (4 * LANES)) for value in (-128, 0))
+        signed = b.xor(bytes_, flip)
+        return b.select(b.icmp_signed("<", signed, zero), b.neg(signed), signed), signed
+
+    def _pinned(self, vectors: list[Any]) -> list[Any]:
+        """The same vectors, computed by now: LLVM neither puts off what stands before nor begins
+        what comes after, for which there would be too few registers."""
+        kinds = [x.type for x in vectors]
+        kind = kinds[0] if len(vectors) == 1 else ir.LiteralStructType(kinds)
+        places = ["=x"] * len(vectors) + [str(i) for i in range(len(vectors))]
+        rule = ",".join([*places, "~{memory}"])
+        found = self.b.asm(ir.FunctionType(kind, kinds), "", rule, vectors, side_effect=True)
+        if len(vectors) == 1:
+            return [found]
+        return [self.b.extract_value(found, i) for i in range(len(vectors))]
 
     def _by_parts(self, total: Any, codes: Any, x: Any) -> Any:
         """One byte of each word after the other."""

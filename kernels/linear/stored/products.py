@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from specdec.kernels.cpu.simd_types import FLOATS, I8, I32, I64, address, floats, types
 from specdec.kernels.linear.packed_formats import PANEL
-from specdec.kernels.linear.stored.dots import LANES, ROWS, Dots
+from specdec.kernels.linear.stored.dots import LANES, SUMS, Dots
 from specdec.kernels.linear.stored.formats import BYTES, FORMATS, OUTPUTS, StoredFormat
 
 COLUMNS = PANEL // OUTPUTS
@@ -47,90 +47,112 @@ def stored_products(
             column = b.add(b.mul(panel_, I64(COLUMNS)), loop.index)
             size = I64(form.record.itemsize)
             first = address(context, b, records, records_, b.mul(b.mul(column, blocks), size))
-            for top in range(0, height, ROWS):
-                for lane in range(0, OUTPUTS, LANES):
-                    made = _Column(b, form, height, range(top, min(height, top + ROWS)), lane)
-                    for r, total in zip(
-                        made.rows, made.products(first, start, blocks), strict=True
-                    ):
-                        at = b.add(b.mul(loop.index, I64(OUTPUTS)), I64(r * PANEL + lane))
-                        place = b.bitcast(b.gep(parts, [at]), total.type.as_pointer())
-                        b.store(total, place, align=4)
+            for lanes in _lanes(height):
+                made = _Column(b, form, height, lanes)
+                totals = made.products(first, start, blocks)
+                for (r, lane), total in zip(made.tile, totals, strict=True):
+                    at = b.add(b.mul(loop.index, I64(OUTPUTS)), I64(r * PANEL + lane))
+                    place = b.bitcast(b.gep(parts, [at]), total.type.as_pointer())
+                    b.store(total, place, align=4)
         out = [b.load(b.gep(sums, [I32(0), I32(i)])) for i in range(len(result))]
         return context.make_tuple(b, result, out)
 
     return result(kind, records, types.int64, x, types.int64, types.int64, rows), emit
 
 
+def _lanes(height: int) -> list[range]:
+    """First outputs of the vectors that a pass over a column multiplies: all of them where their
+    sums fit in registers, so that an activation is read once, and always with all rows, so that
+    codes are unpacked once."""
+    lanes = range(0, OUTPUTS, LANES)
+    if height * len(lanes) <= SUMS:
+        return [lanes]
+    assert height <= SUMS
+    return [range(lane, lane + LANES, LANES) for lane in lanes]
+
+
 @dataclass(frozen=True)
 class _Column:
-    """Emits the products of LANES outputs, from `lane` on, with some rows of a tile."""
+    """Emits the products of some of a column's outputs with the rows of a tile; a sum is a vector
+    of LANES outputs and one row, row by row. lanes: the first output of each vector."""
 
     b: Any
     form: StoredFormat
     height: int
-    rows: range
-    lane: int
+    lanes: range
+
+    @property
+    def tile(self) -> list[tuple[int, int]]:
+        """Row and first output of each vector of sums."""
+        return [(r, lane) for r in range(self.height) for lane in self.lanes]
 
     @property
     def is_first(self) -> bool:
         """Whether no other part of the tile has passed over the column before."""
-        return self.lane == 0 and self.rows.start == 0
+        return self.lanes.start == 0
 
     def products(self, records: Any, x: Any, blocks: Any) -> list[Any]:
         """records: pointer to the column's first; x: to the first words of the tile."""
-        b, kind = self.b, self._floats
-        zero = ir.Constant(kind, [0.0] * LANES)
-        totals = [cgutils.alloca_once(b, kind) for _ in self.rows]
-        for total in totals:
-            b.store(zero, total)
+        b = self.b
+        totals = self._zeros()
         size, words = self.form.record.itemsize, self.form.rounding.words * self.height
         with cgutils.for_range(b, blocks) as loop:
             here = b.gep(records, [b.mul(loop.index, I64(size))])
             given = b.gep(x, [b.mul(loop.index, I64(words))])
-            for r, total, part in zip(self.rows, totals, self._block(here, given), strict=True):
-                at = self.form.rounding.scale_at
-                scale = b.bitcast(self._word(given, at, r), kind)
-                b.store(self._fma(part, scale, b.load(total)), total)
+            parts = self._block(here, given)
+            scales = self._by_row(given, self.form.rounding.scale_at)
+            for total, part, scale in zip(totals, parts, scales, strict=True):
+                b.store(self._fma(part, b.bitcast(scale, self._floats), b.load(total)), total)
         return [b.load(total) for total in totals]
+
+    def _zeros(self) -> list[Any]:
+        """Places for sums."""
+        places = [cgutils.alloca_once(self.b, self._floats) for _ in self.tile]
+        for place in places:
+            self.b.store(ir.Constant(self._floats, [0.0] * LANES), place)
+        return places
 
     def _block(self, record: Any, x: Any) -> list[Any]:
         """Of one block, before the scale of its activations."""
-        b, form, kind = self.b, self.form, self._floats
-        scale = self._halves(record, "scale")
-        minimum = self._halves(record, "minimum") if form.has_minimum else None
+        b, form = self.b, self.form
+        scales = self._halves(record, "scale")
+        minima = self._halves(record, "minimum") if form.has_minimum else []
         if form.groups == form.chunk:
-            return self._chunk(
-                _Chunk(b, form, self.height, record, x, I64(0)), scale, minimum, None
-            )
-        parts = [cgutils.alloca_once(b, kind) for _ in self.rows]
-        for part in parts:
-            b.store(ir.Constant(kind, [0.0] * LANES), part)
+            chunk = _Chunk(b, form, self.height, record, x, I64(0))
+            return self._chunk(chunk, scales, minima, None)
+        parts = self._zeros()
         with cgutils.for_range(b, I64(form.groups // form.chunk)) as loop:
             chunk = _Chunk(b, form, self.height, record, x, loop.index)
             before = [b.load(part) for part in parts]
-            for part, total in zip(parts, self._chunk(chunk, scale, minimum, before), strict=True):
+            for part, total in zip(parts, self._chunk(chunk, scales, minima, before), strict=True):
                 b.store(total, part)
         return [b.load(part) for part in parts]
 
-    def _chunk(self, chunk: _Chunk, scale: Any, minimum: Any, parts: list[Any] | None) -> list[Any]:
+    def _chunk(
+        self, chunk: _Chunk, scales: list[Any], minima: list[Any], parts: list[Any] | None
+    ) -> list[Any]:
         """`parts`, if any, plus the products of a chunk's groups."""
         b, form = self.b, self.form
         dots = Dots(b, 8 if form.values else form.bits)
         for g in range(form.chunk):
-            sums = self._group(dots, chunk, g)
-            here = b.fmul(scale, self._small(chunk, "scales", g)) if form.is_super else scale
-            made = [b.sitofp(total, self._floats) for total in sums]
+            made = [b.sitofp(total, self._floats) for total in self._group(dots, chunk, g)]
+            here = scales
+            if form.is_super:
+                small = self._small(chunk, "scales", g)
+                here = [b.fmul(*pair) for pair in zip(scales, small, strict=True)]
+            factors = self._by_lane(here)
             if parts is None:
-                parts = [b.fmul(one, here) for one in made]
+                parts = [b.fmul(*pair) for pair in zip(made, factors, strict=True)]
             else:
-                parts = [self._fma(one, here, p) for one, p in zip(made, parts, strict=True)]
-            if minimum is not None:
-                lowest = minimum
+                parts = [self._fma(*each) for each in zip(made, factors, parts, strict=True)]
+            if minima:
+                lowest = minima
                 if form.is_super:
-                    lowest = b.fneg(b.fmul(minimum, self._small(chunk, "minima", g)))
-                totals = [b.bitcast(self._word(chunk.sums, g, r), self._floats) for r in self.rows]
-                parts = [self._fma(t, lowest, p) for t, p in zip(totals, parts, strict=True)]
+                    small = self._small(chunk, "minima", g)
+                    lowest = [b.fneg(b.fmul(*pair)) for pair in zip(minima, small, strict=True)]
+                totals = (b.bitcast(x, self._floats) for x in self._by_row(chunk.sums, g))
+                each = zip(totals, self._by_lane(lowest), parts, strict=True)
+                parts = [self._fma(*one) for one in each]
         assert parts is not None
         return parts
 
@@ -139,30 +161,42 @@ class _Column:
         form = self.form
         count = form.group // BYTES
         if form.zero and not dots.is_signed:
-            sums = [self._word(chunk.sums, g, r) for r in self.rows]
+            sums = self._by_row(chunk.sums, g)
         else:
-            sums = [ir.Constant(dots.words, [0] * LANES)] * len(self.rows)
+            sums = [ir.Constant(dots.words, [0] * LANES)] * len(self.tile)
         steps = (
             (self._codes(dots, chunk, j), self._activations(chunk, j))
             for j in range(g * count, (g + 1) * count)
         )
         return dots.group(sums, steps)
 
+    def _by_row(self, x: Any, at: int) -> list[Any]:
+        """A word of each row, for each vector of the tile."""
+        words = [self._word(x, at, r) for r in range(self.height)]
+        return [words[r] for r, _ in self.tile]
+
+    def _by_lane(self, vectors: list[Any]) -> list[Any]:
+        """A vector of the column's outputs, for each vector of the tile."""
+        return vectors * self.height
+
     def _activations(self, chunk: _Chunk, j: int) -> Iterator[Any]:
         """Four activations of each row; `j` is this call's own, whenever they are asked for."""
-        return (self._word(chunk.codes, j, r) for r in self.rows)
+        return (self._word(chunk.codes, j, r) for r in range(self.height))
 
-    def _codes(self, dots: Dots, chunk: _Chunk, j: int) -> Any:
+    def _codes(self, dots: Dots, chunk: _Chunk, j: int) -> list[Any]:
         """Four codes of each output, a byte each."""
-        b, form, step = self.b, self.form, self.form.steps[j]
         if self.is_first:
             chunk.prefetch(j)
-        codes = self._words(chunk.words, step.word)
+        return [self._codes_from(dots, chunk, j, lane) for lane in self.lanes]
+
+    def _codes_from(self, dots: Dots, chunk: _Chunk, j: int, lane: int) -> Any:
+        b, form, step = self.b, self.form, self.form.steps[j]
+        codes = self._words(chunk.words, step.word, lane)
         if form.bits == 8:
             return codes
         codes = b.and_(self._shifted(codes, -step.shift), self._bytes(form.low_mask))
         if form.high_bits:
-            low, high = form.bits - form.high_bits, self._words(chunk.high, step.high)
+            low, high = form.bits - form.high_bits, self._words(chunk.high, step.high, lane)
             if form.strides.high_shift:
                 by = b.trunc(b.mul(chunk.index, I64(form.strides.high_shift)), I32)
                 high = b.lshr(high, self._every(by))
@@ -183,18 +217,23 @@ class _Column:
         """A byte, everywhere."""
         return ir.Constant(ir.VectorType(I32, LANES), [value * 0x01010101] * LANES)
 
-    def _words(self, words: Any, at: int) -> Any:
-        return self._load(words, (at * OUTPUTS + self.lane) * BYTES, ir.VectorType(I32, LANES))
+    def _words(self, words: Any, at: int, lane: int) -> Any:
+        return self._load(words, (at * OUTPUTS + lane) * BYTES, ir.VectorType(I32, LANES))
 
-    def _small(self, chunk: _Chunk, name: str, g: int) -> Any:
+    def _small(self, chunk: _Chunk, name: str, g: int) -> list[Any]:
         """Small scales or minima of a group, as floats."""
-        small = self._load(chunk.small(name), g * OUTPUTS + self.lane, ir.VectorType(I8, LANES))
         wide = self.b.sext if self.form.field(name).base == "i1" else self.b.zext
-        return self.b.sitofp(wide(small, ir.VectorType(I32, LANES)), self._floats)
+        out = []
+        for lane in self.lanes:
+            place = g * OUTPUTS + lane
+            small = self._load(chunk.small(name), place, ir.VectorType(I8, LANES))
+            out.append(self.b.sitofp(wide(small, ir.VectorType(I32, LANES)), self._floats))
+        return out
 
-    def _halves(self, record: Any, name: str) -> Any:
-        offset = self.form.offset(name) + 2 * self.lane
-        return self.b.fpext(self._load(record, offset, ir.VectorType(HALF, LANES)), self._floats)
+    def _halves(self, record: Any, name: str) -> list[Any]:
+        first, kind = self.form.offset(name), ir.VectorType(HALF, LANES)
+        places = [first + 2 * lane for lane in self.lanes]
+        return [self.b.fpext(self._load(record, place, kind), self._floats) for place in places]
 
     def _load(self, record: Any, offset: int, kind: Any) -> Any:
         place = self.b.bitcast(self.b.gep(record, [I64(offset)]), kind.as_pointer())
