@@ -69,8 +69,9 @@ class CodedRead:
     @property
     def num_exact(self) -> float:
         """Tokens that a head reads as they are, on average."""
-        heads = 1 if self.chosen is None else len(self.chosen)
-        return float(self._marks(heads).sum()) / heads
+        if self.chosen is None:
+            return float(self._num_sinks)
+        return float(self._marks(len(self.chosen)).sum()) / len(self.chosen)
 
     def _marks(self, heads: int) -> Tensor:
         """Which tokens are read as they are, `bool[Hkv, end]`."""
@@ -78,8 +79,12 @@ class CodedRead:
         if self.chosen is not None:
             inside = (self.chosen >= 0) & (self.chosen < self.end)
             marks.scatter_(1, torch.where(inside, self.chosen, self.end), True)
-        marks[:, : max(min(self.sink - self.start, self.end), 0)] = True
+        marks[:, : self._num_sinks] = True
         return marks[:, : self.end]
+
+    @property
+    def _num_sinks(self) -> int:
+        return max(min(self.sink - self.start, self.end), 0)
 
 
 @dataclass(frozen=True, eq=False)
