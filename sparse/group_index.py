@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.sparse.groupings.base import Grouping, Lines, Stretch
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.kernels.selection.select_pages import select_by_index, select_pages
 from specdec.sparse.scorers.base import Memo, Scorer
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.errors import InvalidArgument, UnsupportedModel
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.layout import Segments

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.forward.plan import Partial
 from specdec.sparse.codecs.base import Place
 from specdec.sparse.codecs.codec import Codec

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.plan import Partial
 from specdec.kernels.attention.prefix_attention import prefix_attention

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.forward.prompt_queries import Queries
 from specdec.sparse.scorers.base import LevelScorer, Memo, Summary, packed
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 
 
 class TailState(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 
 NAME = "mean values"
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 import torch
 
 from specdec.cache.cached_tokens import CachedTokens
+from specdec.cache.level import Level
 from specdec.cache.prompt_layout import Stage, stages
 from specdec.cache.prompt_tree import branches
 from specdec.cache.saved_text import SavedTexts
 from specdec.cache.slots import Slots
-from specdec.cache.store import KVStore, Level
+from specdec.cache.store import KVStore
 from specdec.errors import OutOfMemory
 from specdec.forward.forward_pass import View
 from specdec.forward.observer import Observer

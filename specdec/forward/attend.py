@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.forward.attention_call import AttentionCall
 from specdec.forward.chunk_reads import chunk_reads
 from specdec.forward.forward_pass import ForwardPass

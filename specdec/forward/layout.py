@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from specdec.cache.store import KVStore, Level
+from specdec.cache.level import Level
+from specdec.cache.store import KVStore
 from specdec.forward.view_reads import LayerRead, ReadStats
 from specdec.forward.view_state import ViewState
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.forward.layout import Segments
 from specdec.forward.plan import Selection
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.cache.store import paged
+from specdec.cache.level import paged
 from specdec.errors import InvalidArgument, OutOfMemory
 from specdec.offload.disk_folder import disk_folder
 from specdec.offload.pace import Pace

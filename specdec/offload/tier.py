@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from specdec.cache.store import paged
+from specdec.cache.level import paged
 from specdec.offload.balance import Balance
 from specdec.offload.budget import Budget
 from specdec.offload.pace import Pace

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.offload.staging import Staging
 from specdec.offload.tier import Tier
 

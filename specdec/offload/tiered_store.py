@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from specdec.cache.store import KVStore, Level
+from specdec.cache.level import Level
+from specdec.cache.store import KVStore
 from specdec.errors import SpecdecError
 from specdec.offload.budget import Budget
 from specdec.offload.staging import Staging

@@ -16,7 +16,8 @@ from helpers.numba_drawn import EXAMPLES, Drawn, judge
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from specdec.cache.store import KVStore, Level
+from specdec.cache.level import Level
+from specdec.cache.store import KVStore
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
 from specdec.forward.host_reads import full_reads

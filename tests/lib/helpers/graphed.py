@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.forward.cuda_graphs import CudaCapture, Graphs
 from specdec.model.target import Target
 

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from specdec.cache.store import Level
+from specdec.cache.level import Level
 from specdec.forward.static_inputs import PassInputs
 from specdec.kernels.dispatch import Op
 from specdec.sparse.device.level_index import LevelIndex
