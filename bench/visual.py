@@ -12,7 +12,7 @@ from specdec.bench.toy.settings import Settings
 from specdec.bench.toy.talk import messages
 from specdec.bench.workloads import Workload
 
-EACH = 3  # conversations of a category
+EACH = 8  # conversations of a category
 _TOKENS = {"reading": 24, "describing": 12, "counting": 12, "multi-turn": 24, "4 images": 24}
 
 
