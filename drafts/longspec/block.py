@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.kernels.dispatch import kind_for
-from specdec.kernels.linear.packed_weight import quantise
+from specdec.kernels.linear.decoder_block import Linear
+from specdec.kernels.linear.packed_weight import PanelWeight, quantise
 from specdec.kernels.linear.skinny_linear import skinny_linear
 
 
@@ -194,6 +195,11 @@ class LongSpecBlock(nn.Module):
         for module in self.modules():
             pack_linear(module)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether `pack` has laid out its matrices."""
+        return packed_weight(self.token_in) is not None
+
     @staticmethod
     def _joined(x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)
@@ -208,6 +214,19 @@ def pack_linear(module: nn.Module) -> None:
         module.forward = partial(  # type: ignore[method-assign]
             skinny_linear, weight=quantise(module.weight, 8), bias=module.bias
         )
+
+
+def packed_weight(module: nn.Linear) -> PanelWeight | None:
+    """The copy in 8 bits that a linear layer multiplies with, if it does."""
+    weight: PanelWeight | None = getattr(module.forward, "keywords", {}).get("weight")
+    return weight
+
+
+def packed(module: nn.Linear) -> Linear:
+    """A packed linear layer as the ops of a decoder layer take it."""
+    weight = packed_weight(module)
+    assert weight is not None, "pack_linear comes first"
+    return Linear(weight, None if module.bias is None else module.bias.detach())
 
 
 def behind(x: Tensor, lag: int) -> Tensor:

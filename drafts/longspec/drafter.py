@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +18,8 @@ from specdec.drafts.longspec.checkpoint import SHIPPED as FOLDER
 from specdec.drafts.longspec.checkpoint import Checkpoint, check_config
 from specdec.drafts.longspec.head_rows import head_rows
 from specdec.drafts.longspec.model import LongSpecModel
+from specdec.drafts.longspec.packed_block import PackedBlock
+from specdec.drafts.longspec.prepared import Prepared
 from specdec.drafts.longspec.rotary import Rotary
 from specdec.drafts.methods.longspec import LongSpecOptions
 from specdec.drafts.model import ModelDrafter
@@ -28,19 +29,6 @@ from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 
 SHIPPED = FOLDER / "longspec-demo"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A checkpoint made ready for one target: the block, and its rows of the target's LM head.
-
-    ids: the token of each row, or None for all of them.
-    """
-
-    block: LongSpecBlock
-    rotary: Rotary
-    head: nn.Linear
-    ids: Tensor | None
 
 
 _faults: WeakKeyDictionary[PreTrainedModel, dict[Path, str | None]] = WeakKeyDictionary()
@@ -111,7 +99,8 @@ def fitted(target: Target, block: LongSpecBlock, ids: Tensor | None) -> Prepared
     head.weight = nn.Parameter(rows, requires_grad=False)
     block.pack()
     pack_linear(head)
-    return Prepared(block, Rotary(target, block.sizes.kv_layer), head, ids)
+    rotary = Rotary(target, block.sizes.kv_layer)
+    return Prepared(block, rotary, head, ids, PackedBlock.of(block, rotary))
 
 
 class LongSpec(ModelDrafter):
@@ -142,4 +131,4 @@ class LongSpec(ModelDrafter):
 
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> LongSpecModel:
         parts = self.prepared
-        return LongSpecModel(self.draft, parts.block, parts.rotary, parts.head, parts.ids, verifier)
+        return LongSpecModel(self.draft, parts, verifier)

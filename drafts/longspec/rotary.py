@@ -29,6 +29,7 @@ class Rotary:
         self._kind: dict[str, str] = {}
         self._apply: Any = None
         self._pairs = False
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
         self._share = _turned_share(target, layer)
         if self._embed is None:
             return
@@ -52,9 +53,26 @@ class Rotary:
         """Queries or keys `x[B, H, n, D]` of a drafter's own attention."""
         return self._plain(x, positions) if self._embed is None else self._turn(x, positions)
 
-    def _turn(self, x: Tensor, positions: Tensor) -> Tensor:
+    @property
+    def has_angles(self) -> bool:
+        """Whether there are angles of the target's that its heads are turned by."""
+        return self._embed is not None
+
+    def angles(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The target's cos and sin of `positions[B, n]`, in x's dtype.
+
+        Those of the last positions are kept, since a draft token asks for them three times.
+        """
+        last = self._last
+        if last is not None and last[0] is positions and last[1].dtype == x.dtype:
+            return last[1:]
         with torch.no_grad():
             cos, sin = self._embed(x, positions, **self._kind)
+        self._last = positions, cos, sin
+        return cos, sin
+
+    def _turn(self, x: Tensor, positions: Tensor) -> Tensor:
+        cos, sin = self.angles(x, positions)
         # Where only a part of the head is turned, many models cut it out before they call.
         width = int(x.shape[-1] * self._share)
         part, rest = x[..., :width], x[..., width:]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from specdec.decoding.cached_model import CachedModel
+from specdec.drafts.longspec.far_reads import FarReads
 from specdec.drafts.longspec.model import LongSpecModel
 from specdec.drafts.specvlm.compressor import BRANCHES, GATE
 from specdec.drafts.specvlm.gate import mean_value
 from specdec.drafts.specvlm.image import Entries, Image
 from specdec.drafts.specvlm.prepared import PreparedImages
-from specdec.kernels.attention.merge import merge
 from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.model.target import Target
 from specdec.sampling.prompt import Prompt
@@ -42,8 +42,7 @@ class SpecVlmModel(LongSpecModel):
         branch: str,
         tokens: int,
     ) -> None:
-        parts = images.parts
-        super().__init__(target, parts.block, parts.rotary, parts.head, parts.ids, verifier)
+        super().__init__(target, images.parts, verifier)
         self.compressor, self.branch, self.tokens = images.compressor, branch, tokens
         self.kept: dict[int, Entries | None] = {}  # by prompt, whose rows share them
         self.chosen: Counter[str] = Counter()
@@ -71,14 +70,37 @@ class SpecVlmModel(LongSpecModel):
         """Bytes of the drafter's own cache, the same for every length of text."""
         return super().nbytes + sum(x.nbytes for x in self.kept.values() if x is not None)
 
-    def _far(self, h: Tensor, x: Tensor, positions: Tensor, sequences: list[int]) -> Tensor:
+    def _partials(self, q: Tensor, sequences: list[int]) -> list[tuple[Tensor, Tensor]]:
         """Cross-attention over committed text, and over entries in place of images."""
         seen = [self._entries(self._rows[i]) for i in sequences]
         if all(entries is None for entries in seen):
-            return super()._far(h, x, positions, sequences)
-        q = self.block.cross_query(h, x, self.rotary, positions)
-        partials = [*self._text(q, sequences), self._images(q, seen)]
-        return merge(partials)[0].to(q.dtype)
+            return super()._partials(q, sequences)
+        return [*self._text(q, sequences), self._images(q, seen)]
+
+    def _far_reads(self, sequences: list[int]) -> FarReads:
+        """The same as reads."""
+        layer, store, far = self.block.sizes.kv_layer, self.holder.store, FarReads()
+        before = [0] * len(sequences)
+        for level, row_map in zip(store.levels, store.row_maps, strict=True):
+            keys, values = level.k[layer], level.v[layer]
+            number = len(far.levels)
+            if keys is not None and values is not None:
+                far.levels.append((keys, values))
+            for b, i in enumerate(sequences):
+                place = int(row_map[i])
+                held = int(level.length[place])
+                pieces = _pieces(self._rows[i].content, before[b], before[b] + held)
+                before[b] += held
+                for start, end in pieces if number < len(far.levels) else ():
+                    far.add(number, place, start, end, [b])
+        for b, i in enumerate(sequences):
+            entries = self._entries(self._rows[i])
+            if entries is not None:
+                far.levels.append((entries.k, entries.v))
+                number, count = len(far.levels) - 1, entries.k.shape[2]
+                weights = entries.log_weight[0].expand(self.block.sizes.num_kv_heads, count)
+                far.add(number, 0, 0, count, [b], weights)
+        return far
 
     def _text(self, q: Tensor, sequences: list[int]) -> list[tuple[Tensor, Tensor]]:
         """Partials over what is no image: of each level, the pieces between images."""

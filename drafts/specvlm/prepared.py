@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedModel
 
 from specdec.drafts.longspec.checkpoint import Checkpoint
-from specdec.drafts.longspec.drafter import Prepared, fitted, load
+from specdec.drafts.longspec.drafter import fitted, load
+from specdec.drafts.longspec.prepared import Prepared
 from specdec.drafts.specvlm.compressor import BRANCHES, GATE, Compressor, compressor_of
 from specdec.drafts.specvlm.image import ImageSizes
 from specdec.errors import InvalidArgument, WeightsError

@@ -50,7 +50,7 @@ def drafting(engine, rows, ids=None):
     made = longspec_models.checkpoint(engine.target, ids)
     parts = fitted(engine.target, made.block(), made.ids)
     verifier = CachedModel(engine.target, FullView(), rows)
-    model = LongSpecModel(engine.target, parts.block, parts.rotary, parts.head, parts.ids, verifier)
+    model = LongSpecModel(engine.target, parts, verifier)
     return model, parts
 
 

@@ -58,7 +58,7 @@ def drafting(engine, rows, branch=None, tokens=4):
     images = longspec_models.images(engine.target, window=64)
     parts = images.parts
     verifier = CachedModel(engine.target, FullView(), rows)
-    whole = LongSpecModel(engine.target, parts.block, parts.rotary, parts.head, parts.ids, verifier)
+    whole = LongSpecModel(engine.target, parts, verifier)
     if branch is None:
         return whole
     return SpecVlmModel(engine.target, images, verifier, branch, tokens)
@@ -109,7 +109,7 @@ def test_cross_attention_is_that_over_text_and_entries(engine, branch):
     keys, values = (np.repeat(x, group, 0) for x in (keys, values))
     weights = np.exp(q @ keys.transpose(0, 2, 1) * sizes.head_dim**-0.5) * counts
     want = (weights / weights.sum(-1, keepdims=True)) @ values
-    found = model._far(h, x, positions, [0])[0].numpy()
+    found = model._far(torch.from_numpy(q)[None], [0])[0].numpy()
     np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-6)
     assert counts[keep.sum() :].sum() == pytest.approx(
         sum(0 if name == "text" else IMAGE * n for name, n in model.chosen.items())

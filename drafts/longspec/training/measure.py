@@ -11,7 +11,8 @@ import torch
 
 from specdec.decoding.prompt import parse_prompts
 from specdec.drafts.longspec.checkpoint import Checkpoint, sizes_for
-from specdec.drafts.longspec.drafter import SHIPPED, LongSpec, Prepared, fitted, prepared
+from specdec.drafts.longspec.drafter import SHIPPED, LongSpec, fitted, prepared
+from specdec.drafts.longspec.prepared import Prepared
 from specdec.drafts.longspec.training.corpus import Corpus, gather, split
 from specdec.drafts.longspec.training.questions import question
 from specdec.drafts.longspec.training.replay import Gain, Written, replay

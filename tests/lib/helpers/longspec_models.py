@@ -56,7 +56,7 @@ def images(target, ids=None, window=WINDOW):
 def whole(target, images, verifier):
     """The same block as it reads images without a compressor."""
     parts = images.parts
-    return LongSpecModel(target, parts.block, parts.rotary, parts.head, parts.ids, verifier)
+    return LongSpecModel(target, parts, verifier)
 
 
 def image_checkpoint(target, ids=None, window=WINDOW):
