@@ -127,10 +127,16 @@ def table(found: dict[str, Any]) -> str:
 
 def _drafter(engine: Engine, images: PreparedImages, way: str, tokens: int | None) -> LongSpec:
     if way == WHOLE:
-        whole = LongSpecOptions(draft_model=images.parts, num_draft_tokens=CHAIN)
+        whole = LongSpecOptions(
+            draft_model=images.parts, num_draft_tokens=CHAIN, min_draft_prob=0.0
+        )
         return LongSpec(engine.target, whole)
     small = SpecVlmOptions(
-        draft_model=images, image_branch=way, image_tokens=tokens, num_draft_tokens=CHAIN
+        draft_model=images,
+        image_branch=way,
+        image_tokens=tokens,
+        num_draft_tokens=CHAIN,
+        min_draft_prob=0.0,
     )
     return SpecVlm(engine.target, small)
 

@@ -52,6 +52,8 @@ class ModelDrafter(Drafter):
 
     name = "model"
     Options: ClassVar[type[DrafterMethod]] = ModelOptions
+    usual_depth = DEPTH
+    chain_prob = 0.0  # of a chain's path, below which it ends where nothing else was asked for
 
     def __init__(self, target: Target, options: ModelOptions) -> None:
         assert isinstance(options.draft_model, Target)
@@ -62,7 +64,7 @@ class ModelDrafter(Drafter):
         self.draft, self.vocab_size = draft, target.vocab_size
         self.view: View = FullView()
         self.shape = options.levels
-        self.depth = options.num_draft_tokens or len(self.shape) or DEPTH
+        self.depth = options.num_draft_tokens or len(self.shape) or self.usual_depth
         self.width = options.draft_width or (BEAM if options.draft_nodes else 1)
         self.budget = options.draft_nodes
         self.traits = self._traits(options)
@@ -133,7 +135,9 @@ class ModelDrafter(Drafter):
         """Whether to draft behind a leaf: it is likely, no end, and the draft model can read it."""
         token, known = tree.tokens[leaf.node], self.reach.vocab_size
         readable = known is None or token < known
-        return leaf.value >= self.min_prob and token not in row.ends and readable
+        is_chain = self.width == 1 and not self.shape and self.budget is None
+        least = (self.chain_prob if is_chain else 0.0) if self.min_prob is None else self.min_prob
+        return leaf.value >= least and token not in row.ends and readable
 
     def observe(
         self, rows: Sequence[Row], trees: Sequence[TokenTree], verdicts: Sequence[Verdict]

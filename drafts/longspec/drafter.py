@@ -113,6 +113,7 @@ class LongSpec(ModelDrafter):
 
     name = "longspec"
     Options: ClassVar[type[DrafterMethod]] = LongSpecOptions
+    chain_prob = 0.35  # measured: docs/decisions/drafts.md
 
     def __init__(self, target: Target, options: LongSpecOptions) -> None:
         self._source = options.draft_model

@@ -27,6 +27,7 @@ class SpecVlm(LongSpec):
 
     name = "specvlm"
     Options: ClassVar[type[DrafterMethod]] = SpecVlmOptions
+    usual_depth = 2  # measured: docs/decisions/drafts.md
 
     def __init__(self, target: Target, options: SpecVlmOptions) -> None:
         self._options = options

@@ -68,7 +68,10 @@ def test_same_text_by_a_block(engine, path, shape):
 
     def drafter(target, options):
         parts = fitted(target, block, torch.arange(0, target.vocab_size, 2))
-        return LongSpec(target, LongSpecOptions(**{**options.given, "draft_model": parts}))
+        return LongSpec(
+            target,
+            LongSpecOptions(**{"min_draft_prob": 0.0, **options.given, "draft_model": parts}),
+        )
 
     for controls in ("greedy", "sampled"):
         out = run(engine, drafter=drafter, **shape, **CONTROLS[controls])

@@ -240,3 +240,19 @@ def test_a_shift_of_all_positions_changes_nothing(llama):
         found.append((first, model.grow([one], [[3, 4]], [[0, 0]])[1]))
     for ours, theirs in zip(*found):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)  # rotary tables are float32
+
+
+def test_a_chain_ends_where_its_path_is_unlikely_and_a_tree_does_not(llama):
+    """By default; a number that is given counts for both."""
+    parts = longspec_models.parts_of(llama.target)
+
+    def drafted(**given):
+        def made(target, options):
+            return LongSpec(target, LongSpecOptions(draft_model=parts, **given))
+
+        return sum(llama.generate([1, 2, 3], drafter=made, max_new_tokens=16).stats.drafted)
+
+    assert drafted() < drafted(min_draft_prob=0.0)
+    assert drafted(min_draft_prob=0.35) == drafted()
+    assert drafted(draft_width=2) == drafted(draft_width=2, min_draft_prob=0.0)
+    assert drafted(draft_width=2) > drafted(draft_width=2, min_draft_prob=0.9)

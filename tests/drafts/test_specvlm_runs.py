@@ -115,7 +115,8 @@ def test_what_is_learned_alone_is_changed_alone(train, tmp_path):
         if not name.startswith("images.")
         and not torch.equal(x, begun[f"block.block.{name}"].bfloat16())
     }  # fmt: skip
-    assert changed == {"cross_q.weight", "cross_o.weight", "cross_norm.weight"}
+    queries = {"cross_q.weight", "cross_token.weight", "cross_token.bias"}
+    assert changed == {*queries, "cross_o.weight", "cross_norm.weight"}
     assert second.parts == first.parts and second.base is None
 
 

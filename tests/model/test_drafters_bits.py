@@ -110,9 +110,14 @@ def block_of(numbers, name):
     def drafter(target, options):
         if name.startswith("longspec"):
             parts = fitted(target, longspec_models.checkpoint(floats).block(), ids)
-            return LongSpec(target, LongSpecOptions(**{**options.given, "draft_model": parts}))
+            return LongSpec(
+                target,
+                LongSpecOptions(**{"min_draft_prob": 0.0, **options.given, "draft_model": parts}),
+            )
         parts = prepare(target, longspec_models.image_checkpoint(floats, ids), "of this test")
-        return SpecVlm(target, SpecVlmOptions(**{**options.given, "draft_model": parts}))
+        return SpecVlm(
+            target, SpecVlmOptions(**{"min_draft_prob": 0.0, **options.given, "draft_model": parts})
+        )
 
     return drafter
 

@@ -55,7 +55,7 @@ def gains(
         written = Written(engine.target, tokens)
         for who, parts in drafters.items():
             for shape, options in SHAPES.items():
-                chosen = LongSpecOptions(draft_model=parts, **options)
+                chosen = LongSpecOptions(draft_model=parts, **{"min_draft_prob": 0.0, **options})
                 drafter = LongSpec(engine.target, chosen)
                 totals[who, shape] += replay(drafter, written, start)
             written.sync_to(None, len(tokens))

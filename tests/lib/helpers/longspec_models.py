@@ -29,13 +29,21 @@ def checkpoint(target, ids=None, window=WINDOW):
 
 def untrained(target, options):
     """A LongSpec drafter that can draft two tokens of three; for `generate(drafter=)`."""
-    return LongSpec(target, LongSpecOptions(**{**options.given, "draft_model": _parts(target)}))
+    return LongSpec(
+        target,
+        LongSpecOptions(
+            **{"min_draft_prob": 0.0, **options.given, "draft_model": parts_of(target)}
+        ),
+    )
 
 
 def untrained_specvlm(target, options, **given):
     """A SpecVLM drafter on such a block."""
     parts = images(target, _ids(target))
-    return SpecVlm(target, SpecVlmOptions(**{**options.given, **given, "draft_model": parts}))
+    return SpecVlm(
+        target,
+        SpecVlmOptions(**{"min_draft_prob": 0.0, **options.given, **given, "draft_model": parts}),
+    )
 
 
 def by(branch):
@@ -75,6 +83,6 @@ def _ids(target):
     return torch.tensor([token for token in range(target.vocab_size) if token % 3])
 
 
-def _parts(target):
+def parts_of(target):
     made = checkpoint(target, _ids(target))
     return fitted(target, made.block(), made.ids)
