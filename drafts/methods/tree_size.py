@@ -28,8 +28,8 @@ class PathBound(DrafterMethod):
     """Where a model stops drafting."""
 
     min_draft_prob: float | None = option(
-        None, "Stop drafting below this probability of the path under the draft model; by default "
-        "0, and 0.35 where a trained block drafts a chain.", Number(0.0, 1.0, closed=False),
+        None, "Stop drafting where a path is less likely; default 0, for chains of a trained block "
+        "0.35.", Number(0.0, 1.0, closed=False),
     )  # fmt: skip
 
 
