@@ -190,7 +190,7 @@ def test_methods_forget_who_leaves(tried, method, mode, tier):
     """What a method keeps of a text, beside a level or the text, is gone with the slot: who joins
     there drafts and reads what it would alone."""
     how = {**smallest(method, tried.engine), **(as_a_tree(method) if mode == "coupled" else {})}
-    how |= {"drafter": method}
+    how |= {"drafter": method, "num_draft_tokens": 4}  # on tiers it would go by measured costs
     with patch.object(tried.engine.target, "kv_memory", KVMemory(tier, sizes=SIZES)):
         later = check(tried, how, **MODES[mode])[2].stats
         alone = tried.engine.generate(LATER, max_new_tokens=LONG, **how, **MODES[mode]).stats
