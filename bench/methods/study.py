@@ -262,9 +262,7 @@ def _groups(views: Mapping[Setting, View], size: int) -> Iterator[dict[Any, View
     """As many views as stand side by side, a method's budgets together."""
     group: dict[Any, View] = {}
     for setting, view in views.items():
-        specs = {spec for spec, _ in group} - {setting[0]}
-        is_full = len(group) >= size and len(specs) == len({spec for spec, _ in group})
-        if is_full:
+        if len(group) >= size and setting[0] not in {spec for spec, _ in group}:
             yield group
             group = {}
         group[setting] = view
