@@ -47,7 +47,7 @@ class Kept:
         store.notes = self.notes = Touched(store.notes)
         self.level = store.levels[0]
         self.level.beside = self.beside = Touched(self.level.beside)
-        self._of: dict[int, tuple[set[str], set[Hashable]]] = {}
+        self._of: dict[int, tuple[set[Hashable], set[Hashable]]] = {}
 
     def watch(self, drafted: DraftedView) -> None:
         """What is asked for from now on belongs to this view, until another is watched."""

@@ -18,8 +18,6 @@ from specdec.sparse.calibrations.retaining_heads import RetainingHeads
 from specdec.sparse.maths.key_rotation import KeyRotation
 from specdec.sparse.text import Text, held
 
-NAME = "retained"
-
 
 @dataclass(frozen=True, eq=False)
 class Retained:
@@ -40,7 +38,7 @@ class Retained:
 
     def scores(self, text: Text) -> Tensor | None:
         """See `Importance`; tokens that were never shown, as of a saved prompt, come first."""
-        known = RetainedNotes.of(text.store).rows[text.sequence].get(text.layer)
+        known = RetainedNotes.of(text.store, self.heads).rows[text.sequence].get(text.layer)
         if known is None:
             return None
         return _reaching(known, text.length)[:, : text.length].to(text.device)
@@ -72,7 +70,7 @@ class Retained:
             at = torch.arange(start, start + q.shape[1], device=q.device)
             q, k = (self.rotation.turn_back(x, at, layer) for x in (q, k))
         fresh = self.heads.scores(layer, q, k, v)
-        rows = RetainedNotes.of(store).rows[sequence]
+        rows = RetainedNotes.of(store, self.heads).rows[sequence]
         before = rows.get(layer, fresh[:, :0])
         rows[layer] = torch.cat([_reaching(before, start)[:, :start], fresh], dim=1)
 
@@ -84,14 +82,14 @@ def _reaching(score: Tensor, length: int) -> Tensor:
 
 @dataclass
 class RetainedNotes:
-    """Scores `[Hkv, T]` by layer, for each text of a store: its `Notes`."""
+    """Scores `[Hkv, T]` by layer that some heads foretold, for each text of a store: `Notes`."""
 
     rows: list[dict[int, Tensor]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, store: KVStore) -> RetainedNotes:
-        """Those of a store, empty at first."""
-        known = store.notes.setdefault(NAME, cls([{} for _ in range(store.sequences)]))
+    def of(cls, store: KVStore, heads: RetainingHeads) -> RetainedNotes:
+        """Those of a store and of these heads, empty at first."""
+        known = store.notes.setdefault(heads, cls([{} for _ in range(store.sequences)]))
         assert isinstance(known, cls)
         return known
 

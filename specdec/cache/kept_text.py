@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from specdec.cache.saved_text import num_common
 from specdec.cache.store import KVStore
 
 CHUNK = 512  # tokens that are staged at a time
@@ -92,9 +93,7 @@ class KeptText:
 
     def common(self, tokens: Sequence[int]) -> int:
         """How many of its tokens `tokens` starts with."""
-        pairs = zip(self.tokens, tokens, strict=False)
-        differs = (i for i, (mine, other) in enumerate(pairs) if mine != other)
-        return next(differs, min(len(self.tokens), len(tokens)))
+        return num_common(self.tokens, tokens)
 
     def load(self, target: Any, store: KVStore, sequence: int, count: int) -> None:
         """Commit the first `count` tokens to an empty row of a store, in place."""

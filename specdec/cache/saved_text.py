@@ -25,3 +25,10 @@ class SavedText(SavedTexts, Protocol):
 
     def load(self, target: Any, store: KVStore, sequence: int, count: int) -> None:
         """Commit the first `count` tokens' keys and values to an empty row of a target's store."""
+
+
+def num_common(saved: Sequence[int], tokens: Sequence[int]) -> int:
+    """How many of the saved tokens `tokens` starts with."""
+    pairs = zip(saved, tokens, strict=False)
+    differs = (i for i, (mine, other) in enumerate(pairs) if mine != other)
+    return next(differs, min(len(saved), len(tokens)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import accumulate
 
 import torch
@@ -25,7 +25,8 @@ class KVStore:
     A sequence is a *slot*: `acquire` hands one out for a text, `release` takes it back, and then
     nothing of the text is left in it.
 
-    notes: what methods keep of the texts of its sequences, by their names; overlays share them.
+    notes: what methods keep of the texts of its sequences, by all that tells one such thing from
+    another; overlays share them.
     """
 
     def __init__(self, num_layers: int, sequences: int, capacity: int) -> None:
@@ -34,7 +35,7 @@ class KVStore:
         self.levels = [Level(num_layers, sequences, capacity)]
         self.row_maps = [torch.arange(sequences, dtype=torch.int32)]
         self.num_shared = 0  # leading levels that belong to another store
-        self.notes: dict[str, Notes] = {}
+        self.notes: dict[Hashable, Notes] = {}
         self._taken: set[int] = set()
 
     @property

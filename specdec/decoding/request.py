@@ -149,7 +149,7 @@ def _saved(folder: Any, host: Host, prompts: Sequence[Prompt]) -> SavedPrompt:
     saved = folder if isinstance(folder, SavedPrompt) else SavedPrompt(folder)
     saved.check(host.target)
     for prompt in prompts:
-        saved.common(prompt.keys)
+        saved.check_starts(prompt.keys)
     return saved
 
 

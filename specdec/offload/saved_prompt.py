@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from specdec.cache.kept_text import write_text
+from specdec.cache.saved_text import num_common
 from specdec.cache.store import KVStore
 from specdec.cachedir import sha256_of
 from specdec.errors import InvalidArgument, WeightsError
@@ -24,7 +25,7 @@ from specdec.model.target import Target
 from specdec.offload.prompt_folder import PromptFolder, layer_name, write_note
 from specdec.sampling.prompt import Prompt
 
-SEAM = 16  # last tokens that may differ: text that is cut elsewhere is also tokenized otherwise
+SEAM = 16  # most last tokens that may differ: text cut elsewhere is also tokenized otherwise
 _TOLERANCE = 2e-3  # of the largest logit; other machines round otherwise
 _LOGITS = 64
 _SIZES = ("architecture", "layers", "kv_heads", "head_dim", "vocab_size", "dtype")
@@ -70,22 +71,19 @@ class SavedPrompt:
         return self
 
     def common(self, tokens: Sequence[int]) -> int:
-        """How many of the saved tokens `tokens` starts with, both as `Prompt.keys` gives them.
+        """How many of the saved tokens `tokens` starts with, both as `Prompt.keys` gives them."""
+        return num_common(self.tokens, tokens)
 
-        Raises InvalidArgument unless these are all of them, but for the last SEAM.
-        """
-        count = 0
-        for mine, other in zip(self.tokens, tokens, strict=False):
-            if mine != other:
-                break
-            count += 1
-        if count < len(self.tokens) - SEAM:
+    def check_starts(self, tokens: Sequence[int]) -> None:
+        """Raise InvalidArgument unless `tokens` starts with the saved ones, but for the last SEAM,
+        or for half of them where they are few."""
+        count, saved = self.common(tokens), len(self.tokens)
+        if count < saved - min(SEAM, saved // 2):
             raise InvalidArgument(
-                f"the prompt does not start with saved_prompt={str(self.folder)!r}: token {count} "
-                f"of {len(self.tokens)} differs. Start the prompt with the same text, or leave "
-                "saved_prompt out"
+                f"the prompt does not start with {self._named}: token {count} of {saved} "
+                f"{'differs' if count < len(tokens) else 'is missing'}. Start the prompt with the "
+                "same text, or leave it out"
             )
-        return count
 
     def load(self, target: Target, store: KVStore, sequence: int, count: int) -> None:
         """Commit the first `count` tokens' keys and values to an empty row of a store.

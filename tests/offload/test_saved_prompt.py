@@ -89,6 +89,24 @@ def test_another_prompt_is_refused(engine, folder):
         engine.generate(other, saved_prompt=folder, max_new_tokens=2)
 
 
+@pytest.mark.parametrize("saved", [1, 2, 9, saved_prompt.SEAM, saved_prompt.SEAM + 5])
+def test_a_short_one_is_not_passed_over_in_silence(engine, tmp_path, saved):
+    """Another text is refused, also behind a first token that all texts have in common; half of it
+    may be cut otherwise."""
+    engine.target.kv_memory = KVMemory()
+    folder, half = tmp_path / "short", saved // 2
+    engine.save_prompt(BOOK[:saved], folder)
+    shared = max(0, saved - min(half, saved_prompt.SEAM))
+    for same in {0, min(1, shared - 1), shared - 1}:
+        other = [*BOOK[:same], 39, *BOOK[:20]]
+        with pytest.raises(InvalidArgument, match=f"token {same} of {saved} differs"):
+            engine.generate(other, saved_prompt=folder, max_new_tokens=2)
+    prompt = [*BOOK[:shared], 39, 39]
+    want = engine.generate(prompt, drafter="none", max_new_tokens=4)
+    out = engine.generate(prompt, drafter="none", max_new_tokens=4, saved_prompt=folder)
+    assert out.token_ids == want.token_ids
+
+
 def test_another_model_is_refused(engine, folder):
     for model, message in (
         (models.build("qwen3"), "architecture is 'LlamaForCausalLM' there"),

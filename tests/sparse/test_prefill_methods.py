@@ -3,6 +3,8 @@ attention maps that transformers gives; and what they refuse."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from specdec import Engine
 from specdec.decoding.cached_model import CachedModel
 from specdec.errors import InvalidArgument
 from specdec.forward.full_view import FullView
+from specdec.forward.plan import Needs
 from specdec.forward.query_recorder import QueryRecorder
+from specdec.sampling.tree import TokenTree
 from specdec.sparse.fingerprint import fingerprint
 from specdec.sparse.importances.episode_probe import EpisodeProbe
 from specdec.sparse.importances.retained import RetainedNotes
@@ -261,14 +265,34 @@ def test_locrets_scores_are_of_the_text_alone(run):
     stats = stream.outputs[0].stats
     assert 0 < stats.num_accepted_draft_tokens < stats.num_draft_tokens
     store = stream.model.store
-    kept, text = RetainedNotes.of(store).rows[0], stream.rows[0].tokens[: store.length(0)]
-    recorder = QueryRecorder.of(method.view(run.target).needs)
+    kept, text = RetainedNotes.of(store, heads).rows[0], stream.rows[0].tokens[: store.length(0)]
+    recorder = QueryRecorder.of(replace(method, calibration=heads).view(run.target).needs)
     again = CachedModel(run.target, FullView(), [make_row(0, [*text, 0])], recorder=recorder)
-    fresh = RetainedNotes.of(again.store).rows[0]
+    fresh = RetainedNotes.of(again.store, heads).rows[0]
     assert len(text) > 80
     for n in run.layers:
         assert kept[n].shape == fresh[n].shape
         torch.testing.assert_close(kept[n], fresh[n], rtol=1e-5, atol=1e-5)
+
+
+def test_locrets_of_two_calibrations_do_not_share_their_scores(run):
+    """Beside one store each selects what it would select alone, whoever was shown the text last."""
+    heads = Locret().measured(run.target)
+    turned = tuple(pair and (pair[0], -pair[1]) for pair in heads.layers)
+    methods = [
+        Locret(budget=60, recent=10, calibration=made)
+        for made in (heads, replace(heads, layers=turned))
+    ]
+    alone = [{n: run.read(x) for n, x in run.select(method).items()} for method in methods]
+    assert alone[0] != alone[1]
+    for order in (methods, methods[::-1]):
+        views, row = {method: method.view(run.target) for method in order}, make_row(0, TEXT)
+        recorder = QueryRecorder.of(Needs.all_of(view.needs for view in views.values()))
+        base = CachedModel(run.target, FullView(), [row], recorder=recorder)
+        for method, want in zip(methods, alone):
+            draft = CachedModel(run.target, views[method], [row], base=base)
+            draft.forward([row], [TokenTree.root(TEXT[-1])])
+            assert {n: run.read(x) for n, x in draft.state.of(0).selections.items()} == want
 
 
 def test_mpcache_reads_what_its_bound_says(run):
