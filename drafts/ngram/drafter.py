@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush, nlargest
-from itertools import count
 from typing import ClassVar
 
 from specdec.control.costs import PassCosts
@@ -14,55 +11,33 @@ from specdec.control.sizes import Sizes
 from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter, Traits
 from specdec.drafts.methods.ngram import NGramOptions
-from specdec.drafts.ngram.suffix_automaton import Match, SuffixAutomaton
+from specdec.drafts.ngram.suffix_automaton import SuffixAutomaton
+from specdec.drafts.ngram.text_index_numba import MAX_NODES
 from specdec.forward.plan import Needs
 from specdec.method import DrafterMethod
-from specdec.sampling.prompt import MARK
 from specdec.sampling.sequence import Row
-from specdec.sampling.tree import TokenTree
+from specdec.sampling.tree import Law, TokenTree
 from specdec.sampling.verify import Verdict
 
 MAX_DEPTH = 60  # of a draft whose length is ours to choose; with its root it fits 64 nodes
-MAX_NODES = 63
 WIDTH = 2  # nodes per level of such a draft; a third gained 0.1 % more
-MIN_CHANCE = 0.02  # below that no node pays, whatever a pass costs
 STEADY = 32  # rounds for which costs are taken to be what they were
-
-NOVELTY_RATE = 0.5  # how fast a row learns
-NOVELTY_LIMIT = 3.0  # how far: a few right guesses must wake a drafter that went quiet
 
 
 @dataclass
 class _Text:
     """One row: the index of its final tokens, and how little the row repeats itself.
 
-    start: how many tokens it had when we met it; what came before teaches nothing.
+    start: how many tokens it had when we met it; what came before teaches nothing. known: how many
+    are indexed. A continuation that was never seen weighs 2 / length * exp(novelty) against one
+    sight of a seen one, per seen token: the longer the match, the less. Measured on greedy and
+    sampled text of a small model, on source code and on prose, that fits a row of novelty 0.
     """
 
     index: SuffixAutomaton
     start: int
     novelty: float = 0.0
-
-    def take_up(self, tokens: Sequence[int], min_ngram: int) -> None:
-        """Learn from tokens that have become final, and index them."""
-        index, before = self.index, max(0, self.start - len(self.index))
-        index.extend(tokens[:before])
-        for token in tokens[before:]:
-            match = index.match()
-            if match.length >= min_ngram:
-                known, different, came = index.foretold(match, token)
-                surprise = known / (known + self.escape(match) * different) - came
-                novelty = self.novelty + NOVELTY_RATE * surprise
-                self.novelty = max(-NOVELTY_LIMIT, min(NOVELTY_LIMIT, novelty))
-            index.append(token)
-
-    def escape(self, match: Match) -> float:
-        """The weight of an unseen continuation against one sight of a seen one, per seen token.
-
-        The longer the match, the less. Measured on greedy and sampled text of a small model, on
-        source code and on prose, 2 / length fits a row of novelty 0.
-        """
-        return 2.0 / match.length * math.exp(self.novelty)
+    known: int = 0
 
 
 class NGramDrafter(Drafter):
@@ -115,10 +90,11 @@ class NGramDrafter(Drafter):
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int]) -> list[TokenTree]:
         """Trees of `Law.POINT` nodes with their chances; bare roots where no draft would pay."""
-        trees, sizes = [], self._sizes_for(rows) if self._adaptive and rows else None
-        for row, limit in zip(rows, limits, strict=True):
-            text, match = self._text(row)
-            trees.append(self._grow(text, match, row.tokens[-1], min(limit, self._depth), sizes))
+        sizes = self._sizes_for(rows) if self._adaptive and rows else None
+        trees = [
+            self._grow(row, self._text(row), min(limit, self._depth), sizes)
+            for row, limit in zip(rows, limits, strict=True)
+        ]
         if sizes is None or all(len(tree) == 1 for tree in trees):
             return trees
         size = sizes.best([list(tree.chances.values()) for tree in trees])
@@ -129,19 +105,22 @@ class NGramDrafter(Drafter):
     ) -> None:
         """Nothing to do: what came true is in the rows' tokens."""
 
-    def _text(self, row: Row) -> tuple[_Text, Match]:
-        """The row's text, indexed as far as it is final, and the match of its last tokens.
+    def _text(self, row: Row) -> _Text:
+        """The row's text, indexed as far as it is final.
 
         Tokens that can be taken back are matched but not indexed, so nothing is left of them.
         """
         text = self._texts.get(row.index)
         if text is None:
-            index = SuffixAutomaton(self._options.max_ngram)
+            index = SuffixAutomaton(self._options.max_ngram, room=len(row.tokens))
             text = self._texts[row.index] = _Text(index, len(row.tokens))
-        known = len(text.index)
-        if known < row.num_final:
-            text.take_up(row.keys(known, row.num_final), self._options.min_ngram)
-        return text, text.index.match(row.keys(row.num_final))
+        if text.known < row.num_final:
+            new, text.known = row.keys(text.known, row.num_final), row.num_final
+            untaught = text.start - row.num_final + len(new)
+            text.novelty = text.index.take_up(
+                new, max(0, untaught), self._options.min_ngram, text.novelty
+            )
+        return text
 
     def _sizes_for(self, rows: Sequence[Row]) -> Sizes:
         """What passes of these rows cost; worked out now and then, since it takes its time too."""
@@ -151,46 +130,23 @@ class NGramDrafter(Drafter):
         self._age += 1
         return self._sizes
 
-    def _grow(
-        self, text: _Text, match: Match, root: int, max_depth: int, sizes: Sizes | None
-    ) -> TokenTree:
-        """The best tree below `root`, its nodes added in order of falling probability.
+    def _grow(self, row: Row, text: _Text, depth: int, sizes: Sizes | None) -> TokenTree:
+        """The best tree below the row's last token, its nodes in order of falling probability.
 
         sizes: where the size is ours to choose, how far it can pay to go on.
         """
-        tree = TokenTree.root(root)
-        if match.length < self._options.min_ngram:
-            return tree
-        tokens = 1.0  # expected of a round with the tree so far
-        room = [self._width] * max_depth  # nodes that each level can still take
-        order = count()
-        # (-probability, order, parent, level, token, match of the parent): the most probable first.
-        frontier: list[tuple[float, int, int, int, int, Match]] = []
-
-        def expand(node: int, level: int, probability: float, match: Match) -> None:
-            if match.length < self._options.min_ngram or level >= max_depth:
-                return
-            seen = text.index.continuations(match)
-            total = sum(c.times for c in seen) + text.escape(match) * len(seen)
-            for c in nlargest(self._width, (c for c in seen if c.token < MARK)):
-                below = probability * c.times / total
-                heappush(frontier, (-below, next(order), node, level, c.token, match))
-
-        expand(0, 0, 1.0, match)
-        while frontier:
-            negative, _, parent, level, token, match = heappop(frontier)
-            probability = -negative
-            if sizes is not None and (
-                probability < MIN_CHANCE
-                or len(tree) > MAX_NODES
-                or not sizes.can_pay(len(tree) - 1, tokens, probability)
-            ):
-                break  # nor will all less probable ones
-            if not room[level]:
-                continue
-            room[level] -= 1
-            tokens += probability
-            node = tree.add(parent, token, proposer=self.name)
-            tree.chances[node] = probability
-            expand(node, level + 1, probability, text.index.step(match, token))
-        return tree
+        tail = row.keys(row.num_final) if row.num_final < len(row.tokens) else ()
+        costs = None if sizes is None else sizes.arrays
+        tokens, parents, chances = text.index.grow(
+            tail, depth, self._width, self._options.min_ngram, text.novelty, costs
+        )
+        if not tokens:
+            return TokenTree.root(row.tokens[-1])
+        count = len(tokens)
+        return TokenTree(
+            [row.tokens[-1], *tokens],
+            [-1, *parents],
+            [Law.POINT] * (1 + count),
+            ["", *[self.name] * count],
+            chances=dict(enumerate(chances, start=1)),
+        )

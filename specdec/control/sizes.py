@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from specdec.control.costs import PassCosts
 
 MARGIN = 1.03  # speculation must promise so many times plain decoding's tokens per second
@@ -45,12 +48,15 @@ class Sizes:
             corners.append(n)
         return slopes[::-1]
 
-    def can_pay(self, nodes: int, tokens: float, chance: float) -> bool:
-        """Whether more nodes of at most this chance can raise a row's tokens per second.
+    @cached_property
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`seconds` and `slopes`, as compiled code reads them.
 
-        nodes, tokens: the row's draft nodes so far, and what it is expected to emit with them.
+        With n draft nodes, from which a row is expected to emit so many tokens, more nodes of at
+        most some chance can raise its tokens per second where
+        chance * seconds[n] > tokens * slopes[n].
         """
-        return chance * self.seconds[nodes] > tokens * self.slopes[nodes]
+        return np.array(self.seconds), np.array(self.slopes)
 
     def best(self, chances: Sequence[Sequence[float]]) -> int:
         """How many draft nodes a row give the most tokens per second; 0 is a plain step.

@@ -9,6 +9,8 @@ from typing import Any
 from specdec.control.costs import PassCosts
 from specdec.drafts.methods.ngram import NGramOptions
 from specdec.drafts.ngram.drafter import NGramDrafter
+from specdec.drafts.ngram.suffix_automaton import SuffixAutomaton
+from specdec.drafts.ngram.text_index_numba import NUM_EDGES, NUM_STATES
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import walk
@@ -59,3 +61,13 @@ def generate(drafter: NGramDrafter, row: Row, text: Sequence[int]) -> list[tuple
 
 def random_text(vocab: int, size: int) -> list[int]:
     return random.Random(vocab).choices(range(vocab), k=size)
+
+
+def said(index: SuffixAutomaton) -> list[Any]:
+    """All that an index knows, its empty room left out."""
+    head = index._head.tolist()
+    return [
+        head,
+        index._states[: head[NUM_STATES]].tolist(),
+        index._edges[: head[NUM_EDGES]].tolist(),
+    ]
