@@ -89,7 +89,8 @@ class SuffixAutomaton:
             self._make_room(max(len(tokens), len(self)) + ROOM)
         self._room -= len(tokens)
         new = np.array(tokens, np.int64)
-        return index.take_up(*self._parts, new, untaught, min_ngram, self.max_match, novelty)
+        learned = index.take_up(*self._parts, new, untaught, min_ngram, self.max_match, novelty)
+        return float(learned)
 
     def match(self, tail: Sequence[int] = ()) -> Match:
         """The longest suffix of text + `tail` that occurred in the text with a token behind it.

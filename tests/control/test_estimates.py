@@ -43,11 +43,12 @@ def test_the_best_size_weighs_tokens_against_costs():
     st.lists(st.floats(0.01, 1.0), min_size=1, max_size=11),
 )
 def test_growth_stops_only_where_no_more_nodes_can_pay(seconds, chances):
-    """Cutting a tree where `can_pay` says no loses nothing, whatever passes cost."""
+    """Cutting a tree where its `arrays` say no loses nothing, whatever passes cost."""
     table, chances = sizes(*seconds), sorted(chances, reverse=True)[: len(seconds) - 1]
     tokens, kept = 1.0, []
+    costs, slopes = table.arrays
     for n, chance in enumerate(chances):
-        if not table.can_pay(n, tokens, chance):
+        if not chance * costs[n] > tokens * slopes[n]:
             break
         kept.append(chance)
         tokens += chance
