@@ -22,7 +22,7 @@ from specdec.model.target import Target
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import MAX_NODES, Law, TokenTree
 from specdec.sampling.verify import Verdict
-from specdec.sampling.vocabulary import fit
+from specdec.sampling.vocabulary import fit, spread
 
 TREE_WIDTH = 3  # of a tree, where a controller chooses between one and a chain
 BEAM = 8  # nodes per level of a tree that is cut to a budget of nodes afterwards
@@ -36,7 +36,7 @@ class _Leaf:
     node: int
     slot: int
     value: float  # probability of its path under the draft model
-    logits: Tensor
+    logits: Tensor  # of the model's columns, see `TreeModel`
 
 
 class ModelDrafter(Drafter):
@@ -111,7 +111,7 @@ class ModelDrafter(Drafter):
             roots = self.model.forward(live, [trees[row.index] for row in live])
             for row, logits in zip(live, roots, strict=True):
                 slot = self.model.root_slot(row)
-                leaves[row.index] = [_Leaf(0, slot, 1.0, fit(logits[0], self.vocab_size))]
+                leaves[row.index] = [_Leaf(0, slot, 1.0, self._known(logits[0]))]
                 slots[row.index] = {0: slot}
         depth, room = 0, MAX_NODES - 1  # nodes that can still be read, in rows side by side
         while live:
@@ -162,6 +162,10 @@ class ModelDrafter(Drafter):
         width = min(width, MAX_NODES - len(tree))  # no more is verified
         if width < 1:
             return []
+        if len(leaves) == 1 == width and not (row.sampler.samples or row.sampler.processors):
+            value, column = leaves[0].logits.softmax(-1).max(-1)
+            only = leaves[0], self._token(int(column)), leaves[0].value * float(value)
+            return self._added(tree, [only])
         probs = torch.stack([leaf.logits for leaf in leaves]).softmax(-1)
         width = min(width, probs.shape[-1])
         best = probs.topk(width)
@@ -176,17 +180,33 @@ class ModelDrafter(Drafter):
                 drawn += self._drawn(row, tree, leaf, count)
                 continue
             pairs = zip(best.indices[place].tolist(), joint[place].tolist(), strict=True)
-            for token, value in list(pairs)[:count]:
-                if value > 0:
-                    node = tree.add(leaf.node, token, Law.POINT, self.name)
-                    drawn.append(_Leaf(node, -1, value, leaf.logits))
+            drawn += self._added(
+                tree, [(leaf, self._token(column), value) for column, value in list(pairs)[:count]]
+            )
         return drawn
+
+    def _added(self, tree: TokenTree, best: list[tuple[_Leaf, int, float]]) -> list[_Leaf]:
+        """Children that are no draw, as (parent, token, value), but for impossible ones."""
+        return [
+            _Leaf(tree.add(leaf.node, token, Law.POINT, self.name), -1, value, leaf.logits)
+            for leaf, token, value in best
+            if value > 0
+        ]
+
+    def _known(self, logits: Tensor) -> Tensor:
+        """A model's logits without tokens that the target does not know."""
+        return fit(logits, self.vocab_size) if self.model.ids is None else logits
+
+    def _token(self, column: int) -> int:
+        """The token that a column of the model's logits stands for."""
+        return column if self.model.ids is None else int(self.model.ids[column])
 
     def _drawn(self, row: Row, tree: TokenTree, leaf: _Leaf, count: int) -> list[_Leaf]:
         """`count` children of one leaf, by the row's own sampling settings."""
         path = tree.path_tokens(leaf.node)
+        logits = spread(leaf.logits, self.model.ids, self.vocab_size)
         tokens, law, probs = row.sampler.draft_children(
-            self.name, row, path, leaf.logits, leaf.node, count
+            self.name, row, path, logits, leaf.node, count
         )
         if law is not Law.POINT:
             tree.draft_probs[leaf.node] = probs
@@ -211,6 +231,6 @@ class ModelDrafter(Drafter):
         first, logits = self.model.grow(live, tokens, parents)
         for row, row_logits in zip(live, logits, strict=True):
             for i, leaf in enumerate(drawn[row.index]):
-                leaf.slot, leaf.logits = first + i, fit(row_logits[i], self.vocab_size)
+                leaf.slot, leaf.logits = first + i, self._known(row_logits[i])
                 slots[row.index][leaf.node] = leaf.slot
         return {row.index: drawn[row.index] for row in live}

@@ -100,7 +100,7 @@ def fitted(target: Target, block: LongSpecBlock, ids: Tensor | None) -> Prepared
     block.pack()
     pack_linear(head)
     rotary = Rotary(target, block.sizes.kv_layer)
-    return Prepared(block, rotary, head, ids, PackedBlock.of(block, rotary))
+    return Prepared(block, rotary, head, ids, PackedBlock.of(block, rotary, head))
 
 
 class LongSpec(ModelDrafter):

@@ -3,48 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.cache.store import KVStore
 from specdec.decoding.cached_model import CachedModel
-from specdec.drafts.longspec.far_reads import FarReads, attended, near_reads
+from specdec.drafts.longspec.far_reads import FarReads, near_reads
+from specdec.drafts.longspec.nodes import Nodes
 from specdec.drafts.longspec.prepared import Prepared
 from specdec.drafts.longspec.window import Window
 from specdec.errors import InvalidArgument
 from specdec.forward.view_reads import ReadStats
-from specdec.kernels.attention.level_attention import Reads, level_attention
 from specdec.kernels.attention.merge import merge
 from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.kernels.attention.tree_attention import tree_attention
+from specdec.kernels.linear.draft_block import Attended
 from specdec.model.target import Target
 from specdec.sampling.sequence import Row
-from specdec.sampling.tree import TokenTree, ancestor_words
+from specdec.sampling.tree import TokenTree
 
 
-class _Nodes:
-    """A row's nodes of this round, and what the target knows of the text before them.
+@dataclass(frozen=True)
+class _Newest:
+    """What the target knows of a row's text: `state[1, S]` of the newest of its `committed` cached
+    tokens."""
 
-    state: `[1, 1, S]`, of the newest of its `committed` cached tokens.
-    """
-
-    def __init__(self, newest: tuple[Tensor, int]) -> None:
-        self.state, self.committed = newest
-        self.tokens: list[int] = []
-        self.parents: list[int] = []
-
-    def extend(self, tokens: Sequence[int], parents: Sequence[int]) -> None:
-        """Add nodes, in place."""
-        self.tokens.extend(tokens)
-        self.parents.extend(parents)
-
-    def depths(self) -> list[int]:
-        """Distance of each node from the root."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(0 if parent < 0 else depths[parent] + 1)
-        return depths
+    state: Tensor
+    committed: int
 
 
 class LongSpecModel:
@@ -56,24 +45,24 @@ class LongSpecModel:
     def __init__(self, target: Target, parts: Prepared, verifier: CachedModel) -> None:
         self.target, self.block, self.rotary = target, parts.block, parts.rotary
         self.head, self.ids, self.packed = parts.head, parts.ids, parts.packed
-        block = self.block
+        sizes = self.block.sizes
         self.verifier = verifier
         self.holder = verifier.holder
-        _check_near(self.holder.store, block.sizes.kv_layer, target.device)
+        _check_near(self.holder.store, sizes.kv_layer, target.device)
         embedding = target.model.get_input_embeddings()
         assert embedding is not None
         self.embedding = embedding
         count = verifier.store.sequences
-        self.window = Window(count, block.sizes.window, self._window_kv([0], 0))
-        self.nodes: dict[int, _Nodes] = {}
-        self.staged: tuple[Tensor, Tensor] | None = None  # k, v of nodes, for the rows of `order`
-        self.order: list[int] = []
-        self.far: dict[tuple[int, ...], tuple[FarReads, Reads | None]] = {}  # of this round
+        like = self._window_kv([0], 0)
+        self.window = Window(count, sizes.window, like)
+        self.nodes = Nodes(count, sizes.hidden_size, like)
+        self.newest: dict[int, _Newest] = {}  # by slot
+        self.far: dict[tuple[int, ...], FarReads] = {}  # of this round
 
     @property
     def nbytes(self) -> int:
         """Bytes of the drafter's own cache, the same for every length of context."""
-        return self.window.nbytes
+        return self.window.nbytes + self.nodes.nbytes
 
     def join(self, rows: Sequence[Row]) -> None:
         """Nothing: a row's window follows its text."""
@@ -84,16 +73,21 @@ class LongSpecModel:
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> list[Tensor]:
-        """Logits `[1, V]` after the root of each row's tree, which begins a round."""
+        """Logits `[1, columns]` after the root of each row's tree, which begins a round."""
         for row in rows:
             nested = self.holder is not self.verifier
             self.holder.sync_to(row, (row.num_final if nested else len(row.tokens)) - 1)
             self.window.follow(row.slot, row.tokens[:-1], self._window_kv)
-        self.nodes = {row.slot: _Nodes(self._newest(row)) for row in rows}
-        self.staged = None
+        self.newest = {row.slot: self._newest(row) for row in rows}
         self.far = {}
-        roots = [[tree.tokens[0]] for tree in trees]
-        return list(self._run(rows, roots, [[-1] for _ in rows]))
+        roots = [tree.tokens[0] for tree in trees]
+        ahead = [row.tokens[-2] if len(row.tokens) > 1 else -1 for row in rows]
+        x = self._embed([*roots, *(max(token, 0) for token in ahead)])
+        for b, token in enumerate(ahead):
+            if token < 0:
+                x[len(rows) + b] = 0
+        self.nodes.begin([row.slot for row in rows], x[len(rows) :])
+        return list(self._run(rows, x[: len(rows), None], [[-1]] * len(rows)))
 
     def root_slot(self, row: Row) -> int:
         """The slot of the root in `grow`'s numbering."""
@@ -104,56 +98,52 @@ class LongSpecModel:
         self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
     ) -> tuple[int, Tensor]:
         """Read more nodes below those of this round."""
-        first = max(len(self.nodes[row.slot].tokens) for row in rows)
-        width = max(map(len, tokens))
-        padded = [[*new, *[0] * (width - len(new))] for new in tokens]
+        first, width = self.nodes.count, max(map(len, tokens))
+        padded = [token for new in tokens for token in (*new, *[0] * (width - len(new)))]
         above = [[*new, *[-1] * (width - len(new))] for new in parents]
-        return first, self._run(rows, padded, above)
+        return first, self._run(rows, self._embed(padded).unflatten(0, (-1, width)), above)
 
     def reads(self, sequence: int) -> dict[str, ReadStats]:
         """Nothing: its own window is no view of the target."""
         return {}
 
-    def _run(
-        self, rows: Sequence[Row], tokens: list[list[int]], parents: list[list[int]]
-    ) -> Tensor:
-        """One pass of the block over `n` new nodes a row: logits `[B, n, V]`."""
-        sequences, count = [row.slot for row in rows], len(tokens[0])
-        before, places, states = [], [], []  # before: -1 where there is no token
-        for row, new, above in zip(rows, tokens, parents, strict=True):
-            nodes = self.nodes[row.slot]
-            known = nodes.tokens + new
-            ahead = row.tokens[-2] if len(row.tokens) > 1 else -1  # in front of the root
-            before.append([known[p] if p >= 0 else ahead for p in above])
-            nodes.extend(new, above)
-            depth = nodes.depths()
-            places.append([len(row.tokens) - 1 + d for d in depth])
-            lag = len(row.tokens) + depth[-count] - nodes.committed
-            states.append(self.block.newest(nodes.state, lag))
-        where = torch.tensor(places, device=self.target.device)
-        positions = where[:, -count:]
-        x, x_before = self._embed_both(tokens, before)
-        h = self.block.start(x, x_before) + torch.cat(states)
-        q, *fresh = self._inputs(x, positions)
-        k, v = self._staged(sequences, fresh)
-        anc = ancestor_words([self.nodes[i].parents for i in sequences], where.shape[1])
-        h = h + self.block.self_output(self._near(q, positions, where, k, v, anc, sequences))
+    def _run(self, rows: Sequence[Row], x: Tensor, parents: Sequence[list[int]]) -> Tensor:
+        """One pass of the block over new nodes, embeddings `x[B, n, hidden]`: their logits."""
+        slots, first = [row.slot for row in rows], self.nodes.count
+        before = self.nodes.add(slots, x, parents)
+        depth = self.nodes.depth[slots, first : self.nodes.count]
+        roots = np.array([len(row.tokens) - 1 for row in rows])[:, None]
+        newest = [self.newest[slot] for slot in slots]
+        committed = np.array([one.committed for one in newest])
+        lags = (roots[:, 0] + 1 + depth[:, 0] - committed).tolist()
+        positions = turned = torch.from_numpy(roots + depth).to(self.target.device)
         if any(row.offset for row in rows):  # the target's keys are rotated by more than places
-            positions = positions + torch.tensor([[row.offset] for row in rows]).to(positions)
-        seen = self._far(self.block.cross_query(h, x, self.rotary, positions), sequences)
+            turned = positions + torch.tensor([[row.offset] for row in rows]).to(positions)
+        state = torch.cat([one.state for one in newest])
+        start = np.array([self.window.start[slot] for slot in slots])[:, None]
+        bounds = roots + depth - (self.block.sizes.window - 1) - start
+        seen = self.nodes.seen(slots, first, self.block.sizes.window)
+        far = self._far(slots)
         if self.packed is not None:
-            return self._logits(self.packed.output(h, seen))
-        return self._logits(self.block.finish(h + self.block.cross_output(seen)))
+            near = near_reads(slots, self.window.length, bounds, self.nodes.count, seen)
+            return self.packed.scores(
+                x, before, state, lags, positions, turned,
+                Attended([(self.window.k, self.window.v), (self.nodes.k, self.nodes.v)], near),
+                far.attended, self.nodes.staging(slots, first),
+            )  # fmt: skip
+        block, scale = self.block, self.block.sizes.head_dim**-0.5
+        states = [block.newest(one[None, None], lag) for one, lag in zip(state, lags, strict=True)]
+        h = block.start(x, before) + torch.cat(states)
+        q = block.self_query(x, self.rotary, positions)
+        self.nodes.stage(slots, first, *block.window_kv(x, self.rotary, positions))
+        h = h + block.self_output(self._near(q, slots, bounds, seen))
+        asked = block.cross_query(h, x, self.rotary, turned)
+        h = h + block.cross_output(far.attention(asked, block.sizes.value_dim, scale))
+        scores: Tensor = self.head(block.finish(h))
+        return scores
 
-    def _inputs(self, x: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        """Self-attention's q, k and v."""
-        if self.packed is not None:
-            return self.packed.inputs(x, positions)
-        q = self.block.self_query(x, self.rotary, positions)
-        return q, *self.block.window_kv(x, self.rotary, positions)
-
-    def _newest(self, row: Row) -> tuple[Tensor, int]:
-        """`[1, 1, S]`: the KV of the last token that the target has cached, and their number."""
+    def _newest(self, row: Row) -> _Newest:
+        """What the target has cached of the newest token it knows; zeros where it knows none."""
         store, layer = self.holder.store, self.block.sizes.kv_layer
         committed = store.length(row.slot)
         for level, row_map in zip(reversed(store.levels), reversed(store.row_maps), strict=True):
@@ -163,120 +153,62 @@ class LongSpecModel:
             if end and keys is not None and values is not None:
                 k, v = (x[place : place + 1, :, end - 1 : end] for x in (keys, values))
                 position = torch.tensor([[committed - 1 + row.offset]], device=self.target.device)
-                return self.block.state(k, v, self.rotary, position), committed
+                if self.packed is not None:
+                    state = self.packed.state(k, v, position)
+                else:
+                    state = self.block.state(k, v, self.rotary, position)
+                return _Newest(state[0], committed)
         sizes = self.block.sizes
         width = sizes.num_kv_heads * (sizes.head_dim + sizes.value_dim)
-        return self.head.weight.new_zeros(1, 1, width), 0
+        return _Newest(self.head.weight.new_zeros(1, width), 0)
 
     def _near(
-        self, q: Tensor, positions: Tensor, places: Tensor, k: Tensor, v: Tensor, anc: Tensor,
-        sequences: list[int],
-    ) -> Tensor:  # fmt: skip
+        self, q: Tensor, slots: list[int], bounds: NDArray[np.int64], seen: NDArray[np.uint64]
+    ) -> Tensor:
         """Self-attention over the window and the nodes of the tree: `[B, H, n, D]`."""
-        sizes, device, window = self.block.sizes, q.device, self.window
-        starts = torch.tensor([window.start[i] for i in sequences], device=device)
-        first = positions - (sizes.window - 1) - starts[:, None]
-        anc = anc[:, -q.shape[2] :].to(device)
-        scale = sizes.head_dim**-0.5
-        if self.packed is not None and k.shape[2] <= sizes.window:
-            reads = near_reads(sequences, window.length, first.numpy(), k.shape[2], anc)
-            o: Tensor = level_attention(q, [(window.k, window.v), (k, v)], reads, scale=scale)
-            return o
-        rows = torch.tensor(sequences, dtype=torch.int32)
+        window, scale = self.window, self.block.sizes.head_dim**-0.5
+        rows = torch.tensor(slots, dtype=torch.int32)
+        first = torch.from_numpy(bounds).to(q.device)
         prefix = prefix_attention(
             q, window.k, window.v, window.length, rows, scale=scale, first=first
         )
-        tree = tree_attention(
-            q, k, v, anc, scale=scale, window=sizes.window, q_positions=positions,
-            k_positions=places,
-        )  # fmt: skip
-        return merge([prefix, tree])[0].to(q.dtype)
+        k, v = (x[slots, :, : self.nodes.count] for x in (self.nodes.k, self.nodes.v))
+        words = torch.from_numpy(seen.view(np.int64)).to(q.device)
+        return merge([prefix, tree_attention(q, k, v, words, scale=scale)])[0].to(q.dtype)
 
-    def _far(self, q: Tensor, sequences: list[int]) -> Tensor:
-        """Cross-attention over the target's committed KV of one layer: `[B, H, n, Dv]`."""
-        if self.packed is not None:
-            key = tuple(sequences)
-            if key not in self.far:
-                far = self._far_reads(sequences)
-                self.far[key] = far, far.reads()
-            return attended(q, *self.far[key], self.block.sizes.head_dim**-0.5)
-        partials = self._partials(q, sequences)
-        if not partials:
-            return q.new_zeros(*q.shape[:3], self.block.sizes.value_dim)
-        return merge(partials)[0].to(q.dtype)
+    def _far(self, slots: list[int]) -> FarReads:
+        """What cross-attention reads in this round."""
+        key = tuple(slots)
+        if key not in self.far:
+            self.far[key] = self._far_reads(slots)
+        return self.far[key]
 
-    def _far_reads(self, sequences: list[int]) -> FarReads:
-        """What cross-attention reads in this round, of each row of a level once."""
-        layer, store, far = self.block.sizes.kv_layer, self.holder.store, FarReads()
+    def _far_reads(self, slots: list[int]) -> FarReads:
+        """The target's committed KV of one layer, each row of a level once."""
+        layer, store, far = self.block.sizes.kv_layer, self.holder.store, FarReads(len(slots))
         for level, row_map in zip(store.levels, store.row_maps, strict=True):
             keys, values = level.k[layer], level.v[layer]
             if keys is None or values is None:
                 continue
             sharing: dict[int, list[int]] = {}
-            for b, row in enumerate(row_map[sequences].tolist()):
+            for b, row in enumerate(row_map[slots].tolist()):
                 sharing.setdefault(row, []).append(b)
             far.levels.append((keys, values))
             for row, members in sharing.items():
                 far.add(len(far.levels) - 1, row, 0, int(level.length[row]), members)
         return far
 
-    def _partials(self, q: Tensor, sequences: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """The same as a partial of each level."""
-        sizes, store = self.block.sizes, self.holder.store
-        partials = []
-        for level, row_map in zip(store.levels, store.row_maps, strict=True):
-            keys, values = level.k[sizes.kv_layer], level.v[sizes.kv_layer]
-            read = row_map[sequences]
-            if keys is not None and values is not None and bool(level.length[read].any()):
-                partials.append(
-                    prefix_attention(
-                        q, keys, values, level.length, read, scale=sizes.head_dim**-0.5
-                    )
-                )
-        return partials
-
-    def _staged(self, sequences: list[int], fresh: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """k, v of all nodes of this round, for the rows that are still drafting."""
-        if self.staged is None:
-            self.staged = fresh[0], fresh[1]
-        else:
-            stay = [self.order.index(i) for i in sequences]
-            old = (x[stay] if len(stay) < len(self.order) else x for x in self.staged)
-            k, v = (torch.cat(pair, 2) for pair in zip(old, fresh, strict=True))
-            self.staged = k, v
-        self.order = sequences
-        return self.staged
-
     def _window_kv(self, tokens: list[int], first: int) -> tuple[Tensor, Tensor]:
         positions = torch.arange(first, first + len(tokens), device=self.target.device)[None]
-        x = self._embed([tokens])
-        if self.packed is None:
-            return self.block.window_kv(x, self.rotary, positions)
-        _, k, v = self.packed.inputs(x, positions)
-        return k, v
+        x = self._embed(tokens)[None]
+        if self.packed is not None:
+            return self.packed.window_kv(x, positions)
+        return self.block.window_kv(x, self.rotary, positions)
 
-    def _embed(self, tokens: list[list[int]]) -> Tensor:
+    def _embed(self, tokens: list[int]) -> Tensor:
+        """`[n, hidden]`."""
         x: Tensor = self.embedding(torch.tensor(tokens, device=self.target.device))
         return x.to(self.head.weight.dtype)
-
-    def _embed_both(
-        self, tokens: list[list[int]], before: list[list[int]]
-    ) -> tuple[Tensor, Tensor]:
-        """Embeddings of tokens and of those before them, zeros where that is -1."""
-        known = [[max(one, 0) for one in row] for row in before]
-        x, ahead = self._embed([*tokens, *known]).split(len(tokens))
-        if any(one < 0 for row in before for one in row):
-            there = torch.tensor([[float(one >= 0) for one in row] for row in before])
-            ahead = ahead * there.to(x)[..., None]
-        return x, ahead
-
-    def _logits(self, h: Tensor) -> Tensor:
-        scores: Tensor = self.head(h)
-        if self.ids is None:
-            return scores
-        full = scores.new_full((*scores.shape[:2], self.target.vocab_size), -torch.inf)
-        full[..., self.ids] = scores
-        return full
 
 
 def _check_near(store: KVStore, layer: int, device: torch.device) -> None:

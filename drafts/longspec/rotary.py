@@ -12,6 +12,7 @@ from torch import Tensor
 from specdec.errors import UnsupportedModel
 from specdec.model.target import Target
 
+_BY_LENGTH = ("dynamic", "longrope")  # kinds whose angles depend on how long a text is
 _BASE = 10_000.0  # of our own embeddings, for a target that has none
 
 
@@ -57,6 +58,13 @@ class Rotary:
     def has_angles(self) -> bool:
         """Whether there are angles of the target's that its heads are turned by."""
         return self._embed is not None
+
+    @property
+    def are_fixed(self) -> bool:
+        """Whether a position's angles are the same in texts of every length."""
+        kinds = getattr(self._embed, "rope_type", "default")
+        each = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
+        return each.isdisjoint(_BY_LENGTH)
 
     def angles(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The target's cos and sin of `positions[B, n]`, in x's dtype.

@@ -16,7 +16,6 @@ from specdec.drafts.specvlm.compressor import BRANCHES, GATE
 from specdec.drafts.specvlm.gate import mean_value
 from specdec.drafts.specvlm.image import Entries, Image
 from specdec.drafts.specvlm.prepared import PreparedImages
-from specdec.kernels.attention.prefix_attention import prefix_attention
 from specdec.model.target import Target
 from specdec.sampling.prompt import Prompt
 from specdec.sampling.sequence import Row
@@ -70,30 +69,26 @@ class SpecVlmModel(LongSpecModel):
         """Bytes of the drafter's own cache, the same for every length of text."""
         return super().nbytes + sum(x.nbytes for x in self.kept.values() if x is not None)
 
-    def _partials(self, q: Tensor, sequences: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """Cross-attention over committed text, and over entries in place of images."""
-        seen = [self._entries(self._rows[i]) for i in sequences]
-        if all(entries is None for entries in seen):
-            return super()._partials(q, sequences)
-        return [*self._text(q, sequences), self._images(q, seen)]
-
-    def _far_reads(self, sequences: list[int]) -> FarReads:
-        """The same as reads."""
-        layer, store, far = self.block.sizes.kv_layer, self.holder.store, FarReads()
-        before = [0] * len(sequences)
+    def _far_reads(self, slots: list[int]) -> FarReads:
+        """Committed text, and entries in place of images."""
+        layer, store = self.block.sizes.kv_layer, self.holder.store
+        far, before = FarReads(len(slots)), [0] * len(slots)
         for level, row_map in zip(store.levels, store.row_maps, strict=True):
             keys, values = level.k[layer], level.v[layer]
             number = len(far.levels)
             if keys is not None and values is not None:
                 far.levels.append((keys, values))
-            for b, i in enumerate(sequences):
+            sharing: dict[tuple[int, int, int], list[int]] = {}
+            for b, i in enumerate(slots):
                 place = int(row_map[i])
                 held = int(level.length[place])
-                pieces = _pieces(self._rows[i].content, before[b], before[b] + held)
+                for piece in _pieces(self._rows[i].content, before[b], before[b] + held):
+                    sharing.setdefault((place, *piece), []).append(b)
                 before[b] += held
-                for start, end in pieces if number < len(far.levels) else ():
-                    far.add(number, place, start, end, [b])
-        for b, i in enumerate(sequences):
+            for (place, start, end), members in sharing.items():
+                if number < len(far.levels):
+                    far.add(number, place, start, end, members)
+        for b, i in enumerate(slots):
             entries = self._entries(self._rows[i])
             if entries is not None:
                 far.levels.append((entries.k, entries.v))
@@ -101,51 +96,6 @@ class SpecVlmModel(LongSpecModel):
                 weights = entries.log_weight[0].expand(self.block.sizes.num_kv_heads, count)
                 far.add(number, 0, 0, count, [b], weights)
         return far
-
-    def _text(self, q: Tensor, sequences: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """Partials over what is no image: of each level, the pieces between images."""
-        sizes, store = self.block.sizes, self.holder.store
-        before = torch.zeros(len(sequences), dtype=torch.int64)
-        found = []
-        for level, row_map in zip(store.levels, store.row_maps, strict=True):
-            keys, values = level.k[sizes.kv_layer], level.v[sizes.kv_layer]
-            read = row_map[sequences]
-            held = level.length[read].long()
-            pieces = [
-                _pieces(self._rows[i].content, int(start), int(start + count))
-                for i, start, count in zip(sequences, before, held, strict=True)
-            ]
-            before = before + held
-            for number in range(max(map(len, pieces))):
-                ends = torch.zeros_like(level.length)
-                first = torch.zeros(len(sequences), q.shape[2], dtype=torch.int64)
-                for b, some in enumerate(pieces):
-                    start, end = some[number] if number < len(some) else (0, 0)
-                    ends[read[b]], first[b] = end, start
-                if keys is not None and values is not None and bool(ends.any()):
-                    scale = sizes.head_dim**-0.5
-                    found.append(
-                        prefix_attention(
-                            q, keys, values, ends, read, scale=scale, first=first.to(q.device)
-                        )
-                    )
-        return found
-
-    def _images(self, q: Tensor, seen: list[Entries | None]) -> tuple[Tensor, Tensor]:
-        """The partial over entries; rows may have different numbers of them."""
-        sizes = self.block.sizes
-        lengths = [0 if x is None else x.k.shape[2] for x in seen]
-        heads, most = sizes.num_kv_heads, max(lengths)
-        k = q.new_zeros(len(seen), heads, most, sizes.head_dim)
-        v = q.new_zeros(len(seen), heads, most, sizes.value_dim)
-        bias = q.new_zeros(len(seen), heads, most, dtype=torch.float32)
-        for b, entries in enumerate(seen):
-            if entries is not None:
-                k[b, :, : lengths[b]], v[b, :, : lengths[b]] = entries.k[0], entries.v[0]
-                bias[b, :, : lengths[b]] = entries.log_weight[0]
-        length = torch.tensor(lengths, dtype=torch.int32)
-        rows = torch.arange(len(seen), dtype=torch.int32)
-        return prefix_attention(q, k, v, length, rows, scale=sizes.head_dim**-0.5, bias=bias)
 
     def _entries(self, row: Row) -> Entries | None:
         """What stands for the images of a row's prompt."""

@@ -106,7 +106,8 @@ def level_attention(
         if sinks is not None:
             empty = q.new_zeros(1, heads, nodes, dim)
             partials[b].append((empty, sinks.to(q.dtype)[None, :, None].expand(1, heads, nodes)))
-        out.append(merge.plain(partials[b])[0])
+        nothing = q.new_zeros(1, heads, nodes, dim)
+        out.append(merge.plain(partials[b])[0] if partials[b] else nothing)
     return torch.cat(out).to(q.dtype)
 
 

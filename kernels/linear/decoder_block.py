@@ -77,7 +77,7 @@ def attention_inputs(
         y = linear(h).unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)
         heads.append(y if norm is None else norm(y))
     q, k, v = heads
-    return _rotated(q, cos, sin), _rotated(k, cos, sin), v
+    return rotated(q, cos, sin), rotated(k, cos, sin), v
 
 
 @dispatched
@@ -96,7 +96,8 @@ def layer_output(x: Tensor, o: Tensor, layer: LayerOutput) -> Tensor:
     return y + (z if layer.mlp_post_norm is None else layer.mlp_post_norm(z))
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads `x[B, H, N, D]` turned by halves, as `attention_inputs` does."""
     rotary = cos.shape[-1]
     turned, rest = x[..., :rotary], x[..., rotary:]
     low, high = turned.chunk(2, dim=-1)

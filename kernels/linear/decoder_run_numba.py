@@ -39,12 +39,14 @@ from specdec.kernels.cpu.jit import SERIAL, inner, njit, num_threads, tile_heigh
 from specdec.kernels.cpu.registers import TILE_HEIGHTS
 from specdec.kernels.cpu.simd_types import LANES
 from specdec.kernels.linear.decoder_block_numba import make_inputs, make_output
-from specdec.kernels.linear.decoder_run import PendingSelection, Run, Staging
-from specdec.kernels.linear.gemm.entry_points import Calls
+from specdec.kernels.linear.decoder_run import Block, PendingSelection, Run, Staging
 from specdec.kernels.linear.layer_arguments_numba import (
     input_calls,
+    input_calls_at,
     input_weights,
+    layer_calls,
     output_calls,
+    output_calls_at,
     output_weights,
     remembered,
 )
@@ -62,7 +64,7 @@ class _Layers(NamedTuple):
     pointers: NDArray[np.int64]
     num_input_arrays: int
     kept: list[tuple[Any, ...]]  # all weights, alive as long as their addresses are used
-    kernels: tuple[int, ...]  # of `_kernels`
+    kernels: tuple[int, ...]  # of `layer_kernels`
     calls: dict[int, NDArray[np.int64]]  # what those call, `_calls` by the height of tiles
 
 
@@ -142,23 +144,18 @@ def _layers(run: Run) -> _Layers:
         pointers_of_arrays(weights) for weights in ([one[:-1] for one in inputs], outputs)
     )
     pointers = np.ascontiguousarray(np.concatenate([here, there], axis=1))
-    kernels = _kernels(run)
+    kernels = layer_kernels(run.blocks[0])
     return _Layers(inputs[0], outputs[0], pointers, here.shape[1], [*inputs, *outputs], kernels, {})
 
 
 def _calls(run: Run, height: int) -> NDArray[np.int64]:
-    """`int64[layers, calls]`: what `make_inputs` and `make_output` call in each layer, flat."""
-    rows = []
-    for inputs, output in run.blocks:
-        products, gated = output_calls(output, height)
-        each = (*input_calls(inputs, height), *products)
-        rows.append([*(at for calls in each for at in calls), gated])
-    return np.array(rows, np.int64)
+    """`int64[layers, calls]`: `layer_calls` of each layer."""
+    return np.array([layer_calls(block, height) for block in run.blocks], np.int64)
 
 
-def _kernels(run: Run) -> tuple[int, ...]:
-    """Addresses of `make_inputs`, `attention` and `make_output` for such layers."""
-    inputs, output = run.blocks[0]
+def layer_kernels(block: Block) -> tuple[int, ...]:
+    """Addresses of `make_inputs`, `attention` and `make_output` for such a layer."""
+    inputs, output = block
     some, zero, none = _NOTHING, np.float32(0), np.empty(0, np.int64)
     *weights, shape = input_weights(inputs)
     height, width = TILE_HEIGHTS[0], across(inputs.head_dim // LANES)
@@ -210,9 +207,7 @@ def _run(
     for i in range(len(pointers)):
         at = i * pointers.shape[1]
         inputs = rebind(weights[0], table, at)
-        c = calls[i]
-        three = Calls(c[0], c[1], c[2]), Calls(c[3], c[4], c[5]), Calls(c[6], c[7], c[8])
-        given = (x, n, nodes) + inputs + (cos, sin, shapes[0], height, three)
+        given = (x, n, nodes) + inputs + (cos, sin, shapes[0], height, input_calls_at(calls[i]))
         q, k, v = call_pointer(make_inputs, kernels[0], given)
         last = levels[i, -1]
         size, fresh = last[ROWS] * kv_heads * last[CAPACITY] * dim, (batch, kv_heads, nodes, dim)
@@ -230,9 +225,6 @@ def _run(
         ) + settings  # fmt: skip
         o = call_pointer(attention, kernels[1], given_here)[0]
         output = rebind(weights[1], table, at + split)
-        o_call, gate_call = Calls(c[9], c[10], c[11]), Calls(c[12], c[13], c[14])
-        up_call, down_call = Calls(c[15], c[16], c[17]), Calls(c[18], c[19], c[20])
-        all_of_them = (o_call, gate_call, up_call, down_call), c[21]
-        given_there = (x, o, n, nodes) + output + (shapes[1], height, all_of_them)
+        given_there = (x, o, n, nodes) + output + (shapes[1], height, output_calls_at(calls[i]))
         x = call_pointer(make_output, kernels[2], given_there)
     return x

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from specdec.kernels.cpu.jit import inner
 from specdec.kernels.linear.decoder_block import (
     ACTIVATIONS,
     AttentionInputs,
@@ -83,6 +84,37 @@ def output_calls(layer: LayerOutput, height: int) -> tuple[Any, ...]:
     linears = layer.o, layer.gate, layer.up, layer.down
     calls = tuple([calls_of(x.weight.panels, height) for x in linears])
     return calls, gated_at(layer.gate.weight.panels, layer.up.weight.panels, height)
+
+
+def layer_calls(block: tuple[AttentionInputs, LayerOutput], height: int) -> list[int]:
+    """Both flat, for `input_calls_at` and `output_calls_at`."""
+    products, gated = output_calls(block[1], height)
+    each = (*input_calls(block[0], height), *products)
+    return [*(at for calls in each for at in calls), gated]
+
+
+@inner
+def input_calls_at(c):
+    """`input_calls` of a row of `layer_calls`."""
+    return Calls(c[0], c[1], c[2]), Calls(c[3], c[4], c[5]), Calls(c[6], c[7], c[8])
+
+
+@inner
+def output_calls_at(c):
+    """`output_calls` of a row of `layer_calls`."""
+    o_call, gate_call = Calls(c[9], c[10], c[11]), Calls(c[12], c[13], c[14])
+    up_call, down_call = Calls(c[15], c[16], c[17]), Calls(c[18], c[19], c[20])
+    return (o_call, gate_call, up_call, down_call), c[21]
+
+
+def linear_weights(linear: Linear) -> tuple[Any, ...]:
+    """Panels, and a bias with zeros up to a whole panel, or empty."""
+    return linear.weight.panels, _bias(linear)
+
+
+def norm_weights(norm: Norm | None) -> tuple[Any, ...]:
+    """Its weight, or none, and eps."""
+    return _array(norm), 0.0 if norm is None else norm.eps
 
 
 def _array(norm: Norm | None) -> NDArray[Any]:

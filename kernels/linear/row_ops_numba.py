@@ -82,6 +82,31 @@ def normed(x, n, rows, norm, eps, hidden):
 
 
 @inner
+def in_rows(x, n, rows, size):
+    """`x[n, size]` with rows of zeros up to `rows`; itself where there are so many."""
+    if n == rows:
+        return x
+    out = np.zeros(rows * size, np.float32)
+    copied(x, 0, out, 0, n * size)
+    return out
+
+
+@inner
+def add_bias(y, n, size, bias):
+    """Add `bias[size]` or more, or none if it is empty, to the rows of `y[n, size]`, in place."""
+    if bias.size == 0:
+        return
+    for i in range(n):
+        whole = size // LANES * LANES
+        for d in range(0, whole, LANES):
+            total = simd.add(simd_memory.load(y, i * size + d, 1), simd_memory.load(bias, d, 1))
+            simd_memory.store(total, y, i * size + d, 0, 1)
+        for d in range(whole, size):
+            simd.no_unroll()
+            y[i * size + d] += bias[d]
+
+
+@inner
 def add_residual(y, x, n, hidden, norm, eps):
     """`y = x + norm(y)` in place; an empty norm is none."""
     for i in range(n):

@@ -40,9 +40,12 @@ class CachedModel:
     recorder: keeps queries of prompts and of this model's passes for those who ask for them.
     watch: sees all calls of this model's passes over nodes.
     saved, on_spill: see `Prefill`.
+    ids: its logits are of all tokens, see `TreeModel`.
     sees_content: whether it is given what prompts hold besides token ids (`Row.content`), as it
         must be to verify. A draft model of another kind reads the ids alone, at their places.
     """
+
+    ids: Tensor | None = None
 
     @torch.inference_mode()
     def __init__(

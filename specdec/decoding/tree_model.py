@@ -18,7 +18,12 @@ class TreeModel(Protocol):
 
     A round begins with `forward`; `grow` goes on from there. Nodes that were read stand in slots,
     by which their children name them.
+
+    ids: `int64[columns]`, the tokens that columns of its logits stand for; None for all tokens in
+        order. Others are never drafted.
     """
+
+    ids: Tensor | None
 
     def join(self, rows: Sequence[Row]) -> None:
         """Take up more rows, whose slots are free."""
@@ -27,7 +32,7 @@ class TreeModel(Protocol):
         """Forget rows: their slots are other texts' from now on."""
 
     def forward(self, rows: Sequence[Row], trees: Sequence[TokenTree]) -> list[Tensor]:
-        """Logits `[len(tree), V]` after every node of each row's tree, in one pass."""
+        """Logits `[len(tree), columns]` after every node of each row's tree, in one pass."""
 
     def root_slot(self, row: Row) -> int:
         """The slot of the last tree's root, from which `grow` goes on."""
@@ -37,8 +42,8 @@ class TreeModel(Protocol):
     ) -> tuple[int, Tensor]:
         """Read more nodes below those already read in this round: `parents` are slots.
 
-        Returns the first new slot (new nodes stand there in order) and the logits `[B, n, V]`,
-        where rows with fewer nodes than n are padded.
+        Returns the first new slot (new nodes stand there in order) and the logits
+        `[B, n, columns]`, where rows with fewer nodes than n are padded.
         """
 
     def reads(self, sequence: int) -> dict[str, ReadStats]:

@@ -55,3 +55,13 @@ def fit(logits: Tensor, size: int) -> Tensor:
     if missing > 0:
         return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
     return logits[..., :size]
+
+
+def spread(logits: Tensor, ids: Tensor | None, size: int) -> Tensor:
+    """Logits `[..., size]` of all tokens, from those of the tokens `ids` alone: the others get no
+    probability. None: of all tokens of a draft model, which `fit`."""
+    if ids is None:
+        return fit(logits, size)
+    full = logits.new_full((*logits.shape[:-1], size), -torch.inf)
+    full[..., ids] = logits
+    return full

@@ -102,8 +102,8 @@ def test_only_the_draft_vocabulary_is_drafted(llama):
     row = row_of(TEXT[:12])
     model, parts = drafting(llama, [row], ids)
     logits = model.forward([row], [TokenTree.root(row.tokens[-1])])[0][0]
-    assert logits.isfinite().nonzero()[:, 0].tolist() == ids.tolist()
-    torch.testing.assert_close(logits[ids], dense(llama, parts, TEXT[:12], 1)[-1])
+    assert model.ids.tolist() == ids.tolist() and logits.shape == ids.shape
+    torch.testing.assert_close(logits, dense(llama, parts, TEXT[:12], 1)[-1])
 
 
 @torch.inference_mode()

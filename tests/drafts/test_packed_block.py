@@ -14,10 +14,13 @@ from specdec.drafts.longspec.drafter import LongSpec
 from specdec.drafts.longspec.model import LongSpecModel
 from specdec.drafts.longspec.packed_block import PackedBlock
 from specdec.drafts.methods.longspec import LongSpecOptions
+from specdec.drafts.methods.specvlm import SpecVlmOptions
+from specdec.drafts.specvlm.drafter import SpecVlm
 from specdec.drafts.specvlm.model import SpecVlmModel
 from specdec.drafts.specvlm.prepared import prepare
 from specdec.forward.full_view import FullView
 from specdec.kernels.dispatch import has_numba
+from specdec.sampling.sampler import Sampler
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 
@@ -42,10 +45,10 @@ def engine_of(kind, dtype=torch.float32):
     return Engine(model.to(dtype).eval(), hostile.tokenizer(models.VOCAB))
 
 
-def images_of(engine, kind="Llama", window=6):
+def images_of(engine, kind="Llama", window=6, ids=None):
     """A random block for the engine, made of the same model as it was before it was packed."""
     target = engine_of(kind, torch.float64).target
-    made = longspec_models.image_checkpoint(target, window=window)
+    made = longspec_models.image_checkpoint(target, ids, window=window)
     return prepare(engine.target, made, "of this test")
 
 
@@ -96,6 +99,48 @@ def test_texts(engine, window):
     assert not torch.equal(found, want)  # other kernels have run
 
 
+def test_a_chain_longer_than_the_window_and_than_the_room_for_nodes(engine):
+    images = images_of(engine)
+    rows = [row(IDS, 0), row(IDS[:9], 1)]
+    verifier = CachedModel(engine.target, FullView(), rows)
+
+    def last(packed):
+        model = LongSpecModel(engine.target, replace(images.parts, packed=packed), verifier)
+        model.forward(rows, [TokenTree.root(r.tokens[-1]) for r in rows])
+        for node in range(40):
+            _, found = model.grow(rows, [[node % 7], [node % 5]], [[node], [node]])
+        return found
+
+    with torch.inference_mode():
+        found, want = last(images.parts.packed), last(None)
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"draft_width": 3}, {"draft_nodes": 12}])
+def test_the_same_is_drafted(engine, settings):
+    """Of a draft vocabulary, for two texts, with images and without."""
+    torch.manual_seed(3)
+    ids = torch.randperm(models.VOCAB)[: models.VOCAB // 2].sort().values
+    images = images_of(engine, ids=ids)
+    rows = [row(IDS, 0, (3, 17)), row(IDS[:31], 1)]
+    verifier = CachedModel(engine.target, FullView(), rows)
+
+    def drafted(packed):
+        source = replace(images, parts=replace(images.parts, packed=packed))
+        options = SpecVlmOptions(draft_model=source, image_branch="prune", **settings)
+        drafter = SpecVlm(engine.target, options)
+        drafter.min_prob = 0.0
+        with torch.inference_mode():
+            drafter.join(rows, verifier)
+            return drafter.propose(rows, [5, 3])
+
+    for one in rows:
+        one.sampler = Sampler([], False, None)
+    found, want = drafted(images.parts.packed), drafted(None)
+    assert [(x.tokens, x.parents) for x in found] == [(x.tokens, x.parents) for x in want]
+    assert all(set(x.tokens[1:]) <= set(ids.tolist()) and len(x) > 2 for x in found)
+
+
 @pytest.mark.parametrize("branch", ["prune", "pool", "convolution", "resampler", "text"])
 def test_images(engine, branch):
     images = images_of(engine, window=64)
@@ -131,4 +176,4 @@ def test_a_block_that_is_not_packed_is_left_alone():
     engine = Engine(models.build("llama"), hostile.tokenizer(models.VOCAB))  # float64
     parts = longspec_models.images(engine.target).parts
     assert parts.packed is None
-    assert PackedBlock.of(parts.block, parts.rotary) is None
+    assert PackedBlock.of(parts.block, parts.rotary, parts.head) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import hostile, models
+from helpers import hostile, longspec_models, models
 from helpers.kernel_calls import KERNELS, kernel_of, recorded, wrong
 from helpers.stored_gguf import blocks
 
@@ -17,6 +17,8 @@ pytest.importorskip("numba", reason="numba is not installed")
 
 from specdec import Engine, kernels
 from specdec.bench.kernels.cases import CASES, Inputs
+from specdec.drafts.longspec.drafter import LongSpec, fitted
+from specdec.drafts.methods.longspec import LongSpecOptions
 from specdec.kernels.attention.chunk_attention import ChunkReads, chunk_attention
 from specdec.kernels.dispatch import Op
 from specdec.kernels.linear.packed_weight import pack, pack_stored
@@ -59,6 +61,7 @@ def engine():
 
 # What only a pass of a model calls, and so is called below.
 IN_PASSES = {"decoder_run", "attention_inputs", "layer_output", "head_argmax"}
+IN_DRAFTS = {"draft_block"}
 
 
 def test_called_by_itself():
@@ -69,7 +72,7 @@ def test_called_by_itself():
             case(Inputs("cpu", torch.float32, False), lambda op: op)
     assert not wrong(calls, "numba")
     missing = {op for op in KERNELS if kernel_of(op, "numba")} - set(calls)
-    assert missing == IN_PASSES
+    assert missing == IN_PASSES | IN_DRAFTS
 
 
 class Watching:
@@ -99,6 +102,22 @@ def test_called_by_drafts(engine, name):
     with recorded() as calls:
         engine.generate([i * i % 37 for i in range(130)], drafter=name, max_new_tokens=5, **options)
     assert not wrong(calls, "numba") and len(calls) > 2
+
+
+def test_called_by_trained_blocks(engine):
+    """A step of one in one call, and its window's keys."""
+    as_it_was = Engine(
+        models.build("llama", head_dim=64, num_hidden_layers=3), hostile.tokenizer(models.VOCAB)
+    )
+    made = longspec_models.checkpoint(as_it_was.target)
+    parts = fitted(engine.target, made.block(), made.ids)
+
+    def drafter(target, options):
+        return LongSpec(target, LongSpecOptions(draft_model=parts))
+
+    with recorded() as calls:
+        engine.generate([1, 2, 3], drafter=drafter, max_new_tokens=5)
+    assert not wrong(calls, "numba") and set(calls) >= IN_DRAFTS | {"attention_inputs"}
 
 
 def test_the_table_is_whole():

@@ -29,6 +29,7 @@ KERNELS: dict[str, tuple[str | None, str | None]] = {
     "chunk_attention": ("chunk_attention_numba._attention", None),
     "commit_path": ("stage_kv_numba._commit", "stage_kv_triton._commit"),
     "decoder_run": ("decoder_run_numba._run", None),
+    "draft_block": ("draft_block_numba._step", None),
     "gather_attention": (ATTENTION, "gather_attention_triton._gather"),
     "head_argmax": ("head_argmax_numba._best", None),
     "index_logits": ("index_dots_numba.all_dots", None),
