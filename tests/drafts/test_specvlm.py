@@ -109,7 +109,8 @@ def test_cross_attention_is_that_over_text_and_entries(engine, branch):
     keys, values = (np.repeat(x, group, 0) for x in (keys, values))
     weights = np.exp(q @ keys.transpose(0, 2, 1) * sizes.head_dim**-0.5) * counts
     want = (weights / weights.sum(-1, keepdims=True)) @ values
-    found = model._far(torch.from_numpy(q)[None], [0])[0].numpy()
+    reads, scale = model._far([0]), sizes.head_dim**-0.5
+    found = reads.attention(torch.from_numpy(q)[None], sizes.value_dim, scale)[0].numpy()
     np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-6)
     assert counts[keep.sum() :].sum() == pytest.approx(
         sum(0 if name == "text" else IMAGE * n for name, n in model.chosen.items())
