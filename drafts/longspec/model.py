@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from specdec.cache.store import KVStore
 from specdec.decoding.cached_model import CachedModel
+from specdec.drafts.longspec.embedded import Embedded
 from specdec.drafts.longspec.far_reads import FarReads, near_reads
 from specdec.drafts.longspec.nodes import Nodes
 from specdec.drafts.longspec.prepared import Prepared
@@ -49,19 +51,17 @@ class LongSpecModel:
         self.verifier = verifier
         self.holder = verifier.holder
         _check_near(self.holder.store, sizes.kv_layer, target.device)
-        embedding = target.model.get_input_embeddings()
-        assert embedding is not None
-        self.embedding = embedding
+        self.embedded = Embedded(target, self.head.weight.dtype)
         count = verifier.store.sequences
         like = self._window_kv([0], 0)
         self.window = Window(count, sizes.window, like)
-        self.nodes = Nodes(count, sizes.hidden_size, like)
+        self.nodes = Nodes(count, like)
         self.newest: dict[int, _Newest] = {}  # by slot
         self.far: dict[tuple[int, ...], FarReads] = {}  # of this round
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the drafter's own cache, the same for every length of context."""
+        """Bytes of keys and values of the drafter's own, the same for every length of context."""
         return self.window.nbytes + self.nodes.nbytes
 
     def join(self, rows: Sequence[Row]) -> None:
@@ -80,14 +80,9 @@ class LongSpecModel:
             self.window.follow(row.slot, row.tokens[:-1], self._window_kv)
         self.newest = {row.slot: self._newest(row) for row in rows}
         self.far = {}
-        roots = [tree.tokens[0] for tree in trees]
         ahead = [row.tokens[-2] if len(row.tokens) > 1 else -1 for row in rows]
-        x = self._embed([*roots, *(max(token, 0) for token in ahead)])
-        for b, token in enumerate(ahead):
-            if token < 0:
-                x[len(rows) + b] = 0
-        self.nodes.begin([row.slot for row in rows], x[len(rows) :])
-        return list(self._run(rows, x[: len(rows), None], [[-1]] * len(rows)))
+        self.nodes.begin([row.slot for row in rows], ahead)
+        return list(self._run(rows, [[tree.tokens[0]] for tree in trees], [[-1]] * len(rows)))
 
     def root_slot(self, row: Row) -> int:
         """The slot of the root in `grow`'s numbering."""
@@ -99,18 +94,23 @@ class LongSpecModel:
     ) -> tuple[int, Tensor]:
         """Read more nodes below those of this round."""
         first, width = self.nodes.count, max(map(len, tokens))
-        padded = [token for new in tokens for token in (*new, *[0] * (width - len(new)))]
+        padded = [[*new, *[0] * (width - len(new))] for new in tokens]
         above = [[*new, *[-1] * (width - len(new))] for new in parents]
-        return first, self._run(rows, self._embed(padded).unflatten(0, (-1, width)), above)
+        return first, self._run(rows, padded, above)
 
     def reads(self, sequence: int) -> dict[str, ReadStats]:
         """Nothing: its own window is no view of the target."""
         return {}
 
-    def _run(self, rows: Sequence[Row], x: Tensor, parents: Sequence[list[int]]) -> Tensor:
-        """One pass of the block over new nodes, embeddings `x[B, n, hidden]`: their logits."""
+    def _run(
+        self, rows: Sequence[Row], tokens: Sequence[list[int]], parents: Sequence[list[int]]
+    ) -> Tensor:
+        """One pass of the block over `n` new nodes a row: logits `[B, n, columns]`."""
         slots, first = [row.slot for row in rows], self.nodes.count
-        before = self.nodes.add(slots, x, parents)
+        ahead = self.nodes.add(slots, tokens, parents)
+        x, before = self.embedded.of([*chain.from_iterable(tokens), *ahead]).view(
+            2, len(rows), len(tokens[0]), -1
+        )
         depth = self.nodes.depth[slots, first : self.nodes.count]
         roots = np.array([len(row.tokens) - 1 for row in rows])[:, None]
         newest = [self.newest[slot] for slot in slots]
@@ -200,15 +200,10 @@ class LongSpecModel:
 
     def _window_kv(self, tokens: list[int], first: int) -> tuple[Tensor, Tensor]:
         positions = torch.arange(first, first + len(tokens), device=self.target.device)[None]
-        x = self._embed(tokens)[None]
+        x = self.embedded.of(tokens)[None]
         if self.packed is not None:
             return self.packed.window_kv(x, positions)
         return self.block.window_kv(x, self.rotary, positions)
-
-    def _embed(self, tokens: list[int]) -> Tensor:
-        """`[n, hidden]`."""
-        x: Tensor = self.embedding(torch.tensor(tokens, device=self.target.device))
-        return x.to(self.head.weight.dtype)
 
 
 def _check_near(store: KVStore, layer: int, device: torch.device) -> None:

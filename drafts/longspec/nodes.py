@@ -17,16 +17,15 @@ _ROOM = 16  # nodes of a row at first; it doubles when they are more
 
 
 class Nodes:
-    """Embeddings, keys, values and ancestors of a round's nodes, by the rows' slots, in place.
+    """Tokens, keys, values and ancestors of a round's nodes, by the rows' slots, in place.
 
-    Rows that draft have all as many nodes: `count`. x: `[rows, 1 + room, hidden]`, that of node i
-    at i + 1, and at 0 what stands in front of the root, or zeros. k, v: `[rows, Hkv, room, D]`.
+    Rows that draft have all as many nodes: `count`. k, v: `[rows, Hkv, room, D]`.
     depth: `int64[rows, room]`, from the root.
     """
 
-    def __init__(self, rows: int, hidden: int, like: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, rows: int, like: tuple[Tensor, Tensor]) -> None:
         self.count = 0
-        self.x = like[0].new_zeros(rows, 1 + _ROOM, hidden)
+        self._tokens = np.zeros((rows, 1 + _ROOM), np.int64)  # of node i at i + 1
         self.k, self.v = (x.new_zeros(rows, x.shape[1], _ROOM, x.shape[3]) for x in like)
         self._none = torch.zeros(rows, dtype=torch.int32)
         self.depth = np.zeros((rows, _ROOM), np.int64)
@@ -35,15 +34,17 @@ class Nodes:
     @property
     def nbytes(self) -> int:
         """Bytes of all of it; they depend on the largest tree and not on the texts."""
-        return self.x.nbytes + self.k.nbytes + self.v.nbytes
+        return self.k.nbytes + self.v.nbytes
 
-    def begin(self, slots: Sequence[int], ahead: Tensor) -> None:
-        """Forget all nodes. ahead: `[B, hidden]`, in front of the roots of rows."""
+    def begin(self, slots: Sequence[int], ahead: Sequence[int]) -> None:
+        """Forget all nodes. ahead: the token in front of each row's root, or -1."""
         self.count = 0
-        self.x[torch.tensor(slots), 0] = ahead
+        self._tokens[slots, 0] = ahead
 
-    def add(self, slots: Sequence[int], x: Tensor, parents: Sequence[Sequence[int]]) -> Tensor:
-        """Take up nodes with embeddings `x[B, n, hidden]`; those before them, as x."""
+    def add(
+        self, slots: Sequence[int], tokens: Sequence[list[int]], parents: Sequence[list[int]]
+    ) -> list[int]:
+        """Take up as many nodes of each row; the tokens before them, row by row."""
         first, rows = self.count, np.array(slots)[:, None]
         above = np.array(parents, np.int64)
         self.count = last = first + above.shape[1]
@@ -55,9 +56,9 @@ class Nodes:
         for i, node in enumerate(range(first, last)):
             words[:, i, node // WORD] |= np.uint64(1 << node % WORD)
         self._ancestors[rows[:, 0], here] = words
-        where = torch.from_numpy(rows)
-        self.x[where[:, 0], first + 1 : last + 1] = x
-        return self.x[where, torch.from_numpy(above) + 1]
+        self._tokens[rows[:, 0], first + 1 : last + 1] = tokens
+        before: list[int] = self._tokens[rows, above + 1].reshape(-1).tolist()
+        return before
 
     def staging(self, slots: Sequence[int], first: int) -> Staging:
         """Where keys and values of nodes from `first` on belong."""
@@ -84,14 +85,11 @@ class Nodes:
         if count <= room:
             return
         more = max(room, count - room)
-        self.x = _wider(self.x, 1, more)
-        self.k, self.v = _wider(self.k, 2, more), _wider(self.v, 2, more)
+        self.k, self.v = _wider(self.k, more), _wider(self.v, more)
         wide, fresh = ((0, 0), (0, more)), -(-(room + more) // WORD) - self._ancestors.shape[2]
-        self.depth = np.pad(self.depth, wide)
+        self.depth, self._tokens = np.pad(self.depth, wide), np.pad(self._tokens, wide)
         self._ancestors = np.pad(self._ancestors, (*wide, (0, fresh)))
 
 
-def _wider(x: Tensor, dim: int, more: int) -> Tensor:
-    shape = list(x.shape)
-    shape[dim] = more
-    return torch.cat((x, x.new_zeros(shape)), dim)
+def _wider(x: Tensor, more: int) -> Tensor:
+    return torch.cat((x, x.new_zeros(*x.shape[:2], more, x.shape[3])), 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -76,10 +77,17 @@ class PackedBlock:
         return k, v
 
     def state(self, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
-        """As the block's: cached `k, v[B, Hkv, n, D]` side by side, the keys turned back."""
-        cos, sin = self._angles.at(k, positions)
-        back = ops.rotated(k, cos, -sin)
-        return torch.cat([x.transpose(1, 2).flatten(2) for x in (back, v)], -1)
+        """As the block's, `[1, 1, S]` of one token: cached `k, v[1, Hkv, 1, D]` side by side, the
+        keys turned back."""
+        cos, sin = (x[:, None].numpy() for x in self._angles.at(k, positions))
+        keys, half = k.numpy(), cos.shape[-1] // 2
+        low, high = keys[..., :half], keys[..., half : 2 * half]
+        back = keys.copy()  # in NumPy, whose operations begin sooner
+        back[..., :half] = low * cos[..., :half] + high * sin[..., :half]
+        back[..., half : 2 * half] = high * cos[..., half:] - low * sin[..., half:]
+        return torch.from_numpy(
+            np.concatenate([x.swapaxes(1, 2).reshape(1, 1, -1) for x in (back, v.numpy())], 2)
+        )
 
     def scores(
         self, x: Tensor, before: Tensor, state: Tensor, lags: Sequence[int], positions: Tensor,
