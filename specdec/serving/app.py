@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -15,7 +16,16 @@ from starlette.routing import Route
 from specdec.decoding.output import Step
 from specdec.errors import InvalidArgument, SpecdecError
 from specdec.serving.live_batch import LiveBatch, Ticket
-from specdec.serving.openai_terms import Answer, failure, messages_of, settings_of, usage
+from specdec.serving.openai_terms import (
+    Answer,
+    failure,
+    messages_of,
+    settings_of,
+    streams,
+    usage,
+)
+
+log = logging.getLogger(__name__)
 
 
 class Server:
@@ -57,19 +67,20 @@ class Server:
             body = await request.json()
             if not isinstance(body, Mapping):
                 raise InvalidArgument("the body is no JSON object")
+            if body.get("model") not in (None, self.name):
+                named = f"the model {body['model']!r} is not served: it is {self.name!r} here"
+                return JSONResponse(failure(named), 404)
             answering = Answering(self.batch, Answer(self.name, field == "messages"), body, field)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             return JSONResponse(failure(f"the body is no JSON: {error}"), 400)
-        except InvalidArgument as error:
-            return JSONResponse(failure(str(error)), 400)
-        if body.get("stream"):
+        except SpecdecError as error:
+            return _refusal(error)
+        if answering.is_stream:
             return StreamingResponse(answering.events(), media_type="text/event-stream")
         try:
             return JSONResponse(await answering.whole(request))
-        except InvalidArgument as error:
-            return JSONResponse(failure(str(error)), 400)
-        except SpecdecError as error:
-            return JSONResponse(failure(str(error), "server_error"), 500)
+        except Exception as error:  # of the engine's thread, whatever it is
+            return _refusal(error)
 
 
 class Answering:
@@ -79,9 +90,9 @@ class Answering:
         self, batch: LiveBatch, answer: Answer, body: Mapping[str, Any], field: str
     ) -> None:
         settings = settings_of(body, field)
+        self.is_stream, self.shows_usage = streams(body)
         prompt = messages_of(body) if field == "messages" else body[field]
         self.answer = answer
-        self.shows_usage = bool(dict(body.get("stream_options") or {}).get("include_usage"))
         self.said: asyncio.Queue[Step | Exception | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -137,6 +148,15 @@ class Answering:
 
     def _usage(self) -> dict[str, int]:
         return usage(self.prompt_tokens, self.tokens)
+
+
+def _refusal(error: Exception) -> Response:
+    """The answer where there is none: 400 for what the client can mend, else 500."""
+    if isinstance(error, SpecdecError) and isinstance(error, ValueError):
+        return JSONResponse(failure(str(error)), 400)
+    if not isinstance(error, SpecdecError):
+        log.error("a request has failed", exc_info=error)
+    return JSONResponse(failure(str(error), "server_error"), 500)
 
 
 def _event(value: Mapping[str, Any]) -> str:

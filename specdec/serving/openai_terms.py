@@ -18,12 +18,14 @@ _SAME = {
     "stop_token_ids", "ignore_eos",
 }  # fmt: skip
 _LENGTHS = ("max_tokens", "max_completion_tokens")
+# What errors of the engine call fields of a request.
+_THEIRS = {"max_new_tokens": "max_tokens", "num_return_sequences": "n", "stop_strings": "stop"}
 _SAYS_NOTHING = {"user", "metadata", "store", "safety_identifier"}  # of the text
 # Values of fields that are not supported under which they ask for nothing.
 _OFF: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
-    "logprobs": (None, False, 0),
+    "logprobs": (None, False),
     "parallel_tool_calls": (None, True),
     "response_format": (None, {"type": "text"}),
     "suffix": (None,),
@@ -43,7 +45,7 @@ def settings_of(body: Mapping[str, Any], prompt: str) -> dict[str, Any]:
     known = {*_SAME, *_LENGTHS, *_SAYS_NOTHING, *_OF_SERVER, prompt}
     for name, value in body.items():
         if name in _OFF:
-            if value not in _OFF[name]:
+            if not any(type(value) is type(off) and value == off for off in _OFF[name]):
                 raise InvalidArgument(f"{name} is not supported: leave it out")
         elif name not in known:
             raise InvalidArgument(f"{name} is not understood: leave it out")
@@ -53,8 +55,37 @@ def settings_of(body: Mapping[str, Any], prompt: str) -> dict[str, Any]:
     found.setdefault("temperature", 1.0)
     lengths = [body[name] for name in _LENGTHS if body.get(name) is not None]
     if lengths:
+        if lengths[0] != lengths[-1]:
+            raise InvalidArgument(f"{' and '.join(_LENGTHS)} differ: give one of them")
         found["max_new_tokens"] = lengths[0]
+    if isinstance(found.get("logit_bias"), Mapping):
+        found["logit_bias"] = _by_number(found["logit_bias"])
     return found
+
+
+def _by_number(biases: Mapping[str, Any]) -> dict[Any, Any]:
+    """Biases by token ids, which JSON has as texts; what is no number is left to be refused."""
+    return {int(key) if key.isdecimal() else key: bias for key, bias in biases.items()}
+
+
+def streams(body: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether the answer is sent part by part, and whether tokens are counted at its end."""
+    wanted, options = body.get("stream"), body.get("stream_options")
+    if wanted not in (None, True, False) or type(wanted) is int:
+        raise InvalidArgument(f"stream={wanted!r}: give true or false")
+    if options is None:
+        return bool(wanted), False
+    if not wanted:
+        raise InvalidArgument("stream_options are of a stream: give stream too, or leave them out")
+    if not isinstance(options, Mapping):
+        raise InvalidArgument("stream_options is no object")
+    for name in options:
+        if name != "include_usage":
+            raise InvalidArgument(f"stream_options.{name} is not understood: leave it out")
+    counts = options.get("include_usage")
+    if counts is not None and not isinstance(counts, bool):
+        raise InvalidArgument(f"stream_options.include_usage={counts!r}: give true or false")
+    return True, bool(counts)
 
 
 def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -80,14 +111,22 @@ def _is_image(part: Any) -> bool:
 def _image(part: Mapping[str, Any]) -> dict[str, Any]:
     from PIL import Image
 
-    url = str(dict(part.get("image_url") or {}).get("url", ""))
-    head, _, data = url.partition(",")
+    given = part.get("image_url")
+    if not isinstance(given, Mapping):
+        raise InvalidArgument('image_url is no object: give {"url": "data:image/...;base64,..."}')
+    for name in (*(part.keys() - {"type", "image_url"}), *(given.keys() - {"url", "detail"})):
+        raise InvalidArgument(f"{name} of an image is not understood: leave it out")
+    if given.get("detail") not in (None, "auto"):
+        raise InvalidArgument("detail is not supported: an image is read in its own size")
+    head, _, data = str(given.get("url", "")).partition(",")
     if not head.startswith("data:image/") or not head.endswith(";base64"):
         raise InvalidArgument("image_url is fetched from nowhere: send data:image/...;base64,...")
     try:
         image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
         image.load()
-    except (ValueError, OSError) as error:
+    except Image.DecompressionBombError as error:
+        raise InvalidArgument(f"image_url is too large: {error}") from error
+    except (ValueError, OSError, SyntaxError) as error:
         raise InvalidArgument(f"image_url holds no image: {error}") from error
     return {"type": "image", "image": image}
 
@@ -136,5 +175,7 @@ def usage(prompt: int, answer: int) -> dict[str, int]:
 
 
 def failure(message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
-    """An error as clients expect it."""
+    """An error as clients expect it, with the names that they know."""
+    for ours, theirs in _THEIRS.items():
+        message = message.replace(ours, theirs)
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
