@@ -16,7 +16,6 @@ from helpers.contract import (
     outcome,
     run,
 )
-from helpers.matrix import crossed
 
 RULES = ["coupled", "rejection"]
 
@@ -94,11 +93,12 @@ class Alternating:
 FORKING = ["RandomTrees", "model", "model-tree", "cascade", "longspec", "longspec-nodes"]
 
 
-@crossed(indirect=["engine"], drafter=FORKING, acceptance=RULES, engine=ARCHITECTURES)
-def test_processor_with_state(engine, draft, drafter, acceptance):
+@pytest.mark.parametrize("acceptance", RULES)
+@pytest.mark.parametrize("drafter", FORKING)
+def test_processor_with_state(llama, drafter, acceptance):
     """Each token is shaped by the state that plain decoding would have there."""
     kwargs = {"temperature": 1.0, "seed": 5, "logits_processor": [Alternating()]}
-    out = run(engine, draft, **DRAFTERS[drafter], acceptance=acceptance, **kwargs)
+    out = run(llama, draft_for(llama), **DRAFTERS[drafter], acceptance=acceptance, **kwargs)
     for g in out:
         assert [t % 2 for t in g.token_ids] == [1, 0] * (NEW // 2)
     assert kwargs["logits_processor"][0].calls == 0  # the user's own object is left alone

@@ -237,7 +237,7 @@ def test_views_that_know_their_reads(fused, name):
 def test_every_method_reads_what_it_reads_layer_by_layer(fused, method):
     """The logits of all passes, target's and drafts', in every bit: ragged rows, chains, trees."""
     prompts = [[(7 * i * i + i) % 37 for i in range(n)] for n in (110, 95, 5)]
-    options = {**smallest(method, fused.engine), "drafter": method, "max_new_tokens": 8}
+    options = {**smallest(method, fused.engine), "drafter": method, "max_new_tokens": 6}
     found = []
     for through in (FusedRun.through, lambda *_: None):
         with patch.object(FusedRun, "through", through), logits_of_passes() as seen:

@@ -32,7 +32,7 @@ from helpers.methods import METHODS, as_a_tree, smallest
 RNG = random.Random(1)
 QUESTIONS = random.Random(7)
 FIRST, MIDDLE, LATER = ([RNG.randrange(models.VOCAB) for _ in range(n)] for n in (90, 70, 60))
-LONG, SHORT = 24, 2  # new tokens of a row that stays, and of one that leaves
+LONG, SHORT = 12, 2  # new tokens of a row that stays, and of one that leaves
 SAMPLED = {"temperature": 0.9, "seed": 3}
 SIZES = Sizes(window=4, block=16, room=1024, staging_bytes=1 << 13)
 
@@ -144,7 +144,7 @@ def test_who_joins_reads_what_live_rows_share(tried, drafter, mode):
     how = {**MODES[mode], "drafter": drafter}
     asked = [DOCUMENT + QUESTIONS.sample(range(models.VOCAB), n) for n in (5, 3, 9)]
     other = [(token + 1) % models.VOCAB for token in asked[2]]
-    news = (12, SHORT, LONG, SHORT)
+    news = (7, SHORT, LONG, SHORT)
     a, b, c, d = requests(tried.engine, (*asked, other), news, **how)
     stream = stream_of(tried.engine, a, tokens=len(asked[2]) + LONG, slots=3)
     stream.add(b)

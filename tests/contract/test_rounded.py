@@ -10,18 +10,11 @@ import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-import torch
-
 from specdec import Engine
-from specdec.drafts.longspec.drafter import LongSpec, fitted
-from specdec.drafts.methods.longspec import LongSpecOptions
-from specdec.loading.loader import load
-from specdec.model.target import Target
 
-from helpers import gguf_models, longspec_models, models
+from helpers import gguf_models, rounded
 from helpers.contract import CONTROLS, DRAFTERS, outcome, plain_of, run
 from helpers.matrix import crossed
-from helpers.stored_gguf import write_gguf
 
 DRAFTING_VIEWS = ("quest", "snapkv", "streaming", "triforce-chunks")
 BUDGET = {"budget": 20, "sink": 2, "recent": 2}
@@ -33,54 +26,28 @@ EVERYONE = {
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("rounded") / "tiny.gguf"
-    finer = {"attn_v.weight": "Q6_K", "ffn_down.weight": "Q5_0", "token_embd.weight": "Q8_0"}
-    write_gguf(path, "Q4_K", finer, context=256)
-    return path
-
-
-@pytest.fixture(scope="module")
-def engine(path):
-    engine = Engine.from_pretrained(path, device="cpu")
-    assert engine.packing.activations == "int8"
-    return engine
-
-
-@pytest.fixture(scope="module")
-def draft(path):
-    """Nearly the target, in floating point: right often and wrong often."""
-    return models.disturbed(load(path, dtype="float32", device="cpu")[0], 0.01)
+def engine():
+    return rounded.engine()
 
 
 @crossed(together=1, drafter=EVERYONE, controls=["greedy", "sampled", "penalties"])
-def test_same_text(engine, draft, drafter, controls):
+def test_same_text(engine, drafter, controls):
     """Greedy and coupled: one ragged batch gives what plain decoding gives row by row."""
-    out = run(engine, draft, **EVERYONE[drafter], **CONTROLS[controls])
+    out = run(engine, rounded.draft(), **EVERYONE[drafter], **CONTROLS[controls])
     assert outcome(out) == plain_of(engine)(**CONTROLS[controls])
 
 
 @pytest.mark.parametrize("shape", [{}, {"draft_tree": "4-8-8-8"}, {"draft_nodes": 12}], ids=str)
-def test_same_text_by_a_block(engine, path, shape):
+def test_same_text_by_a_block(engine, shape):
     """LongSpec, whose untrained block begins with the file's weights as numbers."""
-    numbers = Target(load(path, dtype="float32", device="cpu")[0])
-    block = longspec_models.checkpoint(numbers).block()
-
-    def drafter(target, options):
-        parts = fitted(target, block, torch.arange(0, target.vocab_size, 2))
-        return LongSpec(
-            target,
-            LongSpecOptions(**{"min_draft_prob": 0.0, **options.given, "draft_model": parts}),
-        )
-
     for controls in ("greedy", "sampled"):
-        out = run(engine, drafter=drafter, **shape, **CONTROLS[controls])
+        out = run(engine, drafter=rounded.block(), **shape, **CONTROLS[controls])
         assert outcome(out) == plain_of(engine)(**CONTROLS[controls])
 
 
-def test_drafts_are_kept_and_refused_there(engine, draft):
+def test_drafts_are_kept_and_refused_there(engine):
     """Otherwise nothing was shown."""
-    out = run(engine, draft, **DRAFTERS["model"])
+    out = run(engine, rounded.draft(), **DRAFTERS["model"])
     drafted = sum(g.stats.num_draft_tokens for g in out)
     assert 0 < sum(g.stats.num_accepted_draft_tokens for g in out) < drafted
 

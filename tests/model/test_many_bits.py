@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,8 @@ from specdec import Engine
 from specdec.forward.forward_pass import ForwardPass
 from specdec.forward.full_view import FullView
 
-from helpers.stored_gguf import VOCAB, write_gguf
+from helpers import rounded
+from helpers.stored_gguf import VOCAB
 
 pytestmark = pytest.mark.slow
 TEXT = torch.randint(0, VOCAB, (700,), generator=torch.Generator().manual_seed(4)).tolist()
@@ -24,23 +24,9 @@ BRANCHES, DEEP = 3, 64
 NODES = 100_000
 
 
-def engine_of(path: Path | str) -> Engine:
-    engine = Engine.from_pretrained(path, device="cpu")
-    assert engine.target.keeps_bits
-    return engine
-
-
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bits") / "tiny.gguf"
-    finer = {"attn_v.weight": "Q6_K", "ffn_down.weight": "Q5_0", "token_embd.weight": "Q8_0"}
-    write_gguf(path, "Q4_K", finer, context=1024)
-    return path
-
-
-@pytest.fixture(scope="module")
-def engine(path: Path) -> Engine:
-    return engine_of(path)
+def engine() -> Engine:
+    return rounded.engine()
 
 
 def node_pass(engine, store, sequences, wheres, masks):

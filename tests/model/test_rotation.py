@@ -215,7 +215,7 @@ def test_text_is_that_of_transformers(name):
     for options in (*DRAFTERS.values(), {"drafter": known}):
         texts = [g.token_ids for g in engine.generate(prompts, max_new_tokens=14, **options)]
         assert texts == want, options
-    for prompt, text in zip(prompts, want):  # the others' passes have left nothing behind
+    for prompt, text in zip(prompts[::2], want[::2]):  # the others' passes have left nothing behind
         assert engine.generate(prompt, max_new_tokens=14, drafter="ngram").token_ids == text
 
 
@@ -225,9 +225,8 @@ def test_a_padded_batch_is_turned_by_its_longest_row(name):
     for lengths, more in (([B - 9, B, B - 2], {}), ([B - 12, B + 3], {"eos_token_id": [1, 2, 3]})):
         prompts = prompts_of(lengths)
         want = by_adapter(model_of(name), prompts, None, max_new_tokens=14, **more)
-        for options in (*DRAFTERS.values(), {"drafter": hostile.replay(want, wrong_every=4)}):
-            if isinstance(options["drafter"], str):
-                options = {"drafter": options["drafter"]}
+        for drafter in ("none", "ngram", hostile.replay(want, wrong_every=4)):
+            options = {"drafter": drafter}
             found = by_adapter(model_of(name), prompts, max_new_tokens=14, **more, **options)
             assert found == want, options
 

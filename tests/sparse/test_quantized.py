@@ -44,7 +44,7 @@ def llama():
     return Engine(models.build("llama"), hostile.tokenizer(models.VOCAB))
 
 
-@crossed(indirect=["engine"], engine=ARCHITECTURES, mode=MODES, bits=[2, 4, 8])
+@crossed(together=1, indirect=["engine"], engine=ARCHITECTURES, mode=MODES, bits=[2, 4, 8])
 def test_drafts_losslessly(engine, mode, bits):
     """Ragged batches, samples that share a prompt, chains and trees, single levels and several."""
     kwargs = {"max_new_tokens": NEW, **MODES[mode]}
