@@ -20,6 +20,9 @@ MaxNewTokens = Annotated[
     int,
     typer.Option("--max-new-tokens", "--max-tokens", "-n", help="Tokens to write at most."),
 ]
+Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")]
+TopP = Annotated[float | None, typer.Option(help="Only the most probable tokens that make up p.")]
+Seed = Annotated[int | None, typer.Option(help="Of sampling; default: a new one.")]
 NEW_TOKENS = 128  # where nothing is said, as in Engine.generate
 Dtype = Annotated[
     str,
@@ -53,6 +56,15 @@ Threads = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let a model run Python code of its own.")
 ]
+# Of trainings, which can be left and gone on with.
+TrainingSeed = Annotated[int, typer.Option(help="Same seed and settings: same weights.")]
+StopAfter = Annotated[
+    int | None,
+    typer.Option(help="Leave off after so many steps; the same command goes on from there."),
+]
+# Of measurements.
+Turns = Annotated[int, typer.Option("--repeats", min=1, help="Measured turns; medians count.")]
+OutFile = Annotated[Path | None, typer.Option(help="File to write the JSON document to.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 GpuMemory = Annotated[
     str | None,

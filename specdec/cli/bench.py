@@ -55,7 +55,7 @@ def run(
         str, typer.Option("--temperature", "-t", help="One or several, as in 0,1; 0 is greedy.")
     ] = "0",
     seed: Annotated[int, typer.Option(help="Of sampled texts.")] = 0,
-    repeats: Annotated[int, typer.Option(min=1, help="Measured turns; medians count.")] = 3,
+    repeats: arguments.Turns = 3,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", "--max-tokens", "-n", min=1)
     ] = None,

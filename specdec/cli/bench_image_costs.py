@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,8 +26,8 @@ def image_costs(
         str, typer.Option("--images", help="Images of a prompt, as in 1,4.")
     ] = "1,4",
     widths: Annotated[str, typer.Option(help="Nodes of a pass, as in 1,8.")] = "1,8",
-    repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
+    repeats: arguments.Turns = 3,
+    out: arguments.OutFile = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     as_json: arguments.AsJson = False,
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,8 +22,8 @@ def kernels(
         str, typer.Option(help="Tokens of context, as in 8192,65536.")
     ] = "8192,16384,32768,65536,131072",
     nodes: Annotated[str, typer.Option(help="Nodes of a pass, as in 1,16.")] = "1,8,16,64",
-    repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 20,
-    out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
+    repeats: arguments.Turns = 20,
+    out: arguments.OutFile = None,
     as_json: arguments.AsJson = False,
 ) -> None:
     """Check every op's kernel, and time attention.

@@ -44,7 +44,7 @@ def offload(
         int,
         typer.Option("--max-new-tokens", "-n", help="Of each text; 0: passes only.", min=0),
     ] = 64,
-    repeats: Annotated[int, typer.Option(help="Measured turns; medians count.", min=1)] = 3,
+    repeats: arguments.Turns = 3,
     texts: Annotated[
         str | None, typer.Option(help="Of code, prose. Default: prose, unless -f is given.")
     ] = None,

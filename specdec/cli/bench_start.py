@@ -20,7 +20,7 @@ def start(
         typer.Option(help="Random GGUFs in place of a model, as in llama-1b:q4_k_m,llama-8b:q8_0."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Starts behind the first.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
+    out: arguments.OutFile = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
     weights: arguments.Weights = "auto",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,10 +28,10 @@ def step(
     baselines: Annotated[
         str, typer.Option(help="Peers: hf, llama.cpp, llama.cpp-f32, ik_llama.cpp.")
     ] = "",
-    repeats: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 11,
+    repeats: arguments.Turns = 11,
     device: Annotated[str, typer.Option(help="cpu, or cuda: by graphs and without.")] = "cpu",
     threads: arguments.Threads = None,
-    out: Annotated[Path | None, typer.Option(help="File to write the JSON document to.")] = None,
+    out: arguments.OutFile = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
     weights: arguments.Weights = "auto",

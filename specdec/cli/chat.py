@@ -35,11 +35,9 @@ def chat(
     ] = None,
     drafter: arguments.Drafter = None,
     max_new_tokens: arguments.MaxNewTokens = 512,
-    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")] = 0.0,
-    top_p: Annotated[
-        float | None, typer.Option(help="Only the most probable tokens that make up p.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling; default: a new one.")] = None,
+    temperature: arguments.Temperature = 0.0,
+    top_p: arguments.TopP = None,
+    seed: arguments.Seed = None,
     dtype: arguments.Dtype = "auto",
     activations: arguments.Activations = "auto",
     weights: arguments.Weights = "auto",
@@ -87,9 +85,11 @@ def chat(
             _show(line.removeprefix("/image ").strip(), shown, engine)
         elif line.startswith("/"):
             if not _command(line, conversation, engine):
-                return
+                break
         elif line.strip() and _turn(line, shown, conversation, as_json):
             shown.clear()
+    if shown:
+        console.err().print(f"{len(shown)} of /image went with no message", style="yellow")
 
 
 def _line(asks: bool) -> str | None:
@@ -156,6 +156,9 @@ def _command(line: str, conversation: Conversation, engine: Engine) -> bool:
     elif name == "/drafter" and value:
         _change_drafter(value.strip(), conversation, engine)
     else:
+        if name != "/help":
+            said = "give it a value" if line in ("/image", "/drafter") else "it was not answered"
+            err.print(f"error: {line!r} is no command: {said}", style="red", markup=False)
         for command, what in _COMMANDS.items():
             err.print(f"{command:14} {what}", style="dim", markup=False, highlight=False)
     return True

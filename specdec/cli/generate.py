@@ -49,18 +49,16 @@ def generate(
     ] = "full",
     acceptance: Annotated[str, typer.Option(help="coupled or rejection.")] = "coupled",
     max_new_tokens: arguments.MaxNewTokens = arguments.NEW_TOKENS,
-    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")] = 0.0,
+    temperature: arguments.Temperature = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Only the k most probable tokens.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Only the most probable tokens that make up p.")
-    ] = None,
+    top_p: arguments.TopP = None,
     min_p: Annotated[
         float | None, typer.Option(help="Only tokens with p of the best one's probability.")
     ] = None,
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Above 1: tokens of the text become less probable.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling; default: a new one.")] = None,
+    seed: arguments.Seed = None,
     stop_strings: Annotated[
         list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")
     ] = None,

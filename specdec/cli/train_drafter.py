@@ -93,17 +93,14 @@ def train_drafter(
     image_branch: Annotated[
         str | None, typer.Option(help="With images: a branch that learns from half of the texts.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed and settings: same weights.")] = 0,
+    seed: arguments.TrainingSeed = 0,
     dtype: Annotated[str, typer.Option(help="Of the target while it teaches.")] = "bfloat16",
     mixed_precision: Annotated[str, typer.Option(help="Of the block: no or bf16.")] = "bf16",
     examine_minutes: Annotated[float, typer.Option(help="Between held-out examinations.")] = 5.0,
     held_out: Annotated[int, typer.Option(help="Held-out texts to examine.")] = 32,
     patience: Annotated[int, typer.Option(help="Examinations without progress to stop at.")] = 1000,
     keep_lessons: Annotated[bool, typer.Option(help="Leave all lessons in the folder.")] = False,
-    stop_after: Annotated[
-        int | None,
-        typer.Option(help="Leave off after so many steps; the same command goes on from there."),
-    ] = None,
+    stop_after: arguments.StopAfter = None,
     as_json: arguments.AsJson = False,
 ) -> None:
     """Train a LongSpec drafter, or SpecVLM's with images.

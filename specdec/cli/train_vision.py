@@ -30,11 +30,8 @@ def train_vision(
     language_rate: Annotated[float, typer.Option(help="Learning rate of the language.")] = 0.02,
     tower_rate: Annotated[float, typer.Option(help="Learning rate of the tower.")] = 0.0015,
     answer_rate: Annotated[float, typer.Option(help="Learning rate by answers.")] = 0.0003,
-    seed: Annotated[int, typer.Option(help="Same seed and settings: same weights.")] = 0,
-    stop_after: Annotated[
-        int | None,
-        typer.Option(help="Leave off after so many steps; the same command goes on from there."),
-    ] = None,
+    seed: arguments.TrainingSeed = 0,
+    stop_after: arguments.StopAfter = None,
     as_json: arguments.AsJson = False,
 ) -> None:
     """Train demo-vision, a toy: a small tower for the demo.

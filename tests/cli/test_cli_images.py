@@ -69,6 +69,17 @@ def test_a_chat_about_pictures(folder: Path) -> None:
     assert answers[0]["prompt_tokens"] > 16
 
 
+def test_lines_of_a_chat_that_lead_nowhere_are_told(folder: Path) -> None:
+    """A picture without a message, a message that begins with a slash, a command without value."""
+    lines = f"/usr/bin is what?\n/drafter\n/image {folder / 'one.png'}\n"
+    result = run("chat", "-m", str(folder / "model"), "-n", "2", "--json", stdin=lines)
+    assert result.exit_code == 0 and not result.stdout, result.output
+    told = " ".join(result.stderr.split())
+    assert "'/usr/bin is what?' is no command: it was not answered" in told
+    assert "'/drafter' is no command: give it a value" in told
+    assert "1 of /image went with no message" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
