@@ -20,9 +20,10 @@ from specdec.drafts.specvlm.model import SpecVlmModel
 from specdec.drafts.specvlm.prepared import prepare
 from specdec.forward.full_view import FullView
 from specdec.kernels.dispatch import has_numba
+from specdec.sampling.noise import Noise
 from specdec.sampling.sampler import Sampler
 from specdec.sampling.sequence import Row
-from specdec.sampling.tree import TokenTree
+from specdec.sampling.tree import Law, TokenTree
 
 from helpers import hostile, longspec_models, models
 
@@ -116,9 +117,10 @@ def test_a_chain_longer_than_the_window_and_than_the_room_for_nodes(engine):
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("samples", [False, True])
 @pytest.mark.parametrize("settings", [{}, {"draft_width": 3}, {"draft_nodes": 12}])
-def test_the_same_is_drafted(engine, settings):
-    """Of a draft vocabulary, for two texts, with images and without."""
+def test_the_same_is_drafted(engine, settings, samples):
+    """Of a draft vocabulary, for two texts, with images and without; and laws are told as such."""
     torch.manual_seed(3)
     ids = torch.randperm(models.VOCAB)[: models.VOCAB // 2].sort().values
     images = images_of(engine, ids=ids)
@@ -135,10 +137,19 @@ def test_the_same_is_drafted(engine, settings):
             return drafter.propose(rows, [5, 3])
 
     for one in rows:
-        one.sampler = Sampler([], False, None)
+        one.sampler = Sampler([], samples, Noise.of(1, one.tokens), "rejection")
     found, want = drafted(images.parts.packed), drafted(None)
     assert [(x.tokens, x.parents) for x in found] == [(x.tokens, x.parents) for x in want]
     assert all(set(x.tokens[1:]) <= set(ids.tolist()) and len(x) > 2 for x in found)
+    for tree, other in zip(found, want):
+        drawn = {tree.parents[node] for node, law in enumerate(tree.laws) if law is Law.DRAW}
+        assert drawn == set(tree.draft_probs) == set(other.draft_probs) and bool(drawn) == samples
+        for node, law in tree.draft_probs.items():
+            assert law.shape == (models.VOCAB,) and set(law.nonzero()[:, 0].tolist()) <= set(
+                ids.tolist()
+            )
+            torch.testing.assert_close(law, other.draft_probs[node], rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(law.sum(), torch.ones_like(law.sum()))
 
 
 @pytest.mark.parametrize("branch", ["prune", "pool", "convolution", "resampler", "text"])
