@@ -62,6 +62,8 @@ def serve(
     from specdec.serving.listening import listening
     from specdec.serving.live_batch import LiveBatch
 
+    if name == "":
+        raise InvalidArgument("--name is empty: give a name, or leave it out")
     kept = parse_bytes(kept_memory, "--kept-memory")
     with listening(host, port) as socket:
         engine = console.load_engine(

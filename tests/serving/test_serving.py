@@ -292,6 +292,11 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path):
         assert process.returncode in (0, 130)
 
 
+def test_a_name_is_not_empty():
+    told = run("serve", "--name", "", "-m", "demo")
+    assert told.exit_code == 2 and "--name is empty" in told.stderr
+
+
 def test_a_port_that_is_taken_is_named(port):
     told = run("serve", "--port", str(port), "-m", "demo")
     assert told.exit_code == 2 and f"--port {port}" in told.stderr
