@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from statistics import mean
 from typing import Any
 
 from specdec import Engine, machine
-from specdec.bench.toy import pages, scenes
-from specdec.bench.toy.picture import Picture
-from specdec.bench.toy.pictures import HELD_OUT
+from specdec.bench.toy import pages
+from specdec.bench.toy.pictures import HELD_OUT, Pictures
 from specdec.bench.toy.settings import Settings
+from specdec.bench.toy.talk import messages
 from specdec.decoding.prompt_images import with_images
 from specdec.drafts.longspec.drafter import LongSpec
 from specdec.drafts.longspec.training.replay import Gain, Written, replay
@@ -102,10 +103,8 @@ def conversations(tokenizer: Any, images: int, count: int) -> list[list[dict[str
     for number in range(count):
         draw = Random(f"{HELD_OUT} branches {number}")
         asked = pages.page(words, draw, learned.fonts)
-        shown = [_other(words, learned.fonts, draw) for _ in range(images - 1)]
-        parts = [{"type": "image", "image": x.image} for x in (*shown, asked)]
-        question = {"type": "text", "text": asked.turns[0][0]}
-        made.append([{"role": "user", "content": [*parts, question]}])
+        before = Pictures(words, None, 0, learned.fonts).others(images - 1, draw)
+        made.append(messages(replace(asked, before=before), 0))
     return made
 
 
@@ -139,10 +138,6 @@ def _drafter(engine: Engine, images: PreparedImages, way: str, tokens: int | Non
         min_draft_prob=0.0,
     )
     return SpecVlm(engine.target, small)
-
-
-def _other(words: tuple[str, ...], fonts: tuple[str, ...], draw: Random) -> Picture:
-    return pages.page(words, draw, fonts) if draw.random() < 0.5 else scenes.scene(draw)
 
 
 def _is_free(name: str) -> bool:

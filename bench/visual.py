@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -27,14 +28,14 @@ def visual(tokenizer: Any) -> list[Workload]:
     draw = Random(HELD_OUT)
     found = []
     for number in range(1, EACH + 1):
-        page, other = (pages.page(words, draw, learned.fonts) for _ in range(2))
+        page, *others = (pages.page(words, draw, learned.fonts) for _ in range(3))
         scene = scenes.scene(draw)
         asked = {
             "reading": messages(page, 0),
             "describing": messages(_ask(scene, -1), 0),
             "counting": messages(_ask(scene, 0), 0),
-            "multi-turn": [*messages(_ask(scene, -1), 0), _answer(scene), *messages(page, 0)],
-            "4 images": _together([other, page, other, page]),
+            "multi-turn": messages(replace(page, before=(_ask(scene, -1),)), 0),
+            "4 images": messages(replace(page, before=_silent(others[0], scene, others[1])), 0),
         }
         answers = {"describing": scene.turns[-1][1], "counting": scene.turns[0][1]}
         found += [
@@ -52,16 +53,9 @@ def visual(tokenizer: Any) -> list[Workload]:
 
 
 def _ask(scene: Picture, turn: int) -> Picture:
-    return Picture(scene.image, scene.says, (scene.turns[turn],), scene.category)
+    return replace(scene, turns=(scene.turns[turn],))
 
 
-def _answer(scene: Picture) -> dict[str, Any]:
-    said = [{"type": "text", "text": scene.turns[-1][1]}]
-    return {"role": "assistant", "content": said}
-
-
-def _together(shown: list[Picture]) -> list[dict[str, Any]]:
-    """One question, that of the last picture, behind all of them."""
-    images: list[dict[str, Any]] = [{"type": "image", "image": x.image} for x in shown]
-    question = {"type": "text", "text": shown[-1].turns[0][0]}
-    return [{"role": "user", "content": [*images, question]}]
+def _silent(*shown: Picture) -> tuple[Picture, ...]:
+    """Pictures that are shown and not asked about."""
+    return tuple(replace(one, turns=()) for one in shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from random import Random
@@ -18,6 +19,7 @@ from specdec.bench.toy.stages import School, distances
 from specdec.bench.toy.talk import messages
 
 _TOGETHER = 8  # pictures of a pass
+_BEFORE = (3, 15)  # pictures before a page that is to be read
 
 
 @torch.inference_mode()
@@ -29,7 +31,7 @@ def examine(
     reading by font, words and characters: as `generate` of transformers reads them out; seen: words
     whose nearest vector is right, which needs no text model. counting, colours, describing and
     easy-VQA: answers that are right to the last token. majority: what one gets who always gives the
-    most frequent answer.
+    most frequent answer. behind N: words read out of a page behind so many other pictures.
     """
     draw = Random(HELD_OUT)
     figures: dict[str, float] = {}
@@ -42,6 +44,7 @@ def examine(
             written = [pages.page(words, draw, (kind,)) for _ in range(count)]
             figures |= {f"{k}, {kind}": x for k, x in _reading(school, processor, written).items()}
         elif kind == "scenes":
+            figures |= {f"words, behind {n}": _behind(school, processor, n, count) for n in _BEFORE}
             shown = [scenes.scene(draw) for _ in range(count)]
             figures |= _questions(school, [one for x in shown for one in _apart(x)])
         elif wheel is not None:
@@ -49,6 +52,19 @@ def examine(
             asked = [one for _ in range(count) for one in _apart(easy.picture(draw))]
             figures |= _questions(school, asked)
     return figures
+
+
+def _behind(school: School, processor: Any, pictures: int, count: int) -> float:
+    """The share of words that are read out behind other pictures."""
+    draw, right, total = Random(f"{HELD_OUT} {pictures}"), 0, 0
+    for _ in range(count):
+        page = pages.page(school.pictures.words, draw, school.pictures.fonts)
+        page = replace(page, before=school.pictures.others(pictures, draw))
+        answer = page.turns[0][1]
+        read = generate(school.model, processor, messages(page, 0), len(answer))
+        right += _alike(answer.split(), read.split())
+        total += len(answer.split())
+    return right / total
 
 
 def _reading(school: School, processor: Any, written: list[Picture]) -> dict[str, float]:

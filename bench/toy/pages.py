@@ -15,7 +15,7 @@ from specdec.loading.demo_vision import PATCH, SIDE
 
 PER_LINE = SIDE // PATCH  # tokens
 LINES = PER_LINE - 1  # the last row of tokens is for the frame, which says what to do with words
-BLANK = "blank"
+BLANK = "no word"
 READ = (
     "Read the text.",
     "Read the text in the image.",

@@ -13,7 +13,7 @@ from specdec.errors import InvalidArgument
 from specdec.files import write_text
 
 FILE = "pairs.jsonl"
-_MOST = 4  # images of a question
+_OTHERS = (1, 2, 3, 7, 15)  # images before the one that is asked about
 
 
 def draw_pairs(
@@ -24,7 +24,7 @@ def draw_pairs(
     same seed.
 
     pages_share: of pages of `words` to read, the others are scenes; several: share of questions
-    about the last one of two to four images. `report(done, total)` is told.
+    about the last one of 2 to 16 images. `report(done, total)` is told.
 
     Raises InvalidArgument where `out` holds other pairs, or is a file, or for other shares.
     """
@@ -45,7 +45,7 @@ def draw_pairs(
         name = f"images/{number:05d}.png"
         shown.image.save(out / name)
         names.append(name)
-        others = draw.randint(1, _MOST - 1) if draw.random() < several else 0
+        others = draw.choice(_OTHERS) if draw.random() < several else 0
         before = draw.choices(names[:-1], k=others) if len(names) > 1 else []
         row = {"images": [*before, name], "question": question, "answer": answer}
         lines.append(json.dumps(row))

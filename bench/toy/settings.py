@@ -16,9 +16,9 @@ class Settings:
     speaks it, and the tower by what the text model answers.
     """
 
-    words: int = 400
+    words: int = 1254
     fonts: tuple[str, ...] = ("mono",)
-    language_steps: int = 120
+    language_steps: int = 300
     language_batch: int = 8
     language_rate: float = 2e-2
     tower_steps: int = 8000

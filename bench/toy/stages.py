@@ -40,16 +40,17 @@ class School:
     pictures: Pictures
 
     def see(self, pictures: list[Picture]) -> Tensor:
-        """`[B, tokens, width]`: what tower and projector make of pictures."""
-        images = [picture.image for picture in pictures]
+        """`[images, tokens, width]`: what tower and projector make of all that is shown."""
+        images = [shown.image for picture in pictures for shown in picture.shown]
         pixels = self.image_processor(images, return_tensors="pt")["pixel_values"]
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.is_grad_enabled()):
             seen = self.model.model.get_image_features(pixels).pooler_output
         return torch.stack(list(seen)).float()
 
     def said(self, pictures: list[Picture]) -> Tensor:
-        """`int64[B, tokens]`: what they should say, as words of the language."""
-        return torch.tensor([self.language.numbers(picture.says) for picture in pictures])
+        """`int64[images, tokens]`: what they should say, as words of the language."""
+        shown = [one for picture in pictures for one in picture.shown]
+        return torch.tensor([self.language.numbers(one.says) for one in shown])
 
     def answered(self, pictures: list[Picture], seen: Tensor) -> Judged:
         conversation = talk(pictures, self.tokenizer, TOKENS)
@@ -71,7 +72,7 @@ def speech(school: School, steps: int, batch: int, rate: float) -> Stage:
     """The language of images, by the answers to what is said in it."""
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        pictures = school.pictures.batch(f"language {step}", batch)
+        pictures = school.pictures.conversations(f"language {step}", batch)
         seen = school.language.vectors()[school.said(pictures)]
         noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(step))
         judged = school.answered(pictures, seen + _NOISE * noise)
@@ -105,7 +106,7 @@ def answers(school: School, steps: int, batch: int, rate: float) -> Stage:
     """The tower, by the text model's answers."""
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        pictures = school.pictures.batch(f"answers {step}", batch)
+        pictures = school.pictures.conversations(f"answers {step}", batch)
         judged = school.answered(pictures, school.see(pictures))
         return judged.loss, _answers(judged, pictures)
 

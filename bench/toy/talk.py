@@ -34,7 +34,8 @@ class Talk:
     labels: Tensor
 
     def judge(self, text: Any, image_token: int, seen: Tensor) -> Judged:
-        """What a causal LM makes of it. seen: `[B, tokens, width]`, what images are read as."""
+        """What a causal LM makes of it. seen: `[images, tokens, width]`, what all images of all
+        rows are read as, in order."""
         weight = text.get_input_embeddings().weight
         embedded = weight[self.ids].masked_scatter(
             (self.ids == image_token)[..., None], seen.to(weight)
@@ -62,16 +63,16 @@ def talk(pictures: Sequence[Picture], tokenizer: Any, tokens: int) -> Talk:
 
 
 def messages(picture: Picture, turn: int) -> list[dict[str, Any]]:
-    """The conversation up to and with the question of a turn, counted from 0."""
+    """The conversation up to and with the question of a turn about it, counted from 0."""
     said: list[dict[str, Any]] = []
-    for i, (question, answer) in enumerate(picture.turns[: turn + 1]):
-        parts: list[dict[str, Any]] = [{"type": "text", "text": question}]
-        if i == 0:
-            parts.insert(0, {"type": "image", "image": picture.image})
-        said.append({"role": "user", "content": parts})
-        if i < turn:
+    parts: list[dict[str, Any]] = []
+    for shown in picture.shown:
+        parts.append({"type": "image", "image": shown.image})
+        for question, answer in shown.turns[: turn + 1 if shown is picture else None]:
+            said.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
             said.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    return said
+            parts = []
+    return said[:-1]
 
 
 def _row(picture: Picture, tokenizer: Any, tokens: int) -> tuple[list[int], list[int]]:
@@ -79,21 +80,25 @@ def _row(picture: Picture, tokenizer: Any, tokens: int) -> tuple[list[int], list
     ids: list[int] = []
     labels: list[int] = []
     before = ""
-    for turn, (_, answer) in enumerate(picture.turns):
+    chat = [*messages(picture, len(picture.turns) - 1), _answer(picture)]
+    for end in range(1, len(chat), 2):
         asked = tokenizer.apply_chat_template(
-            messages(picture, turn),
-            chat_template=TEMPLATE,
-            add_generation_prompt=True,
-            tokenize=False,
+            chat[:end], chat_template=TEMPLATE, add_generation_prompt=True, tokenize=False
         )
+        answer = chat[end]["content"][0]["text"] + END
         question = tokenizer(asked[len(before) :], add_special_tokens=False)["input_ids"]
-        said = tokenizer(answer + END, add_special_tokens=False)["input_ids"]
+        said = tokenizer(answer, add_special_tokens=False)["input_ids"]
         ids += [*question, *said]
         labels += [*[NO_ANSWER] * len(question), *said]
-        before = asked + answer + END
+        before = asked + answer
     image = image_token_id(tokenizer)
-    place = ids.index(image)
-    return (
-        [*ids[:place], *[image] * tokens, *ids[place + 1 :]],
-        [*labels[:place], *[NO_ANSWER] * tokens, *labels[place + 1 :]],
-    )
+    counts = [tokens if token == image else 1 for token in ids]
+    return _repeated(ids, counts), _repeated(labels, counts)
+
+
+def _answer(picture: Picture) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": picture.turns[-1][1]}]}
+
+
+def _repeated(ids: list[int], counts: list[int]) -> list[int]:
+    return [one for one, count in zip(ids, counts, strict=True) for one in [one] * count]

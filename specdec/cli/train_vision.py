@@ -18,11 +18,11 @@ EasyVqa = Annotated[
 def train_vision(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run in it is resumed.")],
     easy_vqa: EasyVqa = None,
-    words: Annotated[int, typer.Option(help="Most frequent words, which it learns to read.")] = 400,
+    words: Annotated[int, typer.Option(help="Most frequent words, to be learned.")] = 1254,
     fonts: Annotated[
         str, typer.Option(help="Of mono, mono-bold, sans, default; separated by commas.")
     ] = "mono",
-    language_steps: Annotated[int, typer.Option(help="Of what tokens of images may say.")] = 120,
+    language_steps: Annotated[int, typer.Option(help="Of what tokens of images may say.")] = 300,
     tower_steps: Annotated[int, typer.Option(help="Of the tower, without the text model.")] = 8000,
     answer_steps: Annotated[int, typer.Option(help="Of the tower, by the model's answers.")] = 0,
     batch: Annotated[int, typer.Option(help="Pictures of a step of the tower alone.")] = 16,
@@ -80,7 +80,7 @@ def train_vision(
 def measure_vision(
     out: Annotated[Path | None, typer.Option(help="Folder of a run; default: what ships.")] = None,
     easy_vqa: EasyVqa = None,
-    words: Annotated[int, typer.Option(help="How many words it was to read.")] = 400,
+    words: Annotated[int, typer.Option(help="How many words it was to read.")] = 1254,
     count: Annotated[int, typer.Option(min=1, help="Pictures of each kind.")] = 40,
     as_json: arguments.AsJson = False,
 ) -> None:
@@ -108,7 +108,7 @@ def draw_pictures(
     out: Annotated[Path, typer.Option(help="New folder of the pairs.")],
     count: Annotated[int, typer.Option(min=2, help="Pairs of images and a question.")] = 1000,
     pages: Annotated[float, typer.Option(help="Share of pages to read, not of shapes.")] = 0.75,
-    several: Annotated[float, typer.Option(help="Share of questions behind 2 to 4 images.")] = 0.3,
+    several: Annotated[float, typer.Option(help="Share of questions with 2 to 16 images.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Same seed: same pictures.")] = 0,
     as_json: arguments.AsJson = False,
 ) -> None:

@@ -52,7 +52,7 @@ def test_drawn_pairs_are_read_as_pairs(tmp_path):
     first, second = ((tmp_path / name / FILE).read_text() for name in ("one", "two"))
     assert first == second and len({json.loads(x)["question"] for x in first.splitlines()}) > 3
     pairs = gather_pairs([tmp_path / "one" / FILE])
-    assert len(pairs) == 30 and 1 < max(len(pair.images) for pair in pairs) <= 4
+    assert len(pairs) == 30 and 1 < max(len(pair.images) for pair in pairs) <= 16
     assert all(split_pairs(pairs))
     with pytest.raises(InvalidArgument, match="pairs.jsonl"):
         draw_pairs(tmp_path / "one", words, 3, 3, lambda done, total: None)

@@ -70,6 +70,18 @@ def test_a_step_has_pictures_of_its_own_which_are_the_same_again() -> None:
     assert [x.category for x in first] == ["reading"] * 3 + ["counting"] * 3
 
 
+def test_conversations_have_one_picture_or_several() -> None:
+    pictures = Pictures(WORDS, None, 0)
+    steps = [pictures.conversations(step, 8) for step in range(100)]
+    counts = {len(rows[0].shown): len(rows) for rows in steps}
+    assert counts == {1: 8, 2: 4, 3: 2, 4: 2, 16: 1}
+    assert all(len(one.shown) == len(rows[0].shown) for rows in steps for one in rows)
+    asked = {one.category for rows in steps if len(rows) == 1 for one in rows}
+    assert asked == {"reading", "counting"}
+    again = pictures.conversations(7, 8)
+    assert [x.turns for x in again] == [x.turns for x in steps[7]]
+
+
 def test_easy_vqa_is_read_out_of_its_wheel(tmp_path: Path) -> None:
     wheel = toy_vision.easy_vqa(tmp_path / "easy.whl")
     easy = EasyVqa(wheel, "train")
@@ -100,7 +112,14 @@ def test_heads_begin_with_a_look_at_their_neighbours() -> None:
 def test_a_conversation_is_what_the_processor_makes_of_it() -> None:
     taught = school()
     processor = demo_vision.processor(taught.tokenizer)
-    for picture in taught.pictures.batch("talk", 4):
+    several = [
+        one
+        for step in range(12)
+        for one in taught.pictures.conversations(f"talk {step}", 4)
+        if 1 < len(one.shown) < 16
+    ]
+    assert any(x.before[-1].turns for x in several) and any(not x.before[0].turns for x in several)
+    for picture in (*taught.pictures.batch("talk", 4), *several):
         made = talk([picture], taught.tokenizer, scenes.TOKENS)
         for turn, (_, answer) in enumerate(picture.turns):
             given = processor.apply_chat_template(
