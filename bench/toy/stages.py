@@ -25,8 +25,8 @@ from specdec.bench.toy.talk import Judged, talk
 from specdec.loading.demo_vision import image_token_id
 
 _NOISE = 0.02  # of what is said, as a tower will not say it exactly
-# For a tower, of squared distances: as logits of words, and beside cross-entropy. Words lie at squares of
-# 3 to 14 from each other; at 0.5 and 0.1 it said vectors beyond them, to be further from all others.
+# Of squared distances, for a tower: as logits of words, and beside cross-entropy. Words lie at
+# squares of 3 to 14 from each other: with 0.5 and 0.1 it said vectors as far beyond its word.
 _SHARPNESS = 2.0
 _NEARNESS = 1.0
 
