@@ -65,7 +65,8 @@ def measure(
                 gains[way] += replay(drafter, written, len(prompt.ids))
                 model: Any = drafter._model
                 if way != WHOLE:
-                    kept[way].append((model.nbytes - model.window.nbytes) / count)
+                    entries = sum(x.nbytes for x in model.kept.values() if x is not None)
+                    kept[way].append(entries / count)
                 if way == GATE:
                     chosen.update(model.chosen)
             done += 1
