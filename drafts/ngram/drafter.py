@@ -12,7 +12,7 @@ from specdec.decoding.cached_model import CachedModel
 from specdec.decoding.drafter import Drafter, Traits
 from specdec.drafts.methods.ngram import NGramOptions
 from specdec.drafts.ngram.suffix_automaton import SuffixAutomaton
-from specdec.drafts.ngram.text_index_numba import MAX_NODES
+from specdec.drafts.ngram.text_index import MAX_NODES
 from specdec.forward.plan import Needs
 from specdec.method import DrafterMethod
 from specdec.sampling.sequence import Row

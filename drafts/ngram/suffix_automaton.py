@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specdec.drafts.ngram import text_index_numba as index
+from specdec.drafts.ngram import text_index as index
 
 Ints = NDArray[np.int64]
 ROOM = 256  # tokens that there is room for beyond those that are there
@@ -51,7 +51,7 @@ class SuffixAutomaton:
     `max_match` tokens. Those of longer ones are lower bounds. Nothing is put off or rebuilt.
 
     n tokens have at most 2 n states and 3 n edges. They lie in arrays that grow by doubling, read
-    and written by compiled code (`text_index_numba`): some five million tokens a second, and
+    and written by compiled code (`text_index`): some five million tokens a second, and
     0.2 to 0.4 KB a token.
     """
 

@@ -10,7 +10,7 @@ from specdec.control.costs import PassCosts
 from specdec.drafts.methods.ngram import NGramOptions
 from specdec.drafts.ngram.drafter import NGramDrafter
 from specdec.drafts.ngram.suffix_automaton import SuffixAutomaton
-from specdec.drafts.ngram.text_index_numba import NUM_EDGES, NUM_STATES
+from specdec.drafts.ngram.text_index import NUM_EDGES, NUM_STATES
 from specdec.sampling.sequence import Row
 from specdec.sampling.tree import TokenTree
 from specdec.sampling.verify import walk
