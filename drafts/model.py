@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -88,6 +89,11 @@ class ModelDrafter(Drafter):
     def leave(self, rows: Sequence[Row]) -> None:
         self.model.leave(rows)
 
+    @cached_property
+    def _tokens(self) -> list[int] | None:
+        """Tokens that columns of the model's logits stand for, in host memory; None for all."""
+        return None if self.model.ids is None else self.model.ids.tolist()
+
     def open(self, rows: Sequence[Row], verifier: CachedModel) -> TreeModel:
         """The model that drafts, with a KV store of its own, and the rows that join first."""
         return CachedModel(self.draft, self.view, rows, sees_content=False, slots=verifier.slots)
@@ -164,7 +170,8 @@ class ModelDrafter(Drafter):
             return []
         if len(leaves) == 1 == width and not (row.sampler.samples or row.sampler.processors):
             value, column = leaves[0].logits.softmax(-1).max(-1)
-            only = leaves[0], self._token(int(column)), leaves[0].value * float(value)
+            likely, first = torch.stack((value.double(), column.double())).tolist()  # one transfer
+            only = leaves[0], self._token(int(first)), leaves[0].value * likely
             return self._added(tree, [only])
         probs = torch.stack([leaf.logits for leaf in leaves]).softmax(-1)
         width = min(width, probs.shape[-1])
@@ -199,7 +206,7 @@ class ModelDrafter(Drafter):
 
     def _token(self, column: int) -> int:
         """The token that a column of the model's logits stands for."""
-        return column if self.model.ids is None else int(self.model.ids[column])
+        return column if self._tokens is None else self._tokens[column]
 
     def _drawn(self, row: Row, tree: TokenTree, leaf: _Leaf, count: int) -> list[_Leaf]:
         """`count` children of one leaf, by the row's own sampling settings."""

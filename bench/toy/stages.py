@@ -26,7 +26,7 @@ from specdec.loading.demo_vision import image_token_id
 
 _NOISE = 0.02  # of what is said, as a tower will not say it exactly
 # Of squared distances, for a tower: as logits of words, and beside cross-entropy. Words lie at
-# squares of 3 to 14 from each other: with 0.5 and 0.1 it said vectors as far beyond its word.
+# squares of 3 to 14 from each other; with 0.5 and 0.1 a tower overshot its words by their length.
 _SHARPNESS = 2.0
 _NEARNESS = 1.0
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from specdec.errors import UnsupportedModel
 from specdec.model.target import Target
 
-_BY_LENGTH = ("dynamic", "longrope")  # kinds whose angles depend on how long a text is
+# Kinds whose angles are the same in texts of every length, by transformers' names.
+_FIXED = frozenset(("default", "linear", "llama3", "proportional", "yarn"))
 _BASE = 10_000.0  # of our own embeddings, for a target that has none
 
 
@@ -61,10 +62,10 @@ class Rotary:
 
     @property
     def are_fixed(self) -> bool:
-        """Whether a position's angles are the same in texts of every length."""
-        kinds = getattr(self._embed, "rope_type", "default")
-        each = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
-        return each.isdisjoint(_BY_LENGTH)
+        """Whether a position's angles are known to be the same in texts of every length."""
+        kinds = getattr(self._embed, "rope_type", None)
+        each = kinds.values() if isinstance(kinds, dict) else [kinds]
+        return all(kind in _FIXED for kind in each)
 
     def angles(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The target's cos and sin of `positions[B, n]`, in x's dtype.

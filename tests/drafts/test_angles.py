@@ -29,9 +29,11 @@ def test_angles_of_any_places(rotary, places):
         torch.testing.assert_close(found, rotary.angles(x, positions), rtol=0, atol=0)
 
 
-def test_angles_that_grow_with_the_text_are_not_kept(rotary, monkeypatch):
+@pytest.mark.parametrize("kind", ["dynamic", "longrope", "never heard of"])
+def test_angles_that_may_grow_with_the_text_are_not_kept(rotary, monkeypatch, kind):
     asked = []
-    monkeypatch.setattr(rotary._embed, "rope_type", "dynamic", raising=False)
+    assert rotary.are_fixed
+    monkeypatch.setattr(rotary._embed, "rope_type", kind)
     monkeypatch.setattr(rotary, "angles", lambda x, positions: asked.append(positions))
     angles, positions = Angles(rotary), torch.tensor([[3]])
     for _ in range(2):
